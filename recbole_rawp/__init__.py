@@ -1,0 +1,46 @@
+"""RAWP-FT for RecBole: train models whose ranking survives small changes of their weights.
+
+Qian et al., Knowledge-Based Systems 314 (2025) 113181. The numeric core (`selection`, `ball`, `preserve`,
+`overlay`, `perturbation`, `objective`) needs torch alone; everything that needs RecBole is imported when used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from recbole_rawp import compat
+from recbole_rawp.errors import InputError
+
+if TYPE_CHECKING:
+    from recbole_rawp.config import RAWPConfig
+    from recbole_rawp.quick_start import run_recbole_rawp
+    from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, register, robustify, unregister
+
+__version__ = "0.1.0"
+__all__ = [
+    "InputError",
+    "RAWPConfig",
+    "RAWPFTTrainer",
+    "RAWPTrainer",
+    "register",
+    "robustify",
+    "run_recbole_rawp",
+    "unregister",
+]
+
+compat.apply()
+
+_HOME = {
+    "RAWPConfig": "config",
+    "run_recbole_rawp": "quick_start",
+    "RAWPTrainer": "trainer",
+    "RAWPFTTrainer": "trainer",
+    "robustify": "trainer",
+    "register": "trainer",
+    "unregister": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'recbole_rawp' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"recbole_rawp.{_HOME[name]}"), name)

@@ -1,0 +1,84 @@
+"""What keeps RecBole 1.2.1 alive on today's torch and scipy?
+
+Each shim is applied only where its defect is found, acts only for code inside the package `recbole`,
+and can be applied any number of times. RecBole itself is not imported here.
+"""
+
+import functools
+import io
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def apply() -> list[str]:
+    """Apply every shim whose defect is present; return the names of those applied by this call."""
+    applied = []
+    if torch_load_refuses_objects():
+        torch.load = trusting_load(torch.load)
+        applied.append("torch.load")
+    dok_matrix = scipy_dok_matrix()
+    if dok_matrix is not None and not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = dok_update
+        applied.append("dok_matrix._update")
+    return applied
+
+
+def called_from_recbole(depth: int) -> bool:
+    """Tell whether the caller `depth` frames up is RecBole's own code."""
+    name = sys._getframe(depth).f_globals.get("__name__", "")
+    return name == "recbole" or name.startswith("recbole.")
+
+
+# --- torch >= 2.6: torch.load defaults to weights_only=True; RecBole's checkpoints hold a pickled Config.
+#     Remove when RecBole passes weights_only=False itself.
+
+
+def torch_load_refuses_objects() -> bool:
+    """Tell whether `torch.load`, called as RecBole calls it, refuses a checkpoint with a Python object."""
+    if getattr(torch.load, "trusts_recbole", False):
+        return False
+    buffer = io.BytesIO()
+    torch.save({"config": types.SimpleNamespace()}, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer)
+    except Exception:
+        return True
+    return False
+
+
+def trusting_load(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `torch.load` so that calls from inside RecBole load whole objects, as they did before torch 2.6."""
+
+    @functools.wraps(load)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if called_from_recbole(2):
+            kwargs.setdefault("weights_only", False)
+        return load(*args, **kwargs)
+
+    wrapper.trusts_recbole = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+# --- scipy >= 1.13: dok_matrix lost the private `_update`, which seven RecBole models call to fill a matrix.
+#     Remove when RecBole builds its adjacency matrices without it.
+
+
+def scipy_dok_matrix() -> Any:
+    """Return scipy's dok_matrix class, or None where scipy is not installed."""
+    try:
+        from scipy.sparse import dok_matrix
+    except ImportError:
+        return None
+    return dok_matrix
+
+
+def dok_update(matrix: Any, entries: dict) -> None:
+    """Set `matrix[key] = value` for each entry; private to RecBole, like the method it replaces."""
+    if not called_from_recbole(2):
+        raise AttributeError("'dok_matrix' object has no attribute '_update'")
+    matrix._dict.update(entries)

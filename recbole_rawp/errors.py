@@ -1,0 +1,18 @@
+"""What did the user get wrong?  One line: the value, the reason and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A setting, file or model that cannot be used as asked; the message is one line for the user.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the known name closest to `word`, or an empty string."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""

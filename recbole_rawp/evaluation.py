@@ -1,0 +1,196 @@
+"""How well does it hold?  model x attack x radius -> records; radius 0 is the clean model."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.evaluator import Evaluator
+from recbole.utils import KGDataLoaderState
+from torch import nn
+from tqdm import tqdm
+
+from recbole_rawp import ball, preserve
+from recbole_rawp.objective import gradients, shifted_loss, total
+from recbole_rawp.overlay import overlay
+from recbole_rawp.perturbation import ascend
+from recbole_rawp.selection import Weights
+
+Record = dict[str, Any]
+SCHEMA = (
+    *("model", "dataset", "defense", "stage", "seed", "split", "attack", "target", "granularity", "scope", "steps"),
+    *("radius", "metric", "value"),
+)
+
+# A global weight attack is one delta for the whole evaluation: these are directions of `perturbation.ascend`.
+ATTACKS = {"random": "random", "fgsm": "gradient"}
+LOSS = "loss"  # the metric name of the attacked loss itself, on training batches
+UNROUNDED = 17  # decimals; a float has no more
+CANDIDATE_SEED = 2020  # sampled evaluation (uniN): the same candidates for every radius, attack, defense and seed
+
+
+def under_attack(
+    trainer: Any,
+    train_data: Any,
+    eval_data: Any,
+    *,
+    weights: Weights,
+    radii: Iterable[float],
+    granularity: str = "tensor",
+    batches: int = 10,
+    target: str = "hidden",
+    split: str = "test",
+    show_progress: bool = False,
+) -> list[Record]:
+    """Measure RecBole's metrics, unrounded, while `weights` are attacked at each radius, and the attacked loss.
+
+    The global attack moves the weights once, by radius * norm of each group: along the gradient of the model's own
+    training loss, summed over fixed training batches in evaluation mode (`fgsm`), or in a random direction of the same
+    norm (`random`, the control). Nothing is left behind: weights are bit-equal, caches clear and generators where
+    they were.
+
+    Args:
+        trainer: any RecBole Trainer holding the model to be measured.
+        train_data: the loader whose loss is attacked.
+        eval_data: the loader that is ranked.
+        weights: name -> attacked weight.
+        radii: fractions of each group's norm; 0 is always measured, first.
+        granularity: what one norm spans, see `ball`.
+        batches: how many training batches the attack uses.
+        target, split: for the records.
+        show_progress: whether to show a bar over attacks and radii.
+
+    Returns:
+        Records with the fields `SCHEMA`, for every attack, radius and metric; `defense` and `stage` as configured.
+    """
+    model, config = trainer.model, trainer.config
+    common = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "defense": config["defense"] or "none",
+        "stage": 1,
+        "seed": config["seed"],
+        "target": target if isinstance(target, str) else ",".join(target),
+        "granularity": granularity,
+        "scope": "global",
+        "steps": 1,
+    }
+    curve = sorted({0.0, *radii})
+    records: list[Record] = []
+    with preserve.rng(), preserve.state(model), evaluation_mode(model), unrounded(trainer):
+        fixed = fixed_batches(train_data, batches, trainer.device)
+        loss = AttackLoss(model, fixed, weights)
+        clean: dict[str, float] | None = None
+        bar = tqdm(total=len(ATTACKS) * (len(curve) - 1) + 1, desc="Attack", ncols=100, disable=not show_progress)
+        for attack, direction in ATTACKS.items():
+            for radius in curve:
+                if radius == 0:
+                    measured = clean = clean or measure(trainer, eval_data, loss, {})
+                else:
+                    delta = ascend(
+                        loss.gradient,
+                        weights,
+                        ball.around(weights, radius, granularity=granularity),
+                        direction=direction,
+                        generator=torch.Generator().manual_seed(config["seed"]),
+                    )
+                    measured = measure(trainer, eval_data, loss, delta)
+                bar.update(0 if radius == 0 and attack != next(iter(ATTACKS)) else 1)
+                for metric, value in measured.items():
+                    where = "train" if metric == LOSS else split
+                    records.append(common | {"split": where, "attack": attack, "radius": radius, "metric": metric, "value": value})
+        bar.close()
+    return [{field: record[field] for field in SCHEMA} for record in records]
+
+
+class AttackLoss:
+    """The training loss over fixed batches as a function of delta, with the same random numbers on each call."""
+
+    def __init__(self, model: nn.Module, batches: list[Any], weights: Weights) -> None:
+        self.model, self.batches, self.weights = model, batches, weights
+        self.function = training_loss(model)
+        self._at_weights: Weights | None = None
+
+    def value(self, delta: Weights) -> float:
+        """Return the mean loss over the batches at w + delta."""
+        with torch.no_grad():
+            losses = [float(total(loss)) for loss in self._losses(delta)]
+        return sum(losses) / len(losses)
+
+    def gradient(self, delta: Weights | None) -> Weights:
+        """Return the gradient at w + delta, summed over the batches; at w it is computed once for all radii."""
+        if delta is None and self._at_weights is not None:
+            return self._at_weights
+        summed: Weights = {}
+        # cuDNN's recurrent layers have no backward pass in evaluation mode.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            for loss in self._losses(delta):
+                found = gradients(loss, self.weights)
+                summed = {name: summed[name] + g if summed else g for name, g in found.items()}
+        if delta is None:
+            self._at_weights = summed
+        return summed
+
+    def _losses(self, delta: Weights | None) -> Iterator[Any]:
+        for batch in self.batches:
+            with preserve.rng(), preserve.state(self.model):
+                yield shifted_loss(self.model, self.function, batch, self.weights, delta or None)
+
+
+def training_loss(model: nn.Module) -> Callable[[Any], Any]:
+    """Return the loss of the recommendation task: MKR keeps it apart from that of its knowledge graph."""
+    return getattr(model, "calculate_rs_loss", None) or model.calculate_loss
+
+
+def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any]:
+    """Return the first batches that the loader gives, the same on every call, and leave the loader as it was."""
+    loaders = [getattr(train_data, name, None) for name in ("general_dataloader", "kg_dataloader")]
+    generators = [loader.generator for loader in loaders if loader is not None] or [train_data.generator]
+    states = [generator.get_state() for generator in generators]
+    if hasattr(train_data, "set_mode"):  # both tasks' fields; RecBole's trainers set the mode themselves
+        train_data.set_mode(KGDataLoaderState.RSKG)
+    np.random.seed(CANDIDATE_SEED)
+    for generator in generators:
+        generator.manual_seed(CANDIDATE_SEED)
+    try:
+        return [batch.to(device) for batch in islice(train_data, count)]
+    finally:
+        for generator, state in zip(generators, states):
+            generator.set_state(state)
+
+
+def measure(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> dict[str, float]:
+    """Return the metrics of RecBole's own evaluation at w + delta, and the attacked loss there."""
+    np.random.seed(CANDIDATE_SEED)
+    shifted = {name: weight.detach() + delta[name] for name, weight in loss.weights.items() if delta}
+    with overlay(trainer.model, shifted) if shifted else nullcontext():
+        result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
+    return {**{metric: float(value) for metric, value in result.items()}, LOSS: loss.value(delta)}
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode: no dropout, BatchNorm by its running statistics, as when the model is deployed."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def unrounded(trainer: Any) -> Iterator[None]:
+    """Let RecBole's evaluator keep all decimals, and keep attacked scores out of wandb's summary."""
+    config, evaluator, logs = trainer.config, trainer.evaluator, trainer.wandblogger.log_wandb
+    decimals = config["metric_decimal_place"]
+    config["metric_decimal_place"] = UNROUNDED
+    trainer.evaluator = Evaluator(config)
+    trainer.wandblogger.log_wandb = False
+    try:
+        yield
+    finally:
+        config["metric_decimal_place"] = decimals
+        trainer.evaluator, trainer.wandblogger.log_wandb = evaluator, logs

@@ -1,0 +1,198 @@
+"""What is minimised?   clean_weight * L(w) + adversarial_weight * L(w + delta),  delta a constant."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_rawp import ball, preserve
+from recbole_rawp.overlay import overlay
+from recbole_rawp.perturbation import AdamMoments, ascend
+from recbole_rawp.selection import Weights, draw_mask
+
+Loss = Tensor | tuple[Tensor, ...]
+LossFunction = Callable[[Any], Loss]
+
+FP16_SCALE = 2.0**10  # the direction has no scale; small fp16 gradients would underflow
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to perturb, and how to weigh the two losses. Options and ranges: `properties/rawp.yaml`."""
+
+    radius: float
+    radius_jitter: float = 0.0
+    relative: bool = True
+    granularity: str = "tensor"
+    mask_probability: float = 1.0
+    mask_every: str = "epoch"
+    direction: str = "gradient"
+    steps: int = 1
+    ascent_fraction: float = 1.0
+    clean_weight: float = 0.0
+    adversarial_weight: float = 1.0
+
+
+class Objective:
+    """The hardened loss of one model; call it in place of the model's own loss function.
+
+    Per epoch (`draw`) or per batch: T ~ U(1 - jitter, 1 + jitter) and masks m_l ~ Bernoulli(p). Per batch, `ascend`
+    finds delta with ||delta_l|| = radius * T * m_l * omega_l * ||w_l||. All passes over a batch see the same random
+    numbers (one dropout mask), and only one of them moves BatchNorm statistics, counters and generators: the pass
+    at w where clean_weight > 0, else the pass at w + delta.
+
+    Attributes:
+        mask: name -> whether the tensor is perturbed until the next draw.
+        stretch: T.
+        batches: calls so far; `losses`: sum of L(w + delta); `norms`: name -> sum of ||delta_l||. See `reset`.
+    """
+
+    def __init__(
+        self, model: nn.Module, weights: Weights, recipe: Recipe, *, omega: dict[str, float], generator: torch.Generator
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.recipe = recipe
+        self.omega = omega
+        self.generator = generator
+        self.adam = AdamMoments()
+        self.draw()
+        self.reset()
+
+    def draw(self) -> None:
+        """Draw T and the masks anew."""
+        jitter = self.recipe.radius_jitter
+        self.stretch = 1.0 + jitter * (2.0 * float(torch.rand((), generator=self.generator)) - 1.0)
+        self.mask = draw_mask(self.weights, self.recipe.mask_probability, self.generator)
+
+    def reset(self) -> None:
+        """Start the counts anew."""
+        self.batches = 0
+        self.losses: Tensor | float = 0.0
+        self.norms: Weights = {}
+
+    def __call__(self, loss_function: LossFunction, batch: Any) -> Loss:
+        """Return the hardened loss on `batch`; a tuple stays a tuple of the same length.
+
+        Raises:
+            RuntimeError: if the loss does not depend on any parameter.
+        """
+        self.batches += 1
+        if self.recipe.mask_every == "batch":
+            self.draw()
+        weights = {name: weight for name, weight in self.weights.items() if self.mask[name]}
+        if not weights:
+            return loss_function(batch)
+        if self.recipe.clean_weight == 0:
+            delta = self.perturb(weights, lambda delta: self.gradient(loss_function, batch, weights, delta))
+            adversarial = self.perturbed_loss(loss_function, batch, weights, delta)
+            return combine((self.recipe.adversarial_weight, adversarial))
+        return self.both(loss_function, batch, weights)
+
+    def both(self, loss_function: LossFunction, batch: Any, weights: Weights) -> Loss:
+        """Return the weighted sum of L(w) and L(w + delta); L(w) also serves as the first ascent pass."""
+        replay = _Replay()
+        clean = loss_function(batch)
+
+        def gradient(delta: Weights | None) -> Weights:
+            if delta is None and self.recipe.ascent_fraction == 1:
+                return gradients(clean, weights, retain_graph=True)
+            with replay:
+                return self.gradient(loss_function, batch, weights, delta)
+
+        delta = self.perturb(weights, gradient)
+        with replay, preserve.state(self.model):
+            adversarial = self.perturbed_loss(loss_function, batch, weights, delta)
+        return combine((self.recipe.clean_weight, clean), (self.recipe.adversarial_weight, adversarial))
+
+    def perturb(self, weights: Weights, gradient: Callable[[Weights | None], Weights]) -> Weights:
+        """Return delta for the unmasked `weights`, and count its norms."""
+        recipe = self.recipe
+        bound = ball.around(
+            weights,
+            recipe.radius * self.stretch,
+            granularity=recipe.granularity,
+            relative=recipe.relative,
+            omega=self.omega,
+        )
+        delta = ascend(
+            gradient,
+            weights,
+            bound,
+            direction=recipe.direction,
+            steps=recipe.steps,
+            generator=self.generator,
+            adam=self.adam,
+        )
+        for name, norm in ball.group_norms(delta, "tensor").items():
+            self.norms[name] = self.norms.get(name, 0.0) + norm
+        return delta
+
+    def gradient(self, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights | None) -> Weights:
+        """Return dL/dw at w + delta on the ascent's share of the batch, leaving no trace in RNGs or model."""
+        stride = round(1 / self.recipe.ascent_fraction)
+        rows = batch if stride == 1 else batch[::stride]  # strided: negatives follow positives in RecBole's batches
+        with preserve.rng(), preserve.state(self.model), torch.enable_grad():
+            loss = shifted_loss(self.model, loss_function, rows, weights, delta)
+            return gradients(loss, weights)
+
+    def perturbed_loss(self, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights) -> Loss:
+        """Return L(w + delta), and count it."""
+        loss = shifted_loss(self.model, loss_function, batch, weights, delta)
+        self.losses = self.losses + total(loss).detach()
+        return loss
+
+
+class _Replay:
+    """Lets later passes see the generators as they are now, and puts back what they were before each pass."""
+
+    def __init__(self) -> None:
+        self.start = preserve.rng_state()
+
+    def __enter__(self) -> None:
+        self.resume = preserve.rng_state()
+        preserve.set_rng_state(self.start)
+
+    def __exit__(self, *_: object) -> None:
+        preserve.set_rng_state(self.resume)
+
+
+def shifted_loss(
+    model: nn.Module, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights | None
+) -> Loss:
+    """Return the loss at w + delta; its gradient reaches w as if delta were a constant."""
+    shifted = {} if delta is None else {name: weights[name] + delta[name] for name in delta}
+    with overlay(model, shifted) if shifted else nullcontext():
+        return loss_function(batch)
+
+
+def gradients(loss: Loss, weights: Weights, *, retain_graph: bool = False) -> Weights:
+    """Return d(sum of the losses)/dw for each weight, dense; 0 for a weight that the loss does not use."""
+    value = total(loss)
+    if torch.is_autocast_enabled():  # on CUDA, where the low precision may be fp16
+        value = value.float() * FP16_SCALE
+    found = torch.autograd.grad(value, list(weights.values()), retain_graph=retain_graph, allow_unused=True)
+    torch.clear_autocast_cache()  # its casts of other weights belong to the graph just freed
+    dense = (g.to_dense() if g is not None and g.is_sparse else g for g in found)
+    return {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), dense)}
+
+
+def total(loss: Loss) -> Tensor:
+    """Return the sum of a loss's parts."""
+    return sum(loss[1:], loss[0]) if isinstance(loss, tuple) else loss
+
+
+def combine(*terms: tuple[float, Loss]) -> Loss:
+    """Return sum of weight * loss, part by part where the losses are tuples."""
+    if isinstance(terms[0][1], tuple):
+        return tuple(_weighted(zip((w for w, _ in terms), parts)) for parts in zip(*(loss for _, loss in terms)))
+    return _weighted(terms)  # type: ignore[arg-type]
+
+
+def _weighted(terms: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """Return sum of weight * loss; a weight of 1 leaves the loss's bits alone."""
+    scaled = [loss if weight == 1 else weight * loss for weight, loss in terms]
+    return sum(scaled[1:], scaled[0])

@@ -1,0 +1,119 @@
+"""Which weights are perturbed, how strongly, and which of them now?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from recbole_rawp.errors import InputError, suggestion
+
+TARGETS = ("hidden", "embeddings", "all")
+LAYER_WEIGHTS = ("uniform", "norm")
+EMBEDDING_MODULES = (nn.Embedding, nn.EmbeddingBag)
+NORM_MODULES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+Weights = dict[str, Tensor]
+
+
+def matrices(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
+    """Return every trainable weight of two or more dimensions as name -> (owning module, weight).
+
+    Biases and normalisation layers are left out; a weight used in several places appears once.
+    """
+    found: dict[str, tuple[nn.Module, nn.Parameter]] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, NORM_MODULES):
+            continue
+        for leaf, weight in module.named_parameters(recurse=False):
+            if weight.dim() >= 2 and weight.requires_grad and id(weight) not in seen:
+                seen.add(id(weight))
+                found[f"{path}.{leaf}" if path else leaf] = (module, weight)
+    return found
+
+
+def vocabulary_sizes(sizes: Iterable[int]) -> frozenset[int]:
+    """Return the dimensions that betray an embedding table: each vocabulary size and each sum of two.
+
+    A matrix with such a dimension holds one row or column per user, item or entity, whatever module owns it
+    (MultiDAE's first Linear, say). Exactly these numbers: one more or less would hit innocent layers.
+    """
+    sizes = sorted({size for size in sizes if size > 1})
+    return frozenset(sizes) | {a + b for a, b in combinations(sizes, 2)}
+
+
+def select(model: nn.Module, target: str | Sequence[str], *, vocabulary: Iterable[int] = ()) -> Weights:
+    """Return the weights that `target` names, in the model's order.
+
+    Args:
+        model: any module.
+        target: `hidden` (neither embedding table nor vocabulary-sized), `embeddings` (the others), `all`, or
+            one or more fnmatch patterns over parameter names.
+        vocabulary: numbers of users, items and entities.
+
+    Raises:
+        InputError: if a pattern, or the target as a whole, matches no weight.
+    """
+    found = matrices(model)
+    if isinstance(target, str) and target in TARGETS:
+        big = vocabulary_sizes(vocabulary)
+        tables = {
+            name
+            for name, (module, weight) in found.items()
+            if isinstance(module, EMBEDDING_MODULES) or not big.isdisjoint(weight.shape)
+        }
+        wanted = {"hidden": found.keys() - tables, "embeddings": tables, "all": found.keys()}[target]
+        if not wanted:
+            raise nothing_selected(type(model).__name__, target)
+    else:
+        patterns = [target] if isinstance(target, str) else list(target)
+        wanted = {name for pattern in patterns for name in matching(pattern, found, type(model).__name__)}
+    return {name: weight for name, (_, weight) in found.items() if name in wanted}
+
+
+def matching(pattern: str, names: Iterable[str], owner: str) -> list[str]:
+    """Return the names that the fnmatch `pattern` matches; raise InputError when there is none."""
+    names = list(names)
+    hits = [name for name in names if fnmatchcase(name, pattern)]
+    if not hits:
+        raise InputError(
+            f"pattern '{pattern}' matches no weight of {owner}.{suggestion(pattern, [*TARGETS, *names])}"
+            f" Available: {', '.join(names) or 'none'}"
+        )
+    return hits
+
+
+def nothing_selected(owner: str, target: str) -> InputError:
+    """Return the error for a model that has no weight of the kind `target`, naming the remedy."""
+    other = "embeddings" if target == "hidden" else "hidden"
+    return InputError(
+        f"target '{target}': {owner} has no {target} weight to perturb. "
+        f"Use --rawp_target={other} (and --attack_target={other}), or patterns over its parameter names."
+    )
+
+
+def layer_weights(weights: Weights, rule: str | Mapping[str, float]) -> dict[str, float]:
+    """Return omega, the relative radius of each tensor.
+
+    `uniform` gives 1 and `norm` the tensor's Frobenius norm, scaled to mean 1 over the selection; a mapping
+    pattern -> weight is taken literally, the last matching pattern wins, and what none matches gets 1.
+    """
+    if not isinstance(rule, str):
+        omega = dict.fromkeys(weights, 1.0)
+        for pattern, value in rule.items():
+            omega.update(dict.fromkeys(matching(pattern, weights, "the selected weights"), float(value)))
+        return omega
+    if rule == "uniform":
+        return dict.fromkeys(weights, 1.0)
+    norms = {name: float(torch.linalg.vector_norm(weight.detach())) for name, weight in weights.items()}
+    mean = sum(norms.values()) / len(norms)
+    return {name: norm / mean if mean > 0 else 1.0 for name, norm in norms.items()}
+
+
+def draw_mask(names: Iterable[str], probability: float, generator: torch.Generator) -> dict[str, bool]:
+    """Draw m_l ~ Bernoulli(probability) for each name, independently, from `generator`."""
+    names = list(names)
+    draws = torch.rand(len(names), generator=generator)
+    return {name: bool(draw < probability) for name, draw in zip(names, draws)}

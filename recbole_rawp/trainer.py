@@ -1,0 +1,207 @@
+"""How does it enter RecBole's epoch?
+
+`Trainer._train_epoch` takes the loss function as an argument: that is the seam. Loop, optimizer, clipping, mixed
+precision, early stopping, checkpoints and logs stay RecBole's.
+"""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import recbole.trainer
+import torch
+from recbole.config import Config
+from recbole.trainer.trainer import DecisionTreeTrainer, Trainer, TraditionalTrainer
+from recbole.utils import set_color
+from tabulate import tabulate
+from torch import nn
+
+from recbole_rawp import config as options
+from recbole_rawp import selection
+from recbole_rawp.errors import InputError
+from recbole_rawp.objective import Objective
+from recbole_rawp.selection import Weights
+
+NO_GRADIENT = {
+    **dict.fromkeys(("Pop", "Random"), "it has no trained weights"),
+    **dict.fromkeys(("ItemKNN", "AsymKNN"), "it is a neighbourhood method without trained weights"),
+    **dict.fromkeys(("EASE", "ADMMSLIM", "NCEPLRec"), "its weights have a closed form"),
+    "SLIMElastic": "its weights come from coordinate descent",
+    **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
+}
+
+
+class RAWPTrainer(Trainer):
+    """RecBole's Trainer with stage 1 of RAWP-FT: every batch's loss becomes `Objective`'s.
+
+    `defense` in the config decides at run time; with `none` the loss is not wrapped and the run is RecBole's, bit
+    for bit. At the first hardened epoch the table of perturbed weights is logged; each epoch the adversarial loss,
+    the masks and the perturbation norms go to TensorBoard under `RAWP/` (and the loss to wandb).
+
+    Args:
+        config: RecBole's Config or `RAWPConfig`; options missing from it take their defaults.
+        model: the model to train, changed in place by training as by RecBole.
+
+    Raises:
+        InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`).
+    """
+
+    lenient = False  # set by `register`: a model that cannot be hardened trains plainly, with one warning
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        super().__init__(config, model)
+        self.settings = options.training(config)
+        self.generator = torch.Generator().manual_seed(config["seed"])
+        self.objective: Objective | None = None
+        self.hardened_epoch: int | None = None
+        self.hardens = self.settings.defense != "none" and self._can_harden()
+
+    def _can_harden(self) -> bool:
+        try:
+            check_gradient(self.model)
+            perturbed_weights(self.model, self.settings.target)
+        except InputError as error:
+            if not self.lenient:
+                raise
+            self.logger.warning(f"{error} Training plainly.")
+            return False
+        return True
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float | tuple[float, ...]:
+        loss_func = loss_func or self.model.calculate_loss
+        if not self.hardens or epoch_idx < self.settings.warmup_epochs:
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        objective = self._begin(epoch_idx)
+        result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
+        if objective.batches == 0:
+            raise RuntimeError(f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func")
+        self._log(objective, epoch_idx)
+        objective.reset()
+        return result
+
+    def _begin(self, epoch_idx: int) -> Objective:
+        """Return the objective, its weights selected anew: loading may have replaced whole modules."""
+        weights = perturbed_weights(self.model, self.settings.target)
+        omega = selection.layer_weights(weights, self.settings.layer_weights)
+        if self.objective is None:
+            self.logger.info(weight_table(self.model, weights, omega, self.settings.defense))
+            self.objective = Objective(
+                self.model, weights, self.settings.recipe, omega=omega, generator=self.generator
+            )
+        self.objective.weights, self.objective.omega = weights, omega
+        if self.hardened_epoch != epoch_idx:  # some trainers run several passes per epoch
+            self.objective.draw()
+            self.hardened_epoch = epoch_idx
+        return self.objective
+
+    def _log(self, objective: Objective, epoch_idx: int) -> None:
+        loss = float(objective.losses) / objective.batches
+        self.tensorboard.add_scalar("RAWP/adversarial_loss", loss, epoch_idx)
+        self.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch_idx)
+        for name, used in objective.mask.items():
+            self.tensorboard.add_scalar(f"RAWP/mask/{name}", int(used), epoch_idx)
+        for name, norm in objective.norms.items():
+            self.tensorboard.add_scalar(f"RAWP/delta_norm/{name}", float(norm) / objective.batches, epoch_idx)
+        self.wandblogger.log_metrics({"adversarial_loss": loss, "train_step": epoch_idx}, head="train")
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Save as RecBole does, but whole or not at all: a kill never leaves half a file."""
+        target = kwargs.pop("saved_model_file", self.saved_model_file)
+        partial = f"{target}.partial"
+        super()._save_checkpoint(epoch, verbose=False, saved_model_file=partial, **kwargs)
+        if os.path.exists(partial):  # in distributed training only rank 0 writes
+            os.replace(partial, target)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {target}")
+
+
+class RAWPFTTrainer(RAWPTrainer):
+    """Both stages of RAWP-FT. Stage 2 is not there yet: this runs stage 1."""
+
+
+def perturbed_weights(model: nn.Module, target: Any) -> Weights:
+    """Return the weights of a RecBole model that `target` names; vocabulary sizes are the model's own.
+
+    Raises:
+        InputError: if there is none.
+    """
+    sizes = (getattr(model, name, None) for name in ("n_users", "n_items", "n_entities"))
+    return selection.select(model, target, vocabulary=[size for size in sizes if isinstance(size, int)])
+
+
+def check_gradient(model: nn.Module | str) -> None:
+    """Raise InputError for a RecBole model, or model name, that is not trained by gradient descent."""
+    name = model if isinstance(model, str) else type(model).__name__
+    if name in NO_GRADIENT:
+        raise InputError(
+            f"model: {name} is not trained by gradient descent ({NO_GRADIENT[name]}), so there is nothing to harden "
+            "or attack. Choose a model with trained weights, such as NeuMF."
+        )
+
+
+def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], defense: str) -> str:
+    """Return the table of perturbed weights: name, shape, share of all parameters, omega."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    rows = [
+        (name, " x ".join(map(str, weight.shape)), f"{weight.numel() / total:.2%}", f"{omega[name]:.3g}")
+        for name, weight in weights.items()
+    ]
+    share = sum(weight.numel() for weight in weights.values()) / total
+    title = f"Defense {defense} perturbs {len(rows)} weights of {type(model).__name__} ({share:.2%} of its parameters)"
+    return f"{title}\n{tabulate(rows, headers=['weight', 'shape', 'parameters', 'omega'], disable_numparse=True)}"
+
+
+@lru_cache(maxsize=None)
+def robustify(trainer_class: type) -> type:
+    """Return `trainer_class` with RAWP-FT in it; the same class for the same argument.
+
+    A trainer that reaches `super()._train_epoch` (RecBole's KGTrainer, MKRTrainer, RecVAETrainer, most of users'
+    own) keeps its say over losses and phases; one with a loop of its own that honours `loss_func` (NCLTrainer) is
+    called with the hardened loss.
+
+    Raises:
+        InputError: if `trainer_class` is not a trainer that descends a gradient.
+    """
+    if issubclass(trainer_class, RAWPTrainer):
+        return trainer_class
+    if issubclass(trainer_class, (TraditionalTrainer, DecisionTreeTrainer)) or not issubclass(trainer_class, Trainer):
+        raise InputError(f"{trainer_class.__name__} does not train by gradient descent, so it cannot be hardened. Use it as it is.")
+    if trainer_class is Trainer:
+        return RAWPFTTrainer
+    bases = (RAWPFTTrainer, trainer_class) if has_own_loop(trainer_class) else (trainer_class, RAWPFTTrainer)
+    return type(f"RAWP{trainer_class.__name__}", bases, {})
+
+
+def has_own_loop(trainer_class: type) -> bool:
+    """Tell whether the first `_train_epoch` below RecBole's Trainer does not call `super()`."""
+    for cls in trainer_class.__mro__[: trainer_class.__mro__.index(Trainer)]:
+        if "_train_epoch" in vars(cls):
+            return "__class__" not in vars(cls)["_train_epoch"].__code__.co_freevars
+    return False
+
+
+_originals: dict[str, type] = {}
+
+
+def register() -> None:
+    """Make RecBole use hardened trainers: `run_recbole`, HyperTuning and `get_trainer` pick them up unchanged.
+
+    Replaces the gradient trainers in the package `recbole.trainer`, whose names RecBole looks up by model. Models
+    that cannot be hardened train plainly, with one warning. Idempotent; `unregister` undoes it.
+    """
+    if _originals:
+        return
+    for name, cls in list(vars(recbole.trainer).items()):
+        if not (isinstance(cls, type) and issubclass(cls, Trainer)) or issubclass(cls, (TraditionalTrainer, RAWPTrainer)):
+            continue
+        _originals[name] = cls
+        setattr(recbole.trainer, name, type(cls.__name__, (robustify(cls),), {"lenient": True}))
+
+
+def unregister() -> None:
+    """Give RecBole its own trainers back."""
+    for name, cls in _originals.items():
+        setattr(recbole.trainer, name, cls)
+    _originals.clear()
