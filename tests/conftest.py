@@ -1,0 +1,72 @@
+"""Every test runs in an empty folder of its own, on one thread, with no command line, and leaves RecBole as it was."""
+
+import logging
+import sys
+
+import pytest
+import torch
+
+from tests import toy_data
+
+TOY = {
+    "dataset": "toy",
+    "epochs": 2,
+    "train_batch_size": 256,
+    "eval_batch_size": 8192,
+    "state": "error",
+    "show_progress": False,
+    "load_col": {
+        "inter": ["user_id", "item_id", "rating", "timestamp"],
+        "user": ["user_id", "age", "gender"],
+        "item": ["item_id", "genre"],
+    },
+    "MAX_ITEM_LIST_LENGTH": 10,
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_slate(tmp_path, monkeypatch):
+    """Isolate a test: folder, threads, command line, log handlers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["test"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data_path(tmp_path_factory):
+    """The folder that holds the generated data set `toy`."""
+    return str(toy_data.write(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def settings(data_path):
+    """Return a function: model, overrides -> a config_dict for that model on the generated data."""
+
+    def build(model, **overrides):
+        kinds = {
+            "context": ("DeepFM", "DCN", "NFM"),
+            "sequence": ("SASRec", "GRU4Rec", "BERT4Rec"),
+        }
+        extra = {}
+        if model in kinds["context"]:
+            extra = {
+                "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"},
+                "metrics": ["AUC", "LogLoss"],
+                "valid_metric": "AUC",
+                "train_neg_sample_args": None,
+                "threshold": {"rating": 4},
+            }
+        if model in kinds["sequence"]:
+            extra = {
+                "train_neg_sample_args": None,
+                "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+                "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            }
+        return {**TOY, "data_path": data_path, "model": model, **extra, **overrides}
+
+    return build

@@ -1,0 +1,38 @@
+"""Slow, obviously correct versions: perturb in place, run, copy back."""
+
+import copy
+
+import torch
+
+from recbole_rawp.objective import total
+
+
+def hardened_gradient(model, loss_function, batch, weights, radius, *, autocast=False, clean_weight=0.0):
+    """Return (loss, gradients of all parameters) of clean_weight * L(w) + L(w + delta), FGSM per tensor.
+
+    Each pass runs on a deep copy of the model, from the same random numbers, with the weights written in place.
+    """
+    start = torch.get_rng_state()
+
+    def run(delta):
+        torch.set_rng_state(start)
+        twin = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, step in delta.items():
+                twin.get_parameter(name).add_(step)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = total(loss_function(twin, batch))
+        loss.backward()
+        return twin, float(loss), {name: p.grad for name, p in twin.named_parameters()}
+
+    _, clean, at_w = run({})
+    delta = {}
+    for name, weight in weights.items():
+        g = torch.zeros_like(weight) if at_w[name] is None else at_w[name]
+        norm = g.norm()
+        delta[name] = radius * weight.detach().norm() * g / norm if norm > 0 else torch.zeros_like(g)
+    twin, adversarial, at_delta = run(delta)
+    combined = {
+        name: None if g is None else g + clean_weight * at_w[name] if clean_weight else g for name, g in at_delta.items()
+    }
+    return adversarial + clean_weight * clean, combined, dict(twin.named_buffers())

@@ -1,0 +1,216 @@
+"""Does it enter RecBole's epoch, and only where it should?"""
+
+import pytest
+import recbole.trainer
+import torch
+from recbole.config import Config
+from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, RecVAETrainer, Trainer, TraditionalTrainer
+from recbole.utils import get_trainer
+
+import recbole_rawp
+from recbole_rawp import objective, quick_start
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, robustify
+
+MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec"]
+
+
+def fit(config, prepared=None):
+    """Train and return (trainer, state_dict)."""
+    data, model = prepared or quick_start.prepare(config)
+    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer.fit(data.train, data.valid, saved=False)
+    return trainer, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_delta_times_zero_equals_plain_with_the_full_ascent_executed(name, settings, monkeypatch):
+    target = {"rawp_target": "all"} if name == "SGL" else {}
+    _, plain = fit(RAWPConfig(config_dict=settings(name, defense="none", **target)))
+    ascend, calls, batches = objective.ascend, [], []
+
+    def zero(*args, **kwargs):
+        delta = ascend(*args, **kwargs)
+        assert any(d.any() for d in delta.values())
+        batches.append(1)
+        return {key: d * 0 for key, d in delta.items()}
+
+    monkeypatch.setattr(objective, "ascend", zero)
+    config = RAWPConfig(config_dict=settings(name, defense="awp", **target))
+    data, model = quick_start.prepare(config)
+    loss_function = model.calculate_loss
+    model.calculate_loss = lambda batch: calls.append(1) or loss_function(batch)
+    _, hardened = fit(config, (data, model))
+    assert len(batches) == 2 * len(data.train) and len(calls) == 2 * len(batches)
+    assert same(plain, hardened)
+
+
+def test_hardening_changes_the_weights_and_masks_differ_between_epochs(settings):
+    _, plain = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    trainer, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
+    assert not same(plain, hardened)
+    again, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
+    assert same(hardened, repeated)
+
+
+def test_warm_up_epochs_are_plain(settings):
+    _, plain = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    _, warm = fit(RAWPConfig(config_dict=settings("NeuMF", defense="awp", rawp_warmup_epochs=2)))
+    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="awp", rawp_warmup_epochs=1)))
+    assert same(plain, warm) and not same(plain, hardened)
+
+
+def test_amp_and_gradient_clipping_stay_recboles(settings):
+    trainer, weights = fit(
+        RAWPConfig(config_dict=settings("NeuMF", defense="awp", enable_amp=True, clip_grad_norm={"max_norm": 0.5}))
+    )
+    assert trainer.objective is not None and all(value.isfinite().all() for value in weights.values())
+
+
+def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4))
+    data, model = quick_start.prepare(config)
+    trainer = RAWPFTTrainer(config, model)
+    seen = {}
+    trainer.tensorboard.add_scalar = lambda tag, value, step: seen.setdefault(tag, []).append((step, value))
+    trainer.fit(data.train, data.valid, saved=False)
+    assert [step for step, _ in seen["RAWP/adversarial_loss"]] == [0, 1, 2, 3]
+    masks = [value for tag in seen if tag.startswith("RAWP/mask/") for _, value in seen[tag]]
+    assert len(masks) == 12 and set(masks) == {0, 1}
+    norms = [value for tag in seen if tag.startswith("RAWP/delta_norm/") for _, value in seen[tag]]
+    assert len(norms) == sum(masks) and min(norms) > 0
+
+
+def test_the_table_of_weights_is_logged_once(settings, caplog):
+    caplog.set_level("INFO")
+    fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", state="info")))
+    tables = [r.message for r in caplog.records if "Defense rawp perturbs 3 weights of NeuMF" in r.message]
+    assert len(tables) == 1 and "predict_layer.weight" in tables[0] and "1 x 128" in tables[0]
+
+
+def test_robustify_is_cached_and_idempotent():
+    assert robustify(Trainer) is RAWPFTTrainer and robustify(RAWPTrainer) is RAWPTrainer
+    hardened = robustify(RecVAETrainer)
+    assert robustify(RecVAETrainer) is hardened and robustify(hardened) is hardened
+    assert issubclass(hardened, RecVAETrainer) and issubclass(hardened, RAWPFTTrainer)
+
+
+def test_a_base_that_calls_super_comes_first_and_one_with_its_own_loop_last():
+    def order(cls):
+        return [c.__name__ for c in robustify(cls).__mro__]
+
+    assert order(RecVAETrainer).index("RecVAETrainer") < order(RecVAETrainer).index("RAWPTrainer")
+    assert order(NCLTrainer).index("NCLTrainer") > order(NCLTrainer).index("RAWPTrainer")
+
+
+@pytest.mark.parametrize("cls", [TraditionalTrainer, DecisionTreeTrainer, dict])
+def test_a_trainer_without_gradient_is_refused(cls):
+    with pytest.raises(InputError, match="does not train by gradient descent"):
+        robustify(cls)
+
+
+def test_a_users_own_trainer_is_hardened(settings):
+    class Mine(Trainer):
+        epochs_seen = 0
+
+        def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+            self.epochs_seen += 1
+            return super()._train_epoch(train_data, epoch_idx, lambda b: 2 * self.model.calculate_loss(b), show_progress)
+
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+    data, model = quick_start.prepare(config)
+    trainer = robustify(Mine)(config, model)
+    losses = []
+    trainer.tensorboard.add_scalar = lambda tag, value, step: losses.append(value) if "adversarial" in tag else None
+    trainer.fit(data.train, data.valid, saved=False)
+    assert trainer.epochs_seen == 2 and len(losses) == 2
+
+
+def test_a_loop_that_ignores_loss_func_is_an_error_not_a_silent_no_op(settings):
+    class Deaf(Trainer):
+        def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+            return 0.0
+
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+    data, model = quick_start.prepare(config)
+    with pytest.raises(RuntimeError, match="did not use loss_func"):
+        robustify(Deaf)(config, model).fit(data.train, data.valid, saved=False)
+
+
+@pytest.fixture
+def registered():
+    before = dict(vars(recbole.trainer))
+    recbole_rawp.register()
+    recbole_rawp.register()
+    yield
+    recbole_rawp.unregister()
+    assert dict(vars(recbole.trainer)) == before
+
+
+def test_register_hardens_recboles_own_run_with_its_plain_config(settings, registered):
+    from recbole.quick_start import run_recbole
+
+    class Spy(objective.Objective):
+        calls = 0
+
+        def __call__(self, *args):
+            Spy.calls += 1
+            return super().__call__(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recbole_rawp.trainer.Objective", Spy)
+        result = run_recbole(config_dict=settings("NeuMF", defense="awp", checkpoint_dir="saved"))
+    assert Spy.calls > 0 and result["test_result"]
+
+
+def test_under_register_a_model_without_hidden_weights_trains_plainly_with_one_warning(settings, registered, caplog):
+    config = Config(config_dict=settings("BPR"))
+    data, model = quick_start.prepare(RAWPConfig(config_dict=settings("BPR", defense="none", attack_target="embeddings")))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.fit(data.train, data.valid, saved=False)
+    warnings = [r.message for r in caplog.records if "BPR has no hidden weight" in r.message]
+    assert len(warnings) == 1 and "--rawp_target=embeddings" in warnings[0]
+
+
+def test_outside_register_the_same_model_is_refused(settings):
+    with pytest.raises(InputError, match="BPR has no hidden weight"):
+        quick_start.prepare(RAWPConfig(config_dict=settings("BPR")))
+
+
+def test_embeddings_of_such_a_model_can_be_hardened(settings):
+    trainer, _ = fit(RAWPConfig(config_dict=settings("BPR", rawp_target="embeddings", defense="awp")))
+    assert trainer.objective is not None
+
+
+def test_a_kill_while_saving_keeps_the_checkpoint_that_was_there(settings, monkeypatch):
+    config = RAWPConfig(config_dict=settings("NeuMF"))
+    data, model = quick_start.prepare(config)
+    trainer = RAWPFTTrainer(config, model)
+    trainer._save_checkpoint(0)
+    before = open(trainer.saved_model_file, "rb").read()
+
+    def half(state, file, **_):
+        open(file, "wb").write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        trainer._save_checkpoint(1)
+    assert open(trainer.saved_model_file, "rb").read() == before
+
+
+def test_checkpoints_hold_a_plain_config_that_recbole_reads(settings):
+    from recbole.quick_start import load_data_and_model
+
+    config = RAWPConfig(config_dict=settings("NeuMF", epochs=1))
+    data, model = quick_start.prepare(config)
+    trainer = RAWPFTTrainer(config, model)
+    trainer.fit(data.train, data.valid)
+    loaded, twin, *_ = load_data_and_model(trainer.saved_model_file)
+    assert type(loaded) is Config and b"recbole_rawp" not in open(trainer.saved_model_file, "rb").read()
+    assert same(twin.state_dict(), torch.load(trainer.saved_model_file, weights_only=False)["state_dict"])
