@@ -70,7 +70,10 @@ def around(
     factors = omega or {}
     return Ball(
         granularity,
-        {n: (norm if relative else torch.ones_like(norm)) * (radius * factors.get(n, 1.0)) for n, norm in norms.items()},
+        {
+            n: (norm if relative else torch.ones_like(norm)) * (radius * factors.get(n, 1.0))
+            for n, norm in norms.items()
+        },
     )
 
 
@@ -92,7 +95,9 @@ def project(delta: Weights, ball: Ball) -> Weights:
     """Return the point of the ball on the ray from 0 through `delta`: `delta` itself where it lies inside."""
     inner = delta if ball.scale is None else {name: d / ball.scale[name] for name, d in delta.items()}
     norms = group_norms(inner, ball.granularity)
-    shrink = {name: torch.where(norm > ball.radius[name], ball.radius[name] / norm, 1.0) for name, norm in norms.items()}
+    shrink = {
+        name: torch.where(norm > ball.radius[name], ball.radius[name] / norm, 1.0) for name, norm in norms.items()
+    }
     return times(delta, shrink)
 
 

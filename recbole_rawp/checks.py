@@ -36,7 +36,12 @@ def verify(records: list[Record], clean: Mapping[str, float] | None) -> list[Che
     found = [
         ("all values are finite", unusable, "not finite at", True),
         ("the attack has a gradient", unmoved, "loss unchanged at radius", bool(radii)),
-        ("the attack raises the loss more than noise of the same norm", weak, "no more than noise at radius", bool(radii)),
+        (
+            "the attack raises the loss more than noise of the same norm",
+            weak,
+            "no more than noise at radius",
+            bool(radii),
+        ),
         ("radius 0 equals RecBole's own evaluation", different, "differs in", clean is not None),
     ]
     defense = records[0]["defense"]

@@ -32,7 +32,15 @@ COMMAND_LINE_ONLY = {"baseline"}
 # Keys that RecBole reads without giving them a default or listing them.
 UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
 
-CLASS = re.compile(r"^class (\w+)\(\w*Recommender", re.MULTILINE)
+CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
+NO_GRADIENT = {
+    **dict.fromkeys(("Pop", "Random"), "it has no trained weights"),
+    **dict.fromkeys(("ItemKNN", "AsymKNN"), "it is a neighbourhood method without trained weights"),
+    **dict.fromkeys(("EASE", "ADMMSLIM", "NCEPLRec"), "its weights have a closed form"),
+    "SLIMElastic": "its weights come from coordinate descent",
+    **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
+}
+
 logger = logging.getLogger()
 
 
@@ -95,9 +103,13 @@ RULES: dict[str, Rule] = {
     "rawp_target": patterns("hidden | embeddings | all | patterns"),
     "rawp_layer_weights": Rule(
         "uniform | norm | mapping",
-        lambda v: v in selection.LAYER_WEIGHTS
-        if isinstance(v, str)
-        else isinstance(v, Mapping) and bool(v) and all(is_word(k) and NOT_NEGATIVE.accepts(w) for k, w in v.items()),
+        lambda v: (
+            v in selection.LAYER_WEIGHTS
+            if isinstance(v, str)
+            else isinstance(v, Mapping)
+            and bool(v)
+            and all(is_word(k) and NOT_NEGATIVE.accepts(w) for k, w in v.items())
+        ),
     ),
     "rawp_granularity": choice(ball.GRANULARITIES),
     "rawp_direction": choice(perturbation.DIRECTIONS),
@@ -118,7 +130,9 @@ def check_values(values: Mapping[str, Any]) -> None:
     """Raise InputError for the first of our keys whose value has the wrong type or range."""
     for key, rule in RULES.items():
         if key in values and not rule.accepts(values[key]):
-            raise InputError(f"{key}: {values[key]!r} is not valid; expected {rule.text}.{_word_hint(rule, values[key])}")
+            raise InputError(
+                f"{key}: {values[key]!r} is not valid; expected {rule.text}.{_word_hint(rule, values[key])}"
+            )
     if values.get("rawp_granularity") in ("global", "element") and values.get("rawp_layer_weights") != "uniform":
         raise InputError(
             f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
@@ -155,7 +169,10 @@ def defaults(model: str, defense: str) -> dict[str, Any]:
     """
     names = defenses()
     if defense not in names:
-        raise InputError(f"defense: no file properties/defense/{defense}.yaml.{suggestion(str(defense), names)} Known: {', '.join(names)}")
+        raise InputError(
+            f"defense: no file properties/defense/{defense}.yaml.{suggestion(str(defense), names)} "
+            f"Known: {', '.join(names)}"
+        )
     values: dict[str, Any] = {}
     for name in ("rawp.yaml", f"model/{model}.yaml", f"defense/{defense}.yaml"):
         resource = properties() / name
@@ -166,11 +183,13 @@ def defaults(model: str, defense: str) -> dict[str, Any]:
 
 def defenses() -> list[str]:
     """Return the names of the defenses that ship with the package."""
-    return sorted(Path(entry.name).stem for entry in (properties() / "defense").iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        Path(entry.name).stem for entry in (properties() / "defense").iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def properties() -> Path:
-    """Return the folder of our YAML files: installed as `recbole_rawp.properties`, beside the package in its source tree."""
+    """Return the folder of our YAML files: inside the installed package, beside it in the source tree."""
     installed = Path(__file__).parent / "properties"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "properties"
 
@@ -218,16 +237,28 @@ def literal(text: Any) -> Any:
     return text
 
 
+def check_gradient(name: str) -> None:
+    """Raise InputError for a RecBole model that is not trained by gradient descent."""
+    if name in NO_GRADIENT:
+        raise InputError(
+            f"model: {name} is not trained by gradient descent ({NO_GRADIENT[name]}), so there is nothing to harden "
+            "or attack. Choose a model with trained weights, such as NeuMF."
+        )
+
+
 def check_model(name: str) -> None:
-    """Raise InputError if RecBole has no model of this name, or what it needs is not installed."""
+    """Raise InputError if RecBole has no gradient-trained model of this name, or what it needs is not installed."""
+    check_gradient(name)
+    sources = Path(recbole.model.__file__).parent.glob("*_recommender/*.py")
+    known = {
+        cls for file in sources for cls in CLASS.findall(file.read_text(encoding="utf-8")) if cls.lower() == file.stem
+    }
+    if name not in known:
+        raise InputError(f"model: RecBole has no model '{name}'.{suggestion(name, known)}")
     try:
         get_model(name)
     except ImportError as error:
         raise InputError(f"model: {name} needs a package that is not installed: {error}. Install it.") from error
-    except (AttributeError, ValueError) as error:
-        folder = Path(recbole.model.__file__).parent
-        known = {match for file in folder.glob("*_recommender/*.py") for match in CLASS.findall(file.read_text())}
-        raise InputError(f"model: RecBole has no model '{name}'.{suggestion(name, known)}") from error
 
 
 class RAWPConfig(Config):
@@ -299,7 +330,7 @@ class RAWPConfig(Config):
         super()._load_internal_config_dict(model, model_class, dataset)
         default = yaml.safe_load((properties() / "rawp.yaml").read_text(encoding="utf-8"))["defense"]
         ours = defaults(model, self.external_config_dict.get("defense", default))
-        self.internal_config_dict = {**ours, **self.internal_config_dict}  # RecBole's own keys win
+        self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 
     def _recbole_keys(self) -> set[str]:
         listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments

@@ -1,6 +1,6 @@
 """How well does it hold?  model x attack x radius -> records; radius 0 is the clean model."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
@@ -40,7 +40,7 @@ def under_attack(
     radii: Iterable[float],
     granularity: str = "tensor",
     batches: int = 10,
-    target: str = "hidden",
+    target: str | Sequence[str] = "hidden",
     split: str = "test",
     show_progress: bool = False,
 ) -> list[Record]:
@@ -100,7 +100,9 @@ def under_attack(
                 bar.update(0 if radius == 0 and attack != next(iter(ATTACKS)) else 1)
                 for metric, value in measured.items():
                     where = "train" if metric == LOSS else split
-                    records.append(common | {"split": where, "attack": attack, "radius": radius, "metric": metric, "value": value})
+                    records.append(
+                        common | {"split": where, "attack": attack, "radius": radius, "metric": metric, "value": value}
+                    )
         bar.close()
     return [{field: record[field] for field in SCHEMA} for record in records]
 
@@ -139,7 +141,7 @@ class AttackLoss:
                 yield shifted_loss(self.model, self.function, batch, self.weights, delta or None)
 
 
-def training_loss(model: nn.Module) -> Callable[[Any], Any]:
+def training_loss(model: Any) -> Callable[[Any], Any]:
     """Return the loss of the recommendation task: MKR keeps it apart from that of its knowledge graph."""
     return getattr(model, "calculate_rs_loss", None) or model.calculate_loss
 

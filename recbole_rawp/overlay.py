@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 
 from torch import nn
 
@@ -31,7 +31,7 @@ def overlay(model: nn.Module, tensors: Weights) -> Iterator[None]:
         (module, leaf, weight)
         for module in model.modules()
         for leaf, weight in module._parameters.items()
-        if id(weight) in replacement
+        if weight is not None and id(weight) in replacement
     ]
     for tensor in replacement.values():
         tensor._is_param = True  # isinstance(tensor, nn.Parameter), which EulerNet asks for, holds
@@ -54,7 +54,7 @@ def clear_caches(model: nn.Module) -> None:
                 module.__dict__[name] = None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_cache(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in CACHES)
 

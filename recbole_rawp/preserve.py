@@ -69,7 +69,9 @@ def state(model: nn.Module) -> Iterator[None]:
             module.__dict__.update(attributes)
     for owner, name, value, version in versions:
         if value._version != version:
-            raise RuntimeError(f"{owner}.{name} changed in place inside the loss and is too large to copy on each batch")
+            raise RuntimeError(
+                f"{owner}.{name} changed in place inside the loss and is too large to copy on each batch"
+            )
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

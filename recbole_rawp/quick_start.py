@@ -20,7 +20,7 @@ from recbole_rawp import checks, environment, evaluation, preserve, report
 from recbole_rawp import config as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.trainer import check_gradient, perturbed_weights, robustify
+from recbole_rawp.trainer import perturbed_weights, robustify
 
 logger = logging.getLogger()
 
@@ -56,13 +56,16 @@ def run_recbole_rawp(
         InputError: for anything in the input that cannot work, before any training.
     """
     config = RAWPConfig(model, dataset, config_file_list, config_dict)
-    check_gradient(config["model"])
     report.check_free(config["rawp_output_dir"])
     folder: Path | None = None
-    records, verdicts, result = [], [], {}
+    records: list[evaluation.Record] = []
+    verdicts: list[checks.Check] = []
+    result: dict[str, Any] = {}
     for current in with_baseline(config) if baseline else [config]:
         data, network = prepare(current)
-        folder = folder or report.reserve(config["rawp_output_dir"], *(config[k] for k in ("model", "dataset", "defense")))
+        folder = folder or report.reserve(
+            config["rawp_output_dir"], *(config[k] for k in ("model", "dataset", "defense"))
+        )
         trainer, result = train(current, network, data, folder / "baseline" if current is not config else folder, saved)
         found = attack(trainer, data)
         records += found
@@ -138,7 +141,9 @@ def load_dataset(config: Config) -> Any:
             return create_dataset(config)
     except (Exception, SystemExit) as error:
         if not absent:
-            raise InputError(f"dataset: RecBole cannot load '{config['dataset']}': {' '.join(str(error).split())}") from error
+            raise InputError(
+                f"dataset: RecBole cannot load '{config['dataset']}': {' '.join(str(error).split())}"
+            ) from error
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise InputError(
@@ -163,9 +168,7 @@ def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:
         logger.info(set_color("FLOPs", "blue") + f": {flops}")
 
 
-def train(
-    config: Config, model: nn.Module, data: Data, folder: Path, saved: bool
-) -> tuple[Trainer, dict[str, Any]]:
+def train(config: Config, model: nn.Module, data: Data, folder: Path, saved: bool) -> tuple[Trainer, dict[str, Any]]:
     """Train with the configured defense and test, as `run_recbole` does; return the trainer and that result."""
     folder.mkdir(parents=True, exist_ok=True)
     config["checkpoint_dir"] = str(folder)

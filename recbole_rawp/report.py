@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from recbole_rawp.checks import FAILED, Check
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation import LOSS, SCHEMA, Record
+from recbole_rawp.evaluation import SCHEMA, Record
 
 # Colour-blind-safe (Okabe and Ito), told apart in grey by dash and marker.
 STYLES = {"none": ("#D55E00", "o"), "noise": ("#56B4E9", "^"), "awp": ("#009E73", "D"), "rawp": ("#0072B2", "s")}
@@ -37,7 +37,9 @@ def reserve(wanted: str | None, model: str, dataset: str, defense: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"rawp_output_dir: cannot create '{folder}': {error.strerror}. Name another folder.") from error
+        raise InputError(
+            f"rawp_output_dir: cannot create '{folder}': {error.strerror}. Name another folder."
+        ) from error
     return folder
 
 
@@ -66,9 +68,9 @@ def write(
         "![share of the clean score kept, against the radius](robustness.png)",
         f"## {metric.upper()} on test data, and the share of the clean value kept",
         summary,
-        "Radius: norm of the change of each attacked weight tensor, as a share of the tensor's own norm. FGSM moves the "
-        "weights along the gradient of the training loss; random noise of the same norm is the control. All metrics, "
-        "unrounded: `records.csv`.",
+        "Radius: norm of the change of each attacked weight tensor, as a share of the tensor's own norm. FGSM moves "
+        "the weights along the gradient of the training loss; random noise of the same norm is the control. "
+        "All metrics, unrounded: `records.csv`.",
         "## Self-checks",
         check_table(checks),
         "## Settings",
@@ -96,7 +98,12 @@ def table(frame: pd.DataFrame, metric: str) -> str:
         clean = values[0.0]
         cells = [f"{clean:.4f}"] + [f"{v:.4f} ({kept(v, clean)})" for radius, v in values.items() if radius > 0]
         rows.append([LABELS.get(defense, defense), attack, *cells])
-    return tabulate(rows, headers=["defense", "attack", *(f"radius {r:g}" for r in wide.columns)], tablefmt="github", disable_numparse=True)
+    return tabulate(
+        rows,
+        headers=["defense", "attack", *(f"radius {r:g}" for r in wide.columns)],
+        tablefmt="github",
+        disable_numparse=True,
+    )
 
 
 def kept(value: float, clean: float) -> str:
@@ -108,17 +115,17 @@ def verdict(frame: pd.DataFrame, metric: str) -> str:
     """Say in one sentence what is kept where the models differ most (one model: at the middle radius)."""
     wide = curves(frame, metric)
     fgsm = wide.xs("fgsm", level="attack")
-    share = fgsm.div(fgsm[0.0], axis=0)
+    share = fgsm.div(fgsm[0.0], axis=0).fillna(0.0)
     radii = [radius for radius in share.columns if radius > 0]
     if not radii:
         return "No attack was measured: attack_radii holds only 0."
     spread = (share.iloc[-1] - share.iloc[0])[radii].abs()
     radius = spread.idxmax() if len(share) > 1 else radii[(len(radii) - 1) // 2]
-    noise = wide.xs("random", level="attack")
+    noise = wide.xs("random", level="attack")[radius]
     parts = [
-        f"**{LABELS.get(name, name)}** keeps {share.loc[name, radius]:.0%} of its {metric.upper()} of {fgsm.loc[name, 0.0]:.4f}"
-        f" (noise of the same norm leaves {kept(noise.loc[name, radius], noise.loc[name, 0.0])})"
-        for name in share.index
+        f"**{LABELS.get(name, name)}** keeps {kept(fgsm.loc[name, radius], clean)} of its {metric.upper()} of "
+        f"{clean:.4f} (noise of the same norm leaves {kept(noise[name], clean)})"
+        for name, clean in fgsm[0.0].items()
     ]
     return f"When an FGSM attack moves each weight tensor by {radius:.0%} of its norm, {'; '.join(parts)}."
 
@@ -126,7 +133,8 @@ def verdict(frame: pd.DataFrame, metric: str) -> str:
 def check_table(checks: list[Check]) -> str:
     """Return the Markdown table of self-checks; a failed one is in capitals."""
     rows = [
-        (LABELS.get(c.defense, c.defense), c.name, c.status.upper() if c.status == FAILED else c.status, c.detail) for c in checks
+        (LABELS.get(c.defense, c.defense), c.name, c.status.upper() if c.status == FAILED else c.status, c.detail)
+        for c in checks
     ]
     return tabulate(rows, headers=["defense", "check", "status", "seen"], tablefmt="github")
 

@@ -5,13 +5,13 @@ precision, early stopping, checkpoints and logs stay RecBole's.
 """
 
 import os
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import recbole.trainer
 import torch
 from recbole.config import Config
-from recbole.trainer.trainer import DecisionTreeTrainer, Trainer, TraditionalTrainer
+from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
 from recbole.utils import set_color
 from tabulate import tabulate
 from torch import nn
@@ -21,14 +21,6 @@ from recbole_rawp import selection
 from recbole_rawp.errors import InputError
 from recbole_rawp.objective import Objective
 from recbole_rawp.selection import Weights
-
-NO_GRADIENT = {
-    **dict.fromkeys(("Pop", "Random"), "it has no trained weights"),
-    **dict.fromkeys(("ItemKNN", "AsymKNN"), "it is a neighbourhood method without trained weights"),
-    **dict.fromkeys(("EASE", "ADMMSLIM", "NCEPLRec"), "its weights have a closed form"),
-    "SLIMElastic": "its weights come from coordinate descent",
-    **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
-}
 
 
 class RAWPTrainer(Trainer):
@@ -58,7 +50,7 @@ class RAWPTrainer(Trainer):
 
     def _can_harden(self) -> bool:
         try:
-            check_gradient(self.model)
+            options.check_gradient(type(self.model).__name__)
             perturbed_weights(self.model, self.settings.target)
         except InputError as error:
             if not self.lenient:
@@ -76,7 +68,9 @@ class RAWPTrainer(Trainer):
         objective = self._begin(epoch_idx)
         result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
         if objective.batches == 0:
-            raise RuntimeError(f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func")
+            raise RuntimeError(
+                f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func"
+            )
         self._log(objective, epoch_idx)
         objective.reset()
         return result
@@ -87,9 +81,7 @@ class RAWPTrainer(Trainer):
         omega = selection.layer_weights(weights, self.settings.layer_weights)
         if self.objective is None:
             self.logger.info(weight_table(self.model, weights, omega, self.settings.defense))
-            self.objective = Objective(
-                self.model, weights, self.settings.recipe, omega=omega, generator=self.generator
-            )
+            self.objective = Objective(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
         self.objective.weights, self.objective.omega = weights, omega
         if self.hardened_epoch != epoch_idx:  # some trainers run several passes per epoch
             self.objective.draw()
@@ -131,16 +123,6 @@ def perturbed_weights(model: nn.Module, target: Any) -> Weights:
     return selection.select(model, target, vocabulary=[size for size in sizes if isinstance(size, int)])
 
 
-def check_gradient(model: nn.Module | str) -> None:
-    """Raise InputError for a RecBole model, or model name, that is not trained by gradient descent."""
-    name = model if isinstance(model, str) else type(model).__name__
-    if name in NO_GRADIENT:
-        raise InputError(
-            f"model: {name} is not trained by gradient descent ({NO_GRADIENT[name]}), so there is nothing to harden "
-            "or attack. Choose a model with trained weights, such as NeuMF."
-        )
-
-
 def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], defense: str) -> str:
     """Return the table of perturbed weights: name, shape, share of all parameters, omega."""
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -153,8 +135,8 @@ def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], de
     return f"{title}\n{tabulate(rows, headers=['weight', 'shape', 'parameters', 'omega'], disable_numparse=True)}"
 
 
-@lru_cache(maxsize=None)
-def robustify(trainer_class: type) -> type:
+@cache
+def robustify(trainer_class: Any) -> Any:
     """Return `trainer_class` with RAWP-FT in it; the same class for the same argument.
 
     A trainer that reaches `super()._train_epoch` (RecBole's KGTrainer, MKRTrainer, RecVAETrainer, most of users'
@@ -167,7 +149,9 @@ def robustify(trainer_class: type) -> type:
     if issubclass(trainer_class, RAWPTrainer):
         return trainer_class
     if issubclass(trainer_class, (TraditionalTrainer, DecisionTreeTrainer)) or not issubclass(trainer_class, Trainer):
-        raise InputError(f"{trainer_class.__name__} does not train by gradient descent, so it cannot be hardened. Use it as it is.")
+        raise InputError(
+            f"{trainer_class.__name__} does not train by gradient descent, so it cannot be hardened. Use it as it is."
+        )
     if trainer_class is Trainer:
         return RAWPFTTrainer
     bases = (RAWPFTTrainer, trainer_class) if has_own_loop(trainer_class) else (trainer_class, RAWPFTTrainer)
@@ -194,10 +178,9 @@ def register() -> None:
     if _originals:
         return
     for name, cls in list(vars(recbole.trainer).items()):
-        if not (isinstance(cls, type) and issubclass(cls, Trainer)) or issubclass(cls, (TraditionalTrainer, RAWPTrainer)):
-            continue
-        _originals[name] = cls
-        setattr(recbole.trainer, name, type(cls.__name__, (robustify(cls),), {"lenient": True}))
+        if isinstance(cls, type) and issubclass(cls, Trainer) and not issubclass(cls, TraditionalTrainer):
+            _originals[name] = cls
+            setattr(recbole.trainer, name, type(cls.__name__, (robustify(cls),), {"lenient": True}))
 
 
 def unregister() -> None:

@@ -33,6 +33,7 @@ def hardened_gradient(model, loss_function, batch, weights, radius, *, autocast=
         delta[name] = radius * weight.detach().norm() * g / norm if norm > 0 else torch.zeros_like(g)
     twin, adversarial, at_delta = run(delta)
     combined = {
-        name: None if g is None else g + clean_weight * at_w[name] if clean_weight else g for name, g in at_delta.items()
+        name: None if g is None else g + clean_weight * at_w[name] if clean_weight else g
+        for name, g in at_delta.items()
     }
     return adversarial + clean_weight * clean, combined, dict(twin.named_buffers())

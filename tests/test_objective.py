@@ -77,7 +77,9 @@ def test_loss_gradient_and_statistics_equal_the_in_place_oracle(name, autocast, 
             error = (parameter.grad - expected).norm() / expected.norm().clamp_min(1e-6)
             assert error < tolerance["rtol"], (parameter_name, float(error))
         else:
-            torch.testing.assert_close(parameter.grad, expected, msg=lambda m, n=parameter_name: f"{n}: {m}", **tolerance)
+            torch.testing.assert_close(
+                parameter.grad, expected, msg=lambda m, n=parameter_name: f"{n}: {m}", **tolerance
+            )
     if clean_weight == 0:  # else the statistics are those of the pass at w
         for buffer_name, buffer in model.named_buffers():
             torch.testing.assert_close(buffer, buffers[buffer_name])

@@ -47,7 +47,10 @@ def test_the_same_objects_return_after_an_error():
 
 def test_an_unknown_name_changes_nothing():
     model = Tied()
-    with pytest.raises(AttributeError), overlay(model, {"first.weight": torch.zeros(3, 3), "third.weight": torch.zeros(1)}):
+    with (
+        pytest.raises(AttributeError),
+        overlay(model, {"first.weight": torch.zeros(3, 3), "third.weight": torch.zeros(1)}),
+    ):
         pass
     assert isinstance(model.first.weight, nn.Parameter) and model.first.weight.any()
 

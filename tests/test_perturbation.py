@@ -44,9 +44,7 @@ def test_quadratic_loss_has_its_worst_delta_along_the_steepest_curvature(granula
     def loss(delta):
         return float((delta * curvature * delta).sum() / 2 + (slope * delta).sum())
 
-    one, many = (
-        ascend(gradient, {"w": w}, bound, steps=steps, generator=torch.Generator())["w"] for steps in (1, 60)
-    )
+    one, many = (ascend(gradient, {"w": w}, bound, steps=steps, generator=torch.Generator())["w"] for steps in (1, 60))
     radius = 0.5 * math.sqrt(5)
     assert float(many.norm()) == pytest.approx(radius)
     # On the sphere (mu I - H) d = b at the maximum, with mu above the largest curvature: found by bisection.

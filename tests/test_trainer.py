@@ -1,10 +1,12 @@
 """Does it enter RecBole's epoch, and only where it should?"""
 
+from pathlib import Path
+
 import pytest
 import recbole.trainer
 import torch
 from recbole.config import Config
-from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, RecVAETrainer, Trainer, TraditionalTrainer
+from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, RecVAETrainer, TraditionalTrainer, Trainer
 from recbole.utils import get_trainer
 
 import recbole_rawp
@@ -52,9 +54,9 @@ def test_delta_times_zero_equals_plain_with_the_full_ascent_executed(name, setti
 
 def test_hardening_changes_the_weights_and_masks_differ_between_epochs(settings):
     _, plain = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
-    trainer, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
+    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
     assert not same(plain, hardened)
-    again, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
+    _, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
     assert same(hardened, repeated)
 
 
@@ -120,7 +122,9 @@ def test_a_users_own_trainer_is_hardened(settings):
 
         def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
             self.epochs_seen += 1
-            return super()._train_epoch(train_data, epoch_idx, lambda b: 2 * self.model.calculate_loss(b), show_progress)
+            return super()._train_epoch(
+                train_data, epoch_idx, lambda b: 2 * self.model.calculate_loss(b), show_progress
+            )
 
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
     data, model = quick_start.prepare(config)
@@ -170,7 +174,9 @@ def test_register_hardens_recboles_own_run_with_its_plain_config(settings, regis
 
 def test_under_register_a_model_without_hidden_weights_trains_plainly_with_one_warning(settings, registered, caplog):
     config = Config(config_dict=settings("BPR"))
-    data, model = quick_start.prepare(RAWPConfig(config_dict=settings("BPR", defense="none", attack_target="embeddings")))
+    data, model = quick_start.prepare(
+        RAWPConfig(config_dict=settings("BPR", defense="none", attack_target="embeddings"))
+    )
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.fit(data.train, data.valid, saved=False)
     warnings = [r.message for r in caplog.records if "BPR has no hidden weight" in r.message]
@@ -189,19 +195,19 @@ def test_embeddings_of_such_a_model_can_be_hardened(settings):
 
 def test_a_kill_while_saving_keeps_the_checkpoint_that_was_there(settings, monkeypatch):
     config = RAWPConfig(config_dict=settings("NeuMF"))
-    data, model = quick_start.prepare(config)
+    _, model = quick_start.prepare(config)
     trainer = RAWPFTTrainer(config, model)
     trainer._save_checkpoint(0)
-    before = open(trainer.saved_model_file, "rb").read()
+    before = Path(trainer.saved_model_file).read_bytes()
 
     def half(state, file, **_):
-        open(file, "wb").write(b"half")
+        Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         trainer._save_checkpoint(1)
-    assert open(trainer.saved_model_file, "rb").read() == before
+    assert Path(trainer.saved_model_file).read_bytes() == before
 
 
 def test_checkpoints_hold_a_plain_config_that_recbole_reads(settings):
@@ -212,5 +218,5 @@ def test_checkpoints_hold_a_plain_config_that_recbole_reads(settings):
     trainer = RAWPFTTrainer(config, model)
     trainer.fit(data.train, data.valid)
     loaded, twin, *_ = load_data_and_model(trainer.saved_model_file)
-    assert type(loaded) is Config and b"recbole_rawp" not in open(trainer.saved_model_file, "rb").read()
+    assert type(loaded) is Config and b"recbole_rawp" not in Path(trainer.saved_model_file).read_bytes()
     assert same(twin.state_dict(), torch.load(trainer.saved_model_file, weights_only=False)["state_dict"])

@@ -1,0 +1,105 @@
+"""Does bad input get one clear line and status 2, before any training, and good input a table?"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_rawp import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, capsys=None):
+    status = cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "NueMF", "-d", "ml-100k"], "model: RecBole has no model 'NueMF'. Did you mean 'NeuMF'?"),
+        (["-m", "NeuMF"], "--dataset: missing"),
+        (["-d", "ml-100k"], "--model: missing"),
+        (["-m", "NeuMF", "-d", "ml-1m"], "Put ml-1m.inter into it, or set --data_path"),
+        (["-m", "NeuMF", "-d", "no-such-data"], "Put no-such-data.inter into it"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--rawp_raduis=1"], "rawp_raduis: no such option. Did you mean 'rawp_radius'"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--rawp_radius=-1"], "rawp_radius: -1 is not valid; expected float > 0"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--rawp_target=mpl*"], "pattern 'mpl*' matches no weight of NeuMF"),
+        (["-m", "Pop", "-d", "ml-100k"], "model: Pop is not trained by gradient descent (it has no trained weights)"),
+        (["-m", "EASE", "-d", "ml-100k"], "EASE is not trained by gradient descent (its weights have a closed form)"),
+        (["-m", "XGBoost", "-d", "ml-100k"], "XGBoost is not trained by gradient descent (it is an ensemble"),
+        (["-m", "BPR", "-d", "ml-100k"], "BPR has no hidden weight to perturb. Use --rawp_target=embeddings"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--rawp_output_dir=used"], "rawp_output_dir: 'used' is in use"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--config_files=none.yaml"], "config_files: cannot read 'none.yaml'"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--epochs=1", "--epochs=2"], "--epochs: given twice, as 1 and 2"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--nproc=2"], "nproc: robustness is measured in one process"),
+        (["trian", "-m", "NeuMF", "-d", "ml-100k"], "'trian': not a command or option. Did you mean 'train'?"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_2_before_any_training(arguments, message, capsys, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("download denied")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+    Path("used").mkdir()
+    Path("used/file").touch()
+    status, out, err = run(*arguments, "--state=error", capsys=capsys)
+    errors = [line for line in err.splitlines() if line.startswith("recbole-rawp: ")]
+    assert status == 2 and len(errors) == 1 and message in errors[0], err
+    assert "Traceback" not in err and not out.strip()
+    assert not Path("runs").exists() and not Path("dataset/ml-1m").exists()
+
+
+def test_a_run_ends_with_the_table_and_the_pictures_path(data_path, capsys):
+    status, out, err = run(
+        *("train", "--model=NeuMF", "-d", "toy", f"--data_path={data_path}", "--epochs", "1", "--state=error"),
+        *("--show_progress=False", "--baseline", "--attack_radii=[0.1]"),
+        capsys=capsys,
+    )
+    assert status == 0, err
+    assert re.search(r"\| plain +\| fgsm", out) and re.search(r"\| rawp +\| random", out)
+    picture = out.strip().splitlines()[-1].split()[-1]
+    assert picture.endswith("robustness.png") and Path(picture).exists()
+
+
+def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "recbole_rawp.evaluation.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
+    )
+    status, out, _ = run(
+        *(
+            "-m",
+            "NeuMF",
+            "-d",
+            "toy",
+            f"--data_path={data_path}",
+            "--epochs=1",
+            "--state=error",
+            "--show_progress=False",
+        ),
+        "--attack_radii=[0.1]",
+        capsys=capsys,
+    )
+    assert status == 0 and "SELF-CHECK FAILED (rawp): the attack has a gradient" in out
+
+
+def test_help_lists_every_option_and_warns_of_pickles(capsys):
+    status, out, _ = run("--help", capsys=capsys)
+    assert status == 0 and "rawp_mask_probability: 0.5" in out and "load only files that you trust" in out
+
+
+def test_the_script_of_the_source_tree_runs_from_anywhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "run_recbole_rawp.py", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert re.fullmatch(r"recbole-rawp \d+\.\d+\.\d+\n", done.stdout), done.stderr

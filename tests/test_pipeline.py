@@ -1,0 +1,89 @@
+"""Does one call do the whole job, as RecBole would have done its part?"""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from recbole.quick_start import load_data_and_model, run_recbole
+
+from recbole_rawp import evaluation, run_recbole_rawp
+from recbole_rawp.errors import InputError
+
+FILES = {"model.pth", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
+
+
+def quick(settings, model="NeuMF", **overrides):
+    return settings(model, attack_radii=[0.2], attack_batches=2, **overrides)
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec"])
+def test_defense_none_equals_recboles_own_run_bit_for_bit(name, settings):
+    plain = run_recbole(config_dict=settings(name, checkpoint_dir="theirs"))
+    target = {"attack_target": "all"} if name == "SGL" else {}
+    ours = run_recbole_rawp(config_dict=quick(settings, name, defense="none", rawp_output_dir="ours", **target))
+    for key, value in plain.items():
+        assert ours[key] == value, key
+    (theirs,) = Path("theirs").glob("*.pth")
+    weights = torch.load(theirs, weights_only=False)["state_dict"]
+    other = torch.load("ours/model.pth", weights_only=False)["state_dict"]
+    assert weights.keys() == other.keys() and all(torch.equal(weights[n], other[n]) for n in weights)
+
+
+def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
+    first = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="first", epochs=3))
+    assert {path.name for path in Path("first").iterdir()} == FILES
+    second = run_recbole_rawp(config_file_list=["first/settings.yaml"], config_dict={"rawp_output_dir": "second"})
+    assert first["records"] == second["records"]
+    with open("first/records.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == evaluation.SCHEMA
+    assert [float(row["value"]) for row in rows] == [r["value"] for r in first["records"]]
+    report = Path("first/report.md").read_text()
+    assert first["table"] in report and "](robustness.png)" in report and "radius 0 equals" in report
+    assert Path("first/robustness.png").read_bytes().startswith(b"\x89PNG")
+    assert "command: " in Path("first/environment.txt").read_text()
+    assert load_data_and_model("first/model.pth")[1].state_dict()
+
+
+def test_the_baseline_joins_table_picture_and_records(settings):
+    both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
+    assert [r["defense"] for r in both["records"]] == sorted((r["defense"] for r in both["records"]), reverse=True)
+    assert both["table"].count("| plain ") == 2 and both["table"].count("| awp ") == 2
+    assert {"settings.yaml", "model.pth"} == {path.name for path in Path("both/baseline").iterdir()}
+    assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
+    alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
+    assert alone["records"] == [r for r in both["records"] if r["defense"] == "none"]
+
+
+def test_default_folders_never_collide(settings):
+    names = {run_recbole_rawp(config_dict=quick(settings, epochs=1))["output_dir"] for _ in range(2)}
+    assert len(names) == 2 and all(name.startswith("runs/NeuMF-toy-rawp-") for name in names)
+
+
+def test_saved_false_leaves_no_checkpoint(settings):
+    result = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="out"), saved=False)
+    assert result["records"] and not list(Path("out").glob("*.pth"))
+
+
+def test_a_folder_in_use_is_refused_and_untouched(settings):
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="rawp_output_dir: 'mine' is in use"):
+        run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="mine"))
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_download_that_ends_in_recboles_barrier_still_counts(settings, data_path, monkeypatch):
+    """RecBole 1.2.1 downloads, then waits for a process group that a single process does not have."""
+    from recbole.data.dataset import Dataset
+
+    def download(self):
+        Path(self.dataset_path).mkdir(parents=True)
+        for file in Path(data_path, "toy").iterdir():
+            Path(self.dataset_path, file.name).write_bytes(file.read_bytes())
+        torch.distributed.barrier()
+
+    monkeypatch.setattr(Dataset, "_download", download)
+    assert run_recbole_rawp(config_dict=quick(settings, data_path="fresh", epochs=1))["records"]
