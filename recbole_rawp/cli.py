@@ -67,7 +67,7 @@ def train(arguments: list[str]) -> int:
     print(f"\n{result['table']}\n")
     for check in result["checks"]:
         if check.status == "failed":
-            print(f"SELF-CHECK FAILED ({check.defense}): {check.name}; {check.detail}")
+            print(f"SELF-CHECK FAILED ({check.defense}): {check.name}; not at {check.detail}")
     print(f"report:  {result['output_dir']}/report.md\npicture: {result['output_dir']}/robustness.png")
     return 0
 

@@ -26,6 +26,7 @@ from recbole_rawp import ball, perturbation, selection
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.objective import Recipe
 
+ATTACKS = ("random", "fgsm", "bim")
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 ALIASES = {"defence": "defense"}
 COMMAND_LINE_ONLY = {"baseline"}
@@ -118,6 +119,11 @@ RULES: dict[str, Rule] = {
     "rawp_clean_weight": NOT_NEGATIVE,
     "rawp_adversarial_weight": POSITIVE,
     "rawp_warmup_epochs": number(int, "int >= 0", lambda v: v >= 0),
+    "attack": Rule(
+        "list of random | fgsm | bim",
+        lambda v: is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v),
+    ),
+    "attack_steps": COUNT,
     "attack_radii": Rule("list of floats >= 0", is_list_of(NOT_NEGATIVE.accepts)),
     "attack_target": patterns("hidden | embeddings | all | patterns | null", optional=True),
     "attack_granularity": choice(ball.GRANULARITIES),
@@ -355,6 +361,8 @@ class Training:
 class Attack:
     """The attack of the evaluation as set; radii are sorted, start at 0 and are fractions of each group's norm."""
 
+    names: tuple[str, ...]
+    steps: int
     target: str | Sequence[str]
     granularity: str
     batches: int
@@ -399,4 +407,12 @@ def attack(config: Config) -> Attack:
     """Return the settings of the attack."""
     v = values(config)
     radii = tuple(sorted({0.0, *map(float, v["attack_radii"])}))
-    return Attack(v["attack_target"] or v["rawp_target"], v["attack_granularity"], v["attack_batches"], radii)
+    names = tuple(name for name in ATTACKS if name in v["attack"])
+    return Attack(
+        names,
+        v["attack_steps"],
+        v["attack_target"] or v["rawp_target"],
+        v["attack_granularity"],
+        v["attack_batches"],
+        radii,
+    )

@@ -24,8 +24,9 @@ SCHEMA = (
     *("radius", "metric", "value"),
 )
 
-# A global weight attack is one delta for the whole evaluation: these are directions of `perturbation.ascend`.
-ATTACKS = {"random": "random", "fgsm": "gradient"}
+# A global weight attack is one delta for the whole evaluation: name -> direction of `perturbation.ascend`. `fgsm` is
+# `bim` with one step (Kurakin et al., 2017); a model that resists the one and not the other hides its gradient.
+ATTACKS = {"random": "random", "fgsm": "gradient", "bim": "gradient"}
 LOSS = "loss"  # the metric name of the attacked loss itself, on training batches
 UNROUNDED = 17  # decimals; a float has no more
 CANDIDATE_SEED = 2020  # sampled evaluation (uniN): the same candidates for every radius, attack, defense and seed
@@ -38,6 +39,8 @@ def under_attack(
     *,
     weights: Weights,
     radii: Iterable[float],
+    attacks: Sequence[str] = tuple(ATTACKS),
+    steps: int = 10,
     granularity: str = "tensor",
     batches: int = 10,
     target: str | Sequence[str] = "hidden",
@@ -47,9 +50,9 @@ def under_attack(
     """Measure RecBole's metrics, unrounded, while `weights` are attacked at each radius, and the attacked loss.
 
     The global attack moves the weights once, by radius * norm of each group: along the gradient of the model's own
-    training loss, summed over fixed training batches in evaluation mode (`fgsm`), or in a random direction of the same
-    norm (`random`, the control). Nothing is left behind: weights are bit-equal, caches clear and generators where
-    they were.
+    training loss, summed over fixed training batches in evaluation mode, in one step (`fgsm`) or several (`bim`), or in
+    a random direction of the same norm (`random`, the control). Nothing is left behind: weights are bit-equal,
+    caches clear and generators where they were.
 
     Args:
         trainer: any RecBole Trainer holding the model to be measured.
@@ -57,6 +60,8 @@ def under_attack(
         eval_data: the loader that is ranked.
         weights: name -> attacked weight.
         radii: fractions of each group's norm; 0 is always measured, first.
+        attacks: names of `ATTACKS`.
+        steps: of `bim`.
         granularity: what one norm spans, see `ball`.
         batches: how many training batches the attack uses.
         target, split: for the records.
@@ -75,7 +80,6 @@ def under_attack(
         "target": target if isinstance(target, str) else ",".join(target),
         "granularity": granularity,
         "scope": "global",
-        "steps": 1,
     }
     curve = sorted({0.0, *radii})
     records: list[Record] = []
@@ -83,8 +87,9 @@ def under_attack(
         fixed = fixed_batches(train_data, batches, trainer.device)
         loss = AttackLoss(model, fixed, weights)
         clean: dict[str, float] | None = None
-        bar = tqdm(total=len(ATTACKS) * (len(curve) - 1) + 1, desc="Attack", ncols=100, disable=not show_progress)
-        for attack, direction in ATTACKS.items():
+        bar = tqdm(total=len(attacks) * len(curve), desc="Attack", ncols=100, disable=not show_progress)
+        for attack in attacks:
+            taken = steps if attack == "bim" else 1
             for radius in curve:
                 if radius == 0:
                     measured = clean = clean or measure(trainer, eval_data, loss, {})
@@ -93,16 +98,15 @@ def under_attack(
                         loss.gradient,
                         weights,
                         ball.around(weights, radius, granularity=granularity),
-                        direction=direction,
+                        direction=ATTACKS[attack],
+                        steps=taken,
                         generator=torch.Generator().manual_seed(config["seed"]),
                     )
                     measured = measure(trainer, eval_data, loss, delta)
-                bar.update(0 if radius == 0 and attack != next(iter(ATTACKS)) else 1)
+                bar.update()
                 for metric, value in measured.items():
-                    where = "train" if metric == LOSS else split
-                    records.append(
-                        common | {"split": where, "attack": attack, "radius": radius, "metric": metric, "value": value}
-                    )
+                    where = {"split": "train" if metric == LOSS else split, "attack": attack, "steps": taken}
+                    records.append(common | where | {"radius": radius, "metric": metric, "value": value})
         bar.close()
     return [{field: record[field] for field in SCHEMA} for record in records]
 

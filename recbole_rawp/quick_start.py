@@ -196,6 +196,8 @@ def attack(trainer: Trainer, data: Data) -> list[evaluation.Record]:
         data.test,
         weights=perturbed_weights(trainer.model, settings.target),
         radii=settings.radii,
+        attacks=settings.names,
+        steps=settings.steps,
         granularity=settings.granularity,
         batches=settings.batches,
         target=settings.target,

@@ -16,9 +16,9 @@ from recbole_rawp.evaluation import SCHEMA, Record
 # Colour-blind-safe (Okabe and Ito), told apart in grey by dash and marker.
 STYLES = {"none": ("#D55E00", "o"), "noise": ("#56B4E9", "^"), "awp": ("#009E73", "D"), "rawp": ("#0072B2", "s")}
 SPARE = (("#CC79A7", "v"), ("#000000", "P"), ("#E69F00", "X"))
-DASHES = {"fgsm": "-", "random": ":"}
+DASHES = {"fgsm": "-", "bim": "--", "random": ":"}
 LABELS = {"none": "plain"}
-ATTACK_LABELS = {"fgsm": "FGSM", "random": "random noise of the same norm"}
+ATTACK_LABELS = {"fgsm": "FGSM", "bim": "BIM, FGSM in steps", "random": "random noise of the same norm"}
 
 
 def reserve(wanted: str | None, model: str, dataset: str, defense: str) -> Path:
@@ -68,9 +68,9 @@ def write(
         "![share of the clean score kept, against the radius](robustness.png)",
         f"## {metric.upper()} on test data, and the share of the clean value kept",
         summary,
-        "Radius: norm of the change of each attacked weight tensor, as a share of the tensor's own norm. FGSM moves "
-        "the weights along the gradient of the training loss; random noise of the same norm is the control. "
-        "All metrics, unrounded: `records.csv`.",
+        "Radius: norm of the change of each attacked weight tensor, as a share of the tensor's own norm. `fgsm` moves "
+        "the weights along the gradient of the training loss in one step, `bim` in several; `random` is noise of the "
+        "same norm, the control. All metrics, unrounded: `records.csv`.",
         "## Self-checks",
         check_table(checks),
         "## Settings",
@@ -112,22 +112,24 @@ def kept(value: float, clean: float) -> str:
 
 
 def verdict(frame: pd.DataFrame, metric: str) -> str:
-    """Say in one sentence what is kept where the models differ most (one model: at the middle radius)."""
+    """Say in one sentence what the strongest attack leaves where the models differ most (one model: mid-curve)."""
     wide = curves(frame, metric)
-    fgsm = wide.xs("fgsm", level="attack")
-    share = fgsm.div(fgsm[0.0], axis=0).fillna(0.0)
+    attacks = [name for name in wide.index.unique("attack") if name != "random"] or ["random"]
+    worst = wide[wide.index.isin(attacks, level="attack")].groupby(level="defense", sort=False).min()
+    share = worst.div(worst[0.0], axis=0).fillna(0.0)
     radii = [radius for radius in share.columns if radius > 0]
     if not radii:
         return "No attack was measured: attack_radii holds only 0."
     spread = (share.iloc[-1] - share.iloc[0])[radii].abs()
     radius = spread.idxmax() if len(share) > 1 else radii[(len(radii) - 1) // 2]
-    noise = wide.xs("random", level="attack")[radius]
+    noise = {name: wide.loc[(name, "random"), radius] for name, attack in wide.index if attack == "random"}
     parts = [
-        f"**{LABELS.get(name, name)}** keeps {kept(fgsm.loc[name, radius], clean)} of its {metric.upper()} of "
-        f"{clean:.4f} (noise of the same norm leaves {kept(noise[name], clean)})"
-        for name, clean in fgsm[0.0].items()
+        f"**{LABELS.get(name, name)}** keeps {kept(worst.loc[name, radius], clean)} of its {metric.upper()} of "
+        f"{clean:.4f}" + (f" (noise of the same norm leaves {kept(noise[name], clean)})" if name in noise else "")
+        for name, clean in worst[0.0].items()
     ]
-    return f"When an FGSM attack moves each weight tensor by {radius:.0%} of its norm, {'; '.join(parts)}."
+    means = " or ".join(ATTACK_LABELS[attack] for attack in attacks) + ", the worse" * (len(attacks) > 1)
+    return f"When each weight tensor moves by {radius:.0%} of its norm ({means}), {'; '.join(parts)}."
 
 
 def check_table(checks: list[Check]) -> str:
@@ -140,24 +142,30 @@ def check_table(checks: list[Check]) -> str:
 
 
 def plot(frame: pd.DataFrame, metric: str, path: Path) -> None:
-    """Draw the metric and the share of it kept against the radius, one line per defense and attack."""
+    """Draw the metric and the share of it kept against the radius, one line per defense and attack.
+
+    Over several seeds a line is the mean, and a band reaches from the lowest to the highest.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    wide = curves(frame, metric)
+    wide = frame[frame["metric"] == metric].pivot_table(
+        index=["defense", "attack", "seed"], columns="radius", values="value", sort=False
+    )
+    wide = wide[sorted(wide.columns)]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     value_axes, share_axes = figure.subplots(1, 2)
     spare = iter(SPARE * 4)
     styles = {name: STYLES.get(name) or next(spare) for name in wide.index.unique("defense")}
-    for (defense, attack), values in wide.iterrows():
+    for (defense, attack), seeds in wide.groupby(level=["defense", "attack"], sort=False):
         colour, marker = styles[defense]
-        line = {"color": colour, "marker": marker, "linestyle": DASHES.get(attack, "--"), "markersize": 5}
-        label = f"{LABELS.get(defense, defense)}, {ATTACK_LABELS.get(attack, attack)}"
-        value_axes.plot(values.index, values, label=label, **line)
-        if values[0.0] > 0:
-            share_axes.plot(values.index, values / values[0.0], **line)
+        line = {"color": colour, "marker": marker, "linestyle": DASHES[attack], "markersize": 5}
+        label = f"{LABELS.get(defense, defense)}, {ATTACK_LABELS[attack]}"
+        for axes, values in ((value_axes, seeds), (share_axes, seeds.div(seeds[0.0].where(seeds[0.0] > 0), axis=0))):
+            axes.plot(values.columns, values.mean(), label=label, **line)
+            axes.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
     value_axes.set_ylabel(metric.upper())
     share_axes.set_ylabel("share of the clean score kept")
     share_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -167,7 +175,7 @@ def plot(frame: pd.DataFrame, metric: str, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{frame['model'][0]} on {frame['dataset'][0]}: {metric.upper()} when its weights are attacked")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*value_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150, format="png")
 
 

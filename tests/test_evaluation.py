@@ -57,6 +57,32 @@ def test_fgsm_is_the_gradient_of_the_summed_loss_written_in_place(settings):
             assert values(records, "fgsm", metric)[radius] == pytest.approx(value, abs=0.51e-4)
 
 
+def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
+    """The oracle: step along the gradient, shrink each tensor back into its ball, in place."""
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    records = attacked(trainer, data, steps=4)
+    model = trainer.model.eval()
+    batches = evaluation.fixed_batches(data.train, 2, trainer.device)
+    weights = perturbed_weights(model, "hidden")
+    saved = {name: weight.detach().clone() for name, weight in weights.items()}
+    for radius in RADII[1:]:
+        for _ in range(4):
+            loss = sum(model.calculate_loss(batch) for batch in batches)
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+            with torch.no_grad():
+                for (name, weight), g in zip(weights.items(), gradients):
+                    bound = radius * saved[name].norm()
+                    delta = weight - saved[name] + 2.5 / 4 * bound * g / g.norm()
+                    weight.copy_(saved[name] + delta * min(1.0, float(bound / delta.norm())))
+        expected = float(sum(model.calculate_loss(batch) for batch in batches)) / 2
+        assert values(records, "bim", "loss")[radius] == pytest.approx(expected, rel=1e-4)
+        assert expected > values(records, "fgsm", "loss")[radius] > values(records, "random", "loss")[radius]
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(saved[name])
+    assert {r["steps"] for r in records if r["attack"] == "bim"} == {4}
+
+
 def test_radius_zero_is_recboles_own_evaluation_unrounded(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     result = trainer.evaluate(data.test, load_best_model=False)
@@ -114,7 +140,7 @@ def test_records_have_the_schema_and_every_combination_once(settings):
     records = attacked(trainer, data)
     assert all(tuple(r) == evaluation.SCHEMA for r in records)
     keys = [(r["attack"], r["radius"], r["metric"]) for r in records]
-    assert len(set(keys)) == len(keys) == 2 * 3 * 6  # attacks x radii x (five metrics and the loss)
+    assert len(set(keys)) == len(keys) == 3 * 3 * 6  # attacks x radii x (five metrics and the loss)
     assert {r["split"] for r in records if r["metric"] == "loss"} == {"train"}
 
 
@@ -122,7 +148,7 @@ def test_a_real_attack_passes_its_checks(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=20)))
     result = trainer.evaluate(data.test, load_best_model=False)
     found = checks.verify(attacked(trainer, data, batches=10), result)
-    assert [c.status for c in found] == ["passed"] * 4, found
+    assert [c.status for c in found] == ["passed"] * 5, found
 
 
 def record(attack, radius, metric, value):
@@ -143,19 +169,20 @@ def verified(fgsm, noise, ndcg=0.25, clean=0.25):
 
 def test_an_attack_without_gradient_fails_its_check():
     found = verified(fgsm=(0.5, 0.5), noise=(0.5, 0.6))
-    assert found["the attack has a gradient"] == ("failed", "loss unchanged at radius 0.1")
+    assert found["the attack has a gradient"] == ("failed", "fgsm 0.1")
     assert found["the attack raises the loss more than noise of the same norm"][0] == "failed"
 
 
 def test_nan_and_a_wrong_clean_value_fail_theirs():
     found = verified(fgsm=(0.5, float("nan")), noise=(0.5, 0.6), ndcg=0.2504, clean=0.24)
-    assert found["all values are finite"] == ("failed", "not finite at fgsm 0.1")
-    assert found["radius 0 equals RecBole's own evaluation"] == ("failed", "differs in ndcg@10")
+    assert found["all values are finite"] == ("failed", "fgsm 0.1")
+    assert found["radius 0 equals RecBole's own evaluation"] == ("failed", "ndcg@10 0.24")
 
 
 def test_a_sound_attack_passes_and_rounding_is_allowed():
     found = verified(fgsm=(0.5, 0.9), noise=(0.5, 0.6), ndcg=0.24996, clean=0.25)
-    assert {status for status, _ in found.values()} == {"passed"}
+    assert {status for status, _ in found.values()} == {"passed", "not applicable"}
+    assert found["more steps are no weaker than one"][0] == "not applicable"  # bim was not asked for
 
 
 def test_without_a_comparable_result_the_check_does_not_apply():

@@ -50,7 +50,7 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
 def test_the_baseline_joins_table_picture_and_records(settings):
     both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
     assert [r["defense"] for r in both["records"]] == sorted((r["defense"] for r in both["records"]), reverse=True)
-    assert both["table"].count("| plain ") == 2 and both["table"].count("| awp ") == 2
+    assert both["table"].count("| plain ") == 3 and both["table"].count("| awp ") == 3
     assert {"settings.yaml", "model.pth"} == {path.name for path in Path("both/baseline").iterdir()}
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
