@@ -14,7 +14,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     packages=["recbole_rawp", "recbole_rawp.properties"],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
     package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"]},
