@@ -31,7 +31,7 @@ COMMANDS = ("train",)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 with one line on stderr for input that cannot work."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # RecBole's own, nothing a user can mend
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
     if "--help" in arguments or "-h" in arguments:
         print(USAGE + "\n" + option_reference())
         return 0

@@ -74,7 +74,7 @@ def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
                     bound = radius * saved[name].norm()
                     delta = weight - saved[name] + 2.5 / 4 * bound * g / g.norm()
                     weight.copy_(saved[name] + delta * min(1.0, float(bound / delta.norm())))
-        expected = float(sum(model.calculate_loss(batch) for batch in batches)) / 2
+        expected = sum(model.calculate_loss(batch).item() for batch in batches) / 2
         assert values(records, "bim", "loss")[radius] == pytest.approx(expected, rel=1e-4)
         assert expected > values(records, "fgsm", "loss")[radius] > values(records, "random", "loss")[radius]
         with torch.no_grad():

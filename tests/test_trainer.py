@@ -43,7 +43,7 @@ def test_delta_times_zero_equals_plain_with_the_full_ascent_executed(name, setti
         return {key: d * 0 for key, d in delta.items()}
 
     monkeypatch.setattr(objective, "ascend", zero)
-    config = RAWPConfig(config_dict=settings(name, defense="awp", **target))
+    config = RAWPConfig(config_dict=settings(name, defense="awp", rawp_clean_weight=0.0, **target))
     data, model = quick_start.prepare(config)
     loss_function = model.calculate_loss
     model.calculate_loss = lambda batch: calls.append(1) or loss_function(batch)
