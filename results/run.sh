@@ -11,7 +11,8 @@ for seed in $seeds; do
     out=runs/results/$dataset/$defense-$seed
     [ -e "$out/report.md" ] && continue
     rm -rf "$out"
+    mkdir -p "$(dirname "$out")"
     python "$here/../run_recbole_rawp.py" --config_files="$here/neumf-$dataset.yaml" \
-      --defense="$defense" --seed="$seed" --rawp_output_dir="$out" "$@" > "/dev/null" 2>&1
+X
   done
 done
