@@ -13,6 +13,7 @@ for seed in $seeds; do
     rm -rf "$out"
     mkdir -p "$(dirname "$out")"
     python "$here/../run_recbole_rawp.py" --config_files="$here/neumf-$dataset.yaml" \
-X
+      --defense="$defense" --seed="$seed" --rawp_output_dir="$out" "$@" > "$out.log" 2>&1 ||
+      echo "failed: see $out.log" >&2
   done
 done
