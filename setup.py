@@ -14,7 +14,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.12",  # ray 2.6.3, which RecBole asks for, has no wheel for 3.12
     packages=["recbole_rawp", "recbole_rawp.properties"],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
     package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"]},
@@ -28,7 +28,6 @@ setup(
         "pyyaml",
         "matplotlib",
         "tabulate",
-        "colorlog",
         "tqdm",
     ],
     extras_require={"test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tabulate"]},

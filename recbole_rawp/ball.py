@@ -82,8 +82,9 @@ def normalize(direction: Weights, ball: Ball) -> Weights:
     """Stretch `direction` to the surface of the ball; a group without direction (zero or not finite) stays 0."""
     scaled = direction if ball.scale is None else times(direction, ball.scale)
     norms = group_norms(scaled, ball.granularity)
-    usable = {name: (norm > 0) & norm.isfinite() for name, norm in norms.items()}
-    factor = {name: torch.where(usable[name], ball.radius[name] / norm, 0.0) for name, norm in norms.items()}
+    ratio = {name: ball.radius[name] / norm for name, norm in norms.items()}
+    usable = {name: ratio[name].isfinite() & norm.isfinite() for name, norm in norms.items()}
+    factor = {name: torch.where(usable[name], ratio[name], 0.0) for name in norms}
     delta = times(scaled, factor)
     if ball.scale is not None:
         delta = times(delta, ball.scale)

@@ -20,19 +20,20 @@ class Check:
     detail: str
 
 
-def verify(records: list[Record], clean: Mapping[str, float] | None) -> list[Check]:
+def verify(records: list[Record], clean: Mapping[str, float] | None, *, decimals: int) -> list[Check]:
     """Check the records of one model.
 
     Args:
         records: what `evaluation.under_attack` returned.
         clean: what RecBole's own evaluation of the same model said; None where its candidates are drawn anew.
+        decimals: to which RecBole rounded it (`metric_decimal_place`).
     """
     loss = {(r["attack"], r["radius"]): r["value"] for r in records if r["metric"] == LOSS}
     climbs = [(attack, radius) for attack, radius in loss if attack != "random" and radius > 0]
     against_noise = [(attack, radius) for attack, radius in climbs if ("random", radius) in loss]
     in_steps = [(attack, radius) for attack, radius in climbs if attack == "bim" and ("fgsm", radius) in loss]
     at_zero = {r["metric"]: r["value"] for r in records if r["radius"] == 0}
-    tolerance = 0.5001 * 10.0 ** -decimals(clean or {})
+    tolerance = 0.5001 * 10.0**-decimals
 
     def check(name: str, cases: list[Any], holds: Callable[..., bool]) -> Check:
         broken = [case for case in cases if not holds(*case)]
@@ -63,9 +64,3 @@ def verify(records: list[Record], clean: Mapping[str, float] | None) -> list[Che
             lambda metric, value: abs(at_zero[metric] - value) <= tolerance,
         ),
     ]
-
-
-def decimals(values: Mapping[str, float]) -> int:
-    """Return how many decimals RecBole kept, as far as the values show; at least 1."""
-    texts = [repr(float(value)) for value in values.values()]
-    return max((len(text.partition(".")[2]) for text in texts if "e" not in text), default=1)

@@ -52,20 +52,26 @@ def train(arguments: list[str]) -> int:
     options, rest = config.command_line(arguments)
     if rest and rest[0] in COMMANDS:
         rest = rest[1:]
+    if rest and rest[0].startswith("-"):
+        raise InputError(f"{rest[0]}: no value given. Write {rest[0]}=VALUE.")
     if rest:
-        raise InputError(f"'{rest[0]}': not a command or option.{suggestion(rest[0], COMMANDS)} Try --help.")
+        hint = " Quote several config files: --config_files='a.yaml b.yaml'." * ("config_files" in options)
+        raise InputError(f"'{rest[0]}': not a command or option.{suggestion(rest[0], COMMANDS)}{hint} Try --help.")
+    if not isinstance(options.get("baseline", True), bool):
+        raise InputError(f"--baseline: {options['baseline']!r} is neither true nor false. Leave the value out.")
     for key in ("model", "dataset"):
         if key not in options and "config_files" not in options:
             raise InputError(f"--{key}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
     if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
         raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")
-    files = options.pop("config_files", None)
-    baseline = options.pop("baseline", False)
-    # RAWPConfig reads sys.argv itself, as RecBole's does; what main() was given stands for it here.
-    sys.argv = [sys.argv[0], *arguments]
-    result = quick_start.run_recbole_rawp(
-        config_file_list=str(files).split() if files else None, config_dict=options, baseline=bool(baseline)
-    )
+    files = options.get("config_files")
+    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]  # RAWPConfig reads the options there, as RecBole's does
+    try:
+        result = quick_start.run_recbole_rawp(
+            config_file_list=files.split() if files else None, baseline=options.get("baseline", False)
+        )
+    finally:
+        sys.argv = argv
     print(f"\n{result['table']}\n")
     for check in result["checks"]:
         if check.status == "failed":

@@ -11,7 +11,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,18 @@ from typing import Any
 import recbole.model
 import yaml
 from recbole.config import Config
-from recbole.utils import get_model
+from recbole.utils import EvaluatorType, get_model
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from recbole_rawp import ball, perturbation, selection
 from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.evaluation import ATTACKS
 from recbole_rawp.objective import Recipe
 
-ATTACKS = ("random", "fgsm", "bim")
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 ALIASES = {"defence": "defense"}
 COMMAND_LINE_ONLY = {"baseline"}
+NAMES = {"model", "dataset", "config_files"}  # never numbers
 # Keys that RecBole reads without giving them a default or listing them.
 UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
 
@@ -108,7 +110,7 @@ RULES: dict[str, Rule] = {
             v in selection.LAYER_WEIGHTS
             if isinstance(v, str)
             else isinstance(v, Mapping)
-            and bool(v)
+            and any(v.values())
             and all(is_word(k) and NOT_NEGATIVE.accepts(w) for k, w in v.items())
         ),
     ),
@@ -154,6 +156,10 @@ def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
     """Raise InputError for a misspelt key of ours; warn about a near miss of a key of RecBole's."""
     known = set(recbole_keys) | UNLISTED
     for key in given:
+        if not isinstance(key, str):
+            raise InputError(f"{key!r}: option names are words.")
+        if key in COMMAND_LINE_ONLY:
+            raise InputError(f"{key}: not a setting. Use --{key}, or the argument of run_recbole_rawp.")
         if key in RULES or key in known:
             continue
         ours = difflib.get_close_matches(key, RULES, n=1, cutoff=0.8)
@@ -200,8 +206,24 @@ def properties() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "properties"
 
 
+def default_defense() -> str:
+    """Return the defense where none is named."""
+    return yaml.safe_load((properties() / "rawp.yaml").read_text(encoding="utf-8"))["defense"]
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Put the option's name before an InputError of the code inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
 def command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Read `--key=value`, `--key value`, `--flag`, `-m MODEL`, `-d DATASET`; return the options and what is left.
+    """Read `--key=value`, `--key value`, `-m MODEL`, `-d DATASET`, `--baseline`; return the options and what is left.
+
+    Left are words that belong to no option, and options without a value.
 
     Raises:
         InputError: if a key is given twice with different values.
@@ -216,10 +238,15 @@ def command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(word)
             continue
         key, equals, text = short.get(word, word[2:]).partition("=")
-        if not equals:
-            has_value = bool(pending) and not pending[0].startswith("--") and pending[0] not in short
-            text = pending.pop(0) if has_value and key not in COMMAND_LINE_ONLY else "True"
-        value = literal(text)
+        key = ALIASES.get(key, key)
+        if not equals and key in COMMAND_LINE_ONLY:
+            text = "True"
+        elif not equals:
+            if not pending or pending[0].startswith("--") or pending[0] in short:
+                rest.append(word)
+                continue
+            text = pending.pop(0)
+        value = text if key in NAMES else literal(text)
         if options.setdefault(key, value) != value:
             raise InputError(f"--{key}: given twice, as {options[key]!r} and {value!r}. Keep one.")
     return options, rest
@@ -231,6 +258,8 @@ def literal(text: Any) -> Any:
         return text
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if text in ("null", "~"):
+        return None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -267,6 +296,18 @@ def check_model(name: str) -> None:
         raise InputError(f"model: {name} needs a package that is not installed: {error}. Install it.") from error
 
 
+def check_metric(config: Config) -> None:
+    """Raise InputError if RecBole's results will not contain valid_metric, on which early stopping depends."""
+    ranking = config["eval_type"] == EvaluatorType.RANKING
+    lists = [metric for metric in config["metrics"] if ranking and metric.lower() != "gauc"]
+    offered = [m if m not in lists else f"{m}@{k}" for m in config["metrics"] for k in config["topk"]]
+    if str(config["valid_metric"]).lower() not in {name.lower() for name in offered}:
+        raise InputError(
+            f"valid_metric: {config['valid_metric']!r} is not measured; {', '.join(dict.fromkeys(offered))} are. "
+            "Change valid_metric, metrics or topk."
+        )
+
+
 class RAWPConfig(Config):
     """RecBole's Config with our options: defaults injected, names and values checked, and no `eval` of any value.
 
@@ -288,11 +329,12 @@ class RAWPConfig(Config):
             super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
             reason = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise InputError(f"RecBole refuses the settings: {' '.join(str(reason).split())}") from error
         check_names(self.external_config_dict, self._recbole_keys())
         check_values(self.final_config_dict)
+        check_metric(self)
 
     def __reduce__(self) -> tuple:
         return copyreg._reconstructor, (Config, object, None), self.__dict__  # type: ignore[attr-defined]
@@ -321,10 +363,10 @@ class RAWPConfig(Config):
         return {key: literal(value) for key, value in config_dict.items()}
 
     def _merge_external_config_dict(self) -> None:
+        for source in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
+            for alias in ALIASES.keys() & source.keys():
+                source[ALIASES[alias]] = source.pop(alias)
         super()._merge_external_config_dict()
-        for alias, key in ALIASES.items():
-            if alias in self.external_config_dict:
-                self.external_config_dict[key] = self.external_config_dict.pop(alias)
 
     def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
         name = self.external_config_dict.get("model") if model is None else model
@@ -334,8 +376,7 @@ class RAWPConfig(Config):
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
-        default = yaml.safe_load((properties() / "rawp.yaml").read_text(encoding="utf-8"))["defense"]
-        ours = defaults(model, self.external_config_dict.get("defense", default))
+        ours = defaults(model, self.external_config_dict.get("defense", default_defense()))
         self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 
     def _recbole_keys(self) -> set[str]:
@@ -377,8 +418,7 @@ def values(config: Config) -> dict[str, Any]:
     """
     given = {ALIASES.get(key, key): value for key, value in config.final_config_dict.items()}
     check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - RULES.keys())
-    default = yaml.safe_load((properties() / "rawp.yaml").read_text(encoding="utf-8"))["defense"]
-    found = defaults(config["model"], given.get("defense", default))
+    found = defaults(config["model"], given.get("defense", default_defense()))
     found.update({key: given[key] for key in RULES if key in given})
     check_values(found)
     return found

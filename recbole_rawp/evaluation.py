@@ -1,5 +1,6 @@
 """How well does it hold?  model x attack x radius -> records; radius 0 is the clean model."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from recbole_rawp import ball, preserve
 from recbole_rawp.objective import gradients, shifted_loss, total
-from recbole_rawp.overlay import overlay
+from recbole_rawp.overlay import clear_caches, overlay
 from recbole_rawp.perturbation import ascend
 from recbole_rawp.selection import Weights
 
@@ -29,7 +30,7 @@ SCHEMA = (
 ATTACKS = {"random": "random", "fgsm": "gradient", "bim": "gradient"}
 LOSS = "loss"  # the metric name of the attacked loss itself, on training batches
 UNROUNDED = 17  # decimals; a float has no more
-CANDIDATE_SEED = 2020  # sampled evaluation (uniN): the same candidates for every radius, attack, defense and seed
+SEED = 2020  # of whatever RecBole draws while measuring: the same attacked batches and candidates (uniN) everywhere
 
 
 def under_attack(
@@ -39,6 +40,7 @@ def under_attack(
     *,
     weights: Weights,
     radii: Iterable[float],
+    defense: str,
     attacks: Sequence[str] = tuple(ATTACKS),
     steps: int = 10,
     granularity: str = "tensor",
@@ -60,6 +62,7 @@ def under_attack(
         eval_data: the loader that is ranked.
         weights: name -> attacked weight.
         radii: fractions of each group's norm; 0 is always measured, first.
+        defense: for the records.
         attacks: names of `ATTACKS`.
         steps: of `bim`.
         granularity: what one norm spans, see `ball`.
@@ -68,13 +71,13 @@ def under_attack(
         show_progress: whether to show a bar over attacks and radii.
 
     Returns:
-        Records with the fields `SCHEMA`, for every attack, radius and metric; `defense` and `stage` as configured.
+        Records with the fields `SCHEMA`, for every attack, radius and metric.
     """
     model, config = trainer.model, trainer.config
     common = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "defense": config["defense"] or "none",
+        "defense": defense,
         "stage": 1,
         "seed": config["seed"],
         "target": target if isinstance(target, str) else ",".join(target),
@@ -157,11 +160,12 @@ def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any
     states = [generator.get_state() for generator in generators]
     if hasattr(train_data, "set_mode"):  # both tasks' fields; RecBole's trainers set the mode themselves
         train_data.set_mode(KGDataLoaderState.RSKG)
-    np.random.seed(CANDIDATE_SEED)
     for generator in generators:
-        generator.manual_seed(CANDIDATE_SEED)
+        generator.manual_seed(SEED)
     try:
-        return [batch.to(device) for batch in islice(train_data, count)]
+        with preserve.rng():
+            seed_generators()
+            return [batch.to(device) for batch in islice(train_data, count)]
     finally:
         for generator, state in zip(generators, states):
             generator.set_state(state)
@@ -169,11 +173,19 @@ def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any
 
 def measure(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> dict[str, float]:
     """Return the metrics of RecBole's own evaluation at w + delta, and the attacked loss there."""
-    np.random.seed(CANDIDATE_SEED)
+    seed_generators()
+    clear_caches(trainer.model)  # loading weights does not, for some models
     shifted = {name: weight.detach() + delta[name] for name, weight in loss.weights.items() if delta}
     with overlay(trainer.model, shifted) if shifted else nullcontext():
         result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
     return {**{metric: float(value) for metric, value in result.items()}, LOSS: loss.value(delta)}
+
+
+def seed_generators() -> None:
+    """Seed what RecBole draws from: Python's, numpy's and torch's generators. Callers put them back."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
 
 
 @contextmanager

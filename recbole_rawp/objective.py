@@ -47,7 +47,8 @@ class Objective:
     Attributes:
         mask: name -> whether the tensor is perturbed until the next draw.
         stretch: T.
-        batches: calls so far; `losses`: sum of L(w + delta); `norms`: name -> sum of ||delta_l||. See `reset`.
+        batches, perturbed: calls since `reset`, and those with a perturbation, over which `losses` sums L(w + delta).
+        norms: name -> [sum of ||delta_l||, number of summands].
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class Objective:
 
     def reset(self) -> None:
         """Start the counts anew."""
-        self.batches = 0
+        self.batches = self.perturbed = 0
         self.losses: Tensor | float = 0.0
-        self.norms: Weights = {}
+        self.norms: dict[str, list[Any]] = {}
 
     def __call__(self, loss_function: LossFunction, batch: Any) -> Loss:
         """Return the hardened loss on `batch`; a tuple stays a tuple of the same length.
@@ -98,7 +99,7 @@ class Objective:
         clean = loss_function(batch)
 
         def gradient(delta: Weights | None) -> Weights:
-            if delta is None and self.recipe.ascent_fraction == 1:
+            if delta is None and self.stride(batch) == 1:
                 return gradients(clean, weights, retain_graph=True)
             with replay:
                 return self.gradient(loss_function, batch, weights, delta)
@@ -128,20 +129,30 @@ class Objective:
             adam=self.adam,
         )
         for name, norm in ball.group_norms(delta, "tensor").items():
-            self.norms[name] = self.norms.get(name, 0.0) + norm
+            entry = self.norms.setdefault(name, [0.0, 0])
+            entry[:] = entry[0] + norm, entry[1] + 1
         return delta
 
     def gradient(self, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights | None) -> Weights:
         """Return dL/dw at w + delta on the ascent's share of the batch, leaving no trace in RNGs or model."""
-        stride = round(1 / self.recipe.ascent_fraction)
-        rows = batch if stride == 1 else batch[::stride]  # strided: negatives follow positives in RecBole's batches
+        stride = self.stride(batch)
+        rows = batch if stride == 1 else batch[::stride]
         with preserve.rng(), preserve.state(self.model), torch.enable_grad():
             loss = shifted_loss(self.model, loss_function, rows, weights, delta)
             return gradients(loss, weights)
 
+    def stride(self, batch: Any) -> int:
+        """Return k: the ascent takes every k-th row, for negatives follow positives in RecBole's batches.
+
+        At least two rows stay: BatchNorm has no statistics of one.
+        """
+        wanted = round(1 / self.recipe.ascent_fraction)
+        return 1 if wanted == 1 else max(1, min(wanted, len(batch) // 2))
+
     def perturbed_loss(self, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights) -> Loss:
         """Return L(w + delta), and count it."""
         loss = shifted_loss(self.model, loss_function, batch, weights, delta)
+        self.perturbed += 1
         self.losses = self.losses + total(loss).detach()
         return loss
 

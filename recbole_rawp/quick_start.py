@@ -3,16 +3,16 @@
 import copy
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import colorlog
+import numpy as np
 import yaml
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
-from recbole.trainer.trainer import Trainer
 from recbole.utils import get_flops, get_model, get_trainer, init_logger, init_seed, set_color
 from torch import nn
 
@@ -20,9 +20,10 @@ from recbole_rawp import checks, environment, evaluation, preserve, report
 from recbole_rawp import config as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.trainer import perturbed_weights, robustify
+from recbole_rawp.trainer import RAWPTrainer, chosen_weights, perturbed_weights, robustify
 
 logger = logging.getLogger()
+_handlers: list[logging.Handler] = []  # those that RecBole added for our run before
 
 
 class Data(NamedTuple):
@@ -61,23 +62,25 @@ def run_recbole_rawp(
     records: list[evaluation.Record] = []
     verdicts: list[checks.Check] = []
     result: dict[str, Any] = {}
+    place = environment.describe(config["device"])
     for current in with_baseline(config) if baseline else [config]:
         data, network = prepare(current)
-        folder = folder or report.reserve(
-            config["rawp_output_dir"], *(config[k] for k in ("model", "dataset", "defense"))
-        )
-        trainer, result = train(current, network, data, folder / "baseline" if current is not config else folder, saved)
+        check_weights(config, network)
+        if folder is None:  # nothing is written before the input is known to work
+            names = [config[key] for key in ("model", "dataset", "defense")]
+            folder = report.reserve(config["rawp_output_dir"], *names, environment=place)
+        trainer, result = train(current, network, data, folder if current is config else folder / "baseline", saved)
         found = attack(trainer, data)
         records += found
-        verdicts += checks.verify(found, comparable(current, result["test_result"]))
+        own = result["test_result"] if ranks_fixed_candidates(config) else None
+        verdicts += checks.verify(found, own, decimals=config["metric_decimal_place"])
     assert folder is not None
-    place = environment.describe(config["device"])
-    report.whole(folder / "environment.txt", lambda path: path.write_text(place + "\n", encoding="utf-8"))
     table = report.write(
         folder,
         records,
         verdicts,
         metric=config["valid_metric"].lower(),
+        bigger=config["valid_metric_bigger"],
         settings={key: config[key] for key in options.RULES},
         environment=place,
     )
@@ -95,31 +98,52 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     """Return the data and the initialised model, seeded and logged in the order of RecBole's `run_recbole`.
 
     Raises:
-        InputError: if the data cannot be loaded, or the model has no weight to perturb or attack.
+        InputError: if RecBole cannot load the data or build the model with these settings.
     """
-    init_seed(config["seed"], config["reproducibility"])
+    with recboles("seeds"):
+        init_seed(config["seed"], config["reproducibility"])
     start_log(config)
     dataset = load_dataset(config)
     logger.info(dataset)
-    data = Data(*data_preparation(config, dataset))
+    with recboles("data loaders"):
+        data = Data(*data_preparation(config, dataset))
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+    with recboles("model"):
+        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
     logger.info(model)
-    if config["defense"] != "none":
-        perturbed_weights(model, config["rawp_target"])
-    perturbed_weights(model, options.attack(config).target)
     count_flops(config, model, dataset)
     return data, model
 
 
+def check_weights(config: Config, model: nn.Module) -> None:
+    """Raise InputError, naming the option, if there is no weight to perturb or attack."""
+    settings = options.training(config)
+    if settings.defense != "none":
+        chosen_weights(model, settings)
+    with options.naming("attack_target"):
+        perturbed_weights(model, options.attack(config).target)
+
+
+@contextmanager
+def recboles(what: str) -> Iterator[None]:
+    """Turn RecBole's refusal of some settings, which it only notices while building, into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"RecBole cannot make its {what} with these settings: {type(error).__name__}: {reason}"
+        ) from error
+
+
 def start_log(config: Config) -> None:
-    """Start RecBole's log of this run, in a file of its own: an earlier run's handlers are taken off first."""
-    for handler in logger.handlers[:]:
-        if isinstance(getattr(handler, "formatter", None), colorlog.ColoredFormatter) or "/log/" in getattr(
-            handler, "baseFilename", ""
-        ):
-            logger.removeHandler(handler)
+    """Start RecBole's log of this run in a file of its own: the handlers of our run before are taken off first."""
+    for handler in _handlers:
+        logger.removeHandler(handler)
+        handler.close()
+    others = logger.handlers[:]
     init_logger(config)
+    _handlers[:] = [handler for handler in logger.handlers if handler not in others]
     logger.info(sys.argv)
     logger.info(config)
 
@@ -168,12 +192,15 @@ def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:
         logger.info(set_color("FLOPs", "blue") + f": {flops}")
 
 
-def train(config: Config, model: nn.Module, data: Data, folder: Path, saved: bool) -> tuple[Trainer, dict[str, Any]]:
+def train(
+    config: Config, model: nn.Module, data: Data, folder: Path, saved: bool
+) -> tuple[RAWPTrainer, dict[str, Any]]:
     """Train with the configured defense and test, as `run_recbole` does; return the trainer and that result."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     config["checkpoint_dir"] = str(folder)
     report.whole(folder / "settings.yaml", lambda path: path.write_text(settings_yaml(config), encoding="utf-8"))
-    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    with recboles("trainer"):
+        trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.saved_model_file = str(folder / "model.pth")
     score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
     test_result = trainer.evaluate(data.test, load_best_model=saved, show_progress=config["show_progress"])
@@ -187,7 +214,7 @@ def train(config: Config, model: nn.Module, data: Data, folder: Path, saved: boo
     }
 
 
-def attack(trainer: Trainer, data: Data) -> list[evaluation.Record]:
+def attack(trainer: RAWPTrainer, data: Data) -> list[evaluation.Record]:
     """Measure the trained model on test data at each radius of the configured attack."""
     settings = options.attack(trainer.config)
     return evaluation.under_attack(
@@ -196,6 +223,7 @@ def attack(trainer: Trainer, data: Data) -> list[evaluation.Record]:
         data.test,
         weights=perturbed_weights(trainer.model, settings.target),
         radii=settings.radii,
+        defense=trainer.settings.defense,
         attacks=settings.names,
         steps=settings.steps,
         granularity=settings.granularity,
@@ -205,15 +233,38 @@ def attack(trainer: Trainer, data: Data) -> list[evaluation.Record]:
     )
 
 
-def comparable(config: Config, test_result: Mapping[str, float]) -> Mapping[str, float] | None:
-    """Return RecBole's own result where it ranks fixed candidates; sampled ones are drawn anew each time."""
-    return test_result if config["eval_args"]["mode"]["test"] in ("full", "labeled") else None
+def ranks_fixed_candidates(config: Config) -> bool:
+    """Tell whether RecBole ranks the same candidates at every evaluation; sampled ones are drawn anew."""
+    return config["eval_args"]["mode"]["test"] in ("full", "labeled")
 
 
 def settings_yaml(config: Config) -> str:
-    """Return every setting of the run, RecBole's too, as YAML that repeats it when read as a config file."""
-    settings = {**config.internal_config_dict, **config.external_config_dict, "defense": config["defense"]}
-    settings |= {"model": config["model"], "dataset": config["dataset"]}
+    """Return the settings of the run, RecBole's too, as YAML that repeats it when read as a config file.
+
+    Options of ours at their default are comments: another --defense brings its own.
+    """
+    ours = options.defaults(config["model"], config["defense"])
+    settings = {**config.internal_config_dict, **config.external_config_dict}
+    settings |= {"model": config["model"], "dataset": config["dataset"], "defense": config["defense"]}
     for key in ("MODEL_TYPE", "config_files", "rawp_output_dir"):  # derived, or the place of this run alone
         settings.pop(key, None)
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    at_default = {
+        key: settings.pop(key) for key in list(settings) if key != "defense" and settings[key] == ours.get(key, ...)
+    }
+    comments = "".join(f"# {line}\n" for line in as_yaml(at_default).splitlines())
+    return as_yaml(settings) + "\n# Options at their default:\n" + comments
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Return settings as YAML; numpy numbers and paths, which YAML does not know, as plain numbers and strings."""
+    return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

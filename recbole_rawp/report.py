@@ -1,8 +1,10 @@
 """What did we find?  Records -> CSV, Markdown and a picture, in one folder."""
 
+import math
 import os
 from collections.abc import Callable
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +23,76 @@ LABELS = {"none": "plain"}
 ATTACK_LABELS = {"fgsm": "FGSM", "bim": "BIM, FGSM in steps", "random": "random noise of the same norm"}
 
 
-def reserve(wanted: str | None, model: str, dataset: str, defense: str) -> Path:
-    """Create and return the run's output folder: `wanted`, or `runs/MODEL-DATASET-DEFENSE-TIME`.
+def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, environment: str) -> Path:
+    """Claim the run's output folder, `wanted` or `runs/MODEL-DATASET-DEFENSE-TIME`, by writing environment.txt into it.
 
     Raises:
         InputError: if `wanted` cannot be created or holds something.
     """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(wanted or f"runs/{model}-{dataset}-{defense}-{stamp}")
-    number = 1
-    while not wanted and folder.exists():  # two runs in one second
-        number += 1
-        folder = folder.with_name(f"{model}-{dataset}-{defense}-{stamp}-{number}")
     check_free(wanted)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"rawp_output_dir: cannot create '{folder}': {error.strerror}. Name another folder."
-        ) from error
-    return folder
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = Path(wanted).expanduser() if wanted else Path("runs", f"{model}-{dataset}-{defense}-{stamp}")
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=bool(wanted))
+            with open(folder / "environment.txt", "x", encoding="utf-8") as file:  # one of two rivals fails here
+                file.write(environment + "\n")
+            return folder
+        except FileExistsError as error:
+            if wanted:
+                raise in_use(wanted) from error
+        except OSError as error:
+            raise InputError(
+                f"rawp_output_dir: cannot write into '{folder}': {error.strerror}. Name another folder."
+            ) from error
+    raise AssertionError("unreachable")
 
 
 def check_free(wanted: str | None) -> None:
-    """Raise InputError if the output folder `wanted` exists and is not empty."""
-    if wanted and Path(wanted).exists() and not (Path(wanted).is_dir() and not any(Path(wanted).iterdir())):
-        raise InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
+    """Raise InputError if the output folder `wanted` exists and is not an empty folder."""
+    path = Path(wanted).expanduser() if wanted else None
+    if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise in_use(str(wanted))
+
+
+def in_use(wanted: str) -> InputError:
+    """Return the error for an output folder that holds something."""
+    return InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
 
 
 def write(
-    folder: Path, records: list[Record], checks: list[Check], *, metric: str, settings: dict[str, Any], environment: str
+    folder: Path,
+    records: list[Record],
+    checks: list[Check],
+    *,
+    metric: str,
+    bigger: bool,
+    settings: dict[str, Any],
+    environment: str,
 ) -> str:
     """Write records.csv, robustness.png and report.md into `folder`; return the table that the report opens with.
 
     Args:
         metric: the headline metric, as RecBole names it in results (`ndcg@10`).
+        bigger: whether more of it is better (`valid_metric_bigger`).
         settings, environment: printed at the end of the report.
     """
     frame = pd.DataFrame(records, columns=list(SCHEMA))
     whole(folder / "records.csv", lambda path: frame.to_csv(path, index=False))
-    summary = table(frame, metric)
-    whole(folder / "robustness.png", lambda path: plot(frame, metric, path))
+    summary = table(frame, metric, bigger=bigger)
+    whole(folder / "robustness.png", lambda path: plot(frame, metric, path, bigger=bigger))
     parts = [
         f"# {frame['model'][0]} on {frame['dataset'][0]} under a global weight attack",
-        verdict(frame, metric),
-        "![share of the clean score kept, against the radius](robustness.png)",
+        verdict(frame, metric, bigger=bigger),
+        "![value and share kept, against the radius](robustness.png)",
         f"## {metric.upper()} on test data, and the share of the clean value kept",
         summary,
         "Radius: norm of the change of each attacked weight tensor, as a share of the tensor's own norm. `fgsm` moves "
         "the weights along the gradient of the training loss in one step, `bim` in several; `random` is noise of the "
-        "same norm, the control. All metrics, unrounded: `records.csv`.",
+        "same norm, the control. All metrics, unrounded: `records.csv`."
+        + " Less of this metric is better: the share kept is clean value / attacked value."
+        * (not bigger),
         "## Self-checks",
         check_table(checks),
         "## Settings",
@@ -84,49 +106,59 @@ def write(
 
 
 def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the values of `metric`: one row per (defense, attack), one column per radius, in order of appearance."""
-    rows = frame[frame["metric"] == metric]
-    wide = rows.pivot_table(index=["defense", "attack"], columns="radius", values="value", sort=False)
+    """Return the values of `metric`: a row per (defense, attack, seed) as they appear, a column per radius."""
+    rows = frame[frame["metric"] == metric].set_index(["defense", "attack", "seed", "radius"])["value"]
+    wide = rows.unstack("radius", sort=False)
     return wide[sorted(wide.columns)]
 
 
-def table(frame: pd.DataFrame, metric: str) -> str:
-    """Return the Markdown table of values and of the share kept at each radius."""
+def shares(wide: pd.DataFrame, *, bigger: bool) -> pd.DataFrame:
+    """Return the share of the clean value kept: value / clean, or clean / value where less is better."""
+    ratio = wide.div(wide[0.0], axis=0)
+    return ratio.where(wide[0.0].abs() > 0) if bigger else (1 / ratio).where(wide > 0)
+
+
+def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
+    """Return the Markdown table of values, and of the share kept, at each radius: means over seeds."""
     wide = curves(frame, metric)
-    rows = []
-    for (defense, attack), values in wide.iterrows():
-        clean = values[0.0]
-        cells = [f"{clean:.4f}"] + [f"{v:.4f} ({kept(v, clean)})" for radius, v in values.items() if radius > 0]
-        rows.append([LABELS.get(defense, defense), attack, *cells])
-    return tabulate(
-        rows,
-        headers=["defense", "attack", *(f"radius {r:g}" for r in wide.columns)],
-        tablefmt="github",
-        disable_numparse=True,
-    )
+    level = ["defense", "attack"]
+    values, kept = (f.groupby(level=level, sort=False).mean() for f in (wide, shares(wide, bigger=bigger)))
+    rows = [
+        [
+            LABELS.get(defense, defense),
+            attack,
+            f"{row[0.0]:.4f}",
+            *(f"{row[r]:.4f} ({percent(kept.loc[(defense, attack), r])})" for r in wide.columns if r > 0),
+        ]
+        for (defense, attack), row in values.iterrows()
+    ]
+    headers = ["defense", "attack", *(f"radius {radius:g}" for radius in wide.columns)]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def kept(value: float, clean: float) -> str:
-    """Return the share of the clean value that is left, in percent."""
-    return f"{value / clean:.0%}" if clean > 0 else "n/a"
+def percent(share: float) -> str:
+    """Return a share in percent; one that has no meaning (a clean value of 0, scores of NaN) as n/a."""
+    return "n/a" if math.isnan(share) else f"{share:.0%}"
 
 
-def verdict(frame: pd.DataFrame, metric: str) -> str:
+def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Say in one sentence what the strongest attack leaves where the models differ most (one model: mid-curve)."""
     wide = curves(frame, metric)
-    attacks = [name for name in wide.index.unique("attack") if name != "random"] or ["random"]
-    worst = wide[wide.index.isin(attacks, level="attack")].groupby(level="defense", sort=False).min()
-    share = worst.div(worst[0.0], axis=0).fillna(0.0)
-    radii = [radius for radius in share.columns if radius > 0]
+    kept = shares(wide, bigger=bigger).groupby(level=["defense", "attack"], sort=False).mean()
+    attacks = [name for name in kept.index.unique("attack") if name != "random"] or ["random"]
+    worst = kept[kept.index.isin(attacks, level="attack")].groupby(level="defense", sort=False)
+    worst = worst.agg(lambda column: column.min(skipna=False))
+    radii = [radius for radius in worst.columns if radius > 0]
     if not radii:
         return "No attack was measured: attack_radii holds only 0."
-    spread = (share.iloc[-1] - share.iloc[0])[radii].abs()
-    radius = spread.idxmax() if len(share) > 1 else radii[(len(radii) - 1) // 2]
-    noise = {name: wide.loc[(name, "random"), radius] for name, attack in wide.index if attack == "random"}
+    spread = (worst.iloc[-1] - worst.iloc[0])[radii].abs().fillna(0.0)
+    radius = spread.idxmax() if len(worst) > 1 else radii[(len(radii) - 1) // 2]
+    clean = wide[0.0].groupby(level="defense", sort=False).mean()
+    noise = {name: kept.loc[(name, "random"), radius] for name, attack in kept.index if attack == "random"}
     parts = [
-        f"**{LABELS.get(name, name)}** keeps {kept(worst.loc[name, radius], clean)} of its {metric.upper()} of "
-        f"{clean:.4f}" + (f" (noise of the same norm leaves {kept(noise[name], clean)})" if name in noise else "")
-        for name, clean in worst[0.0].items()
+        f"**{LABELS.get(name, name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
+        f"{clean[name]:.4f}" + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
+        for name in worst.index
     ]
     means = " or ".join(ATTACK_LABELS[attack] for attack in attacks) + ", the worse" * (len(attacks) > 1)
     return f"When each weight tensor moves by {radius:.0%} of its norm ({means}), {'; '.join(parts)}."
@@ -141,7 +173,7 @@ def check_table(checks: list[Check]) -> str:
     return tabulate(rows, headers=["defense", "check", "status", "seen"], tablefmt="github")
 
 
-def plot(frame: pd.DataFrame, metric: str, path: Path) -> None:
+def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     """Draw the metric and the share of it kept against the radius, one line per defense and attack.
 
     Over several seeds a line is the mean, and a band reaches from the lowest to the highest.
@@ -150,10 +182,7 @@ def plot(frame: pd.DataFrame, metric: str, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    wide = frame[frame["metric"] == metric].pivot_table(
-        index=["defense", "attack", "seed"], columns="radius", values="value", sort=False
-    )
-    wide = wide[sorted(wide.columns)]
+    wide = curves(frame, metric)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     value_axes, share_axes = figure.subplots(1, 2)
@@ -163,7 +192,7 @@ def plot(frame: pd.DataFrame, metric: str, path: Path) -> None:
         colour, marker = styles[defense]
         line = {"color": colour, "marker": marker, "linestyle": DASHES[attack], "markersize": 5}
         label = f"{LABELS.get(defense, defense)}, {ATTACK_LABELS[attack]}"
-        for axes, values in ((value_axes, seeds), (share_axes, seeds.div(seeds[0.0].where(seeds[0.0] > 0), axis=0))):
+        for axes, values in ((value_axes, seeds), (share_axes, shares(seeds, bigger=bigger))):
             axes.plot(values.columns, values.mean(), label=label, **line)
             axes.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
     value_axes.set_ylabel(metric.upper())

@@ -94,16 +94,21 @@ def nothing_selected(owner: str, target: str) -> InputError:
     )
 
 
-def layer_weights(weights: Weights, rule: str | Mapping[str, float]) -> dict[str, float]:
+def layer_weights(
+    weights: Weights, rule: str | Mapping[str, float], *, owner: str = "the selection"
+) -> dict[str, float]:
     """Return omega, the relative radius of each tensor.
 
     `uniform` gives 1 and `norm` the tensor's Frobenius norm, scaled to mean 1 over the selection; a mapping
     pattern -> weight is taken literally, the last matching pattern wins, and what none matches gets 1.
+
+    Raises:
+        InputError: if a pattern matches none of the weights of `owner`.
     """
     if not isinstance(rule, str):
         omega = dict.fromkeys(weights, 1.0)
         for pattern, value in rule.items():
-            omega.update(dict.fromkeys(matching(pattern, weights, "the selected weights"), float(value)))
+            omega.update(dict.fromkeys(matching(pattern, weights, owner), float(value)))
         return omega
     if rule == "uniform":
         return dict.fromkeys(weights, 1.0)

@@ -51,7 +51,7 @@ class RAWPTrainer(Trainer):
     def _can_harden(self) -> bool:
         try:
             options.check_gradient(type(self.model).__name__)
-            perturbed_weights(self.model, self.settings.target)
+            chosen_weights(self.model, self.settings)
         except InputError as error:
             if not self.lenient:
                 raise
@@ -63,7 +63,8 @@ class RAWPTrainer(Trainer):
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
         loss_func = loss_func or self.model.calculate_loss
-        if not self.hardens or epoch_idx < self.settings.warmup_epochs:
+        pretraining = getattr(self.model, "train_stage", "finetune") != "finetune"  # S3Rec, RaCT
+        if not self.hardens or pretraining or epoch_idx < self.settings.warmup_epochs:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         objective = self._begin(epoch_idx)
         result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
@@ -77,8 +78,7 @@ class RAWPTrainer(Trainer):
 
     def _begin(self, epoch_idx: int) -> Objective:
         """Return the objective, its weights selected anew: loading may have replaced whole modules."""
-        weights = perturbed_weights(self.model, self.settings.target)
-        omega = selection.layer_weights(weights, self.settings.layer_weights)
+        weights, omega = chosen_weights(self.model, self.settings)
         if self.objective is None:
             self.logger.info(weight_table(self.model, weights, omega, self.settings.defense))
             self.objective = Objective(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
@@ -89,14 +89,37 @@ class RAWPTrainer(Trainer):
         return self.objective
 
     def _log(self, objective: Objective, epoch_idx: int) -> None:
-        loss = float(objective.losses) / objective.batches
-        self.tensorboard.add_scalar("RAWP/adversarial_loss", loss, epoch_idx)
+        if objective.perturbed:
+            loss = float(objective.losses) / objective.perturbed
+            self.tensorboard.add_scalar("RAWP/adversarial_loss", loss, epoch_idx)
+            self.wandblogger.log_metrics({"adversarial_loss": loss, "train_step": epoch_idx}, head="train")
         self.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch_idx)
         for name, used in objective.mask.items():
             self.tensorboard.add_scalar(f"RAWP/mask/{name}", int(used), epoch_idx)
-        for name, norm in objective.norms.items():
-            self.tensorboard.add_scalar(f"RAWP/delta_norm/{name}", float(norm) / objective.batches, epoch_idx)
-        self.wandblogger.log_metrics({"adversarial_loss": loss, "train_step": epoch_idx}, head="train")
+        for name, (norm, count) in objective.norms.items():
+            self.tensorboard.add_scalar(f"RAWP/delta_norm/{name}", float(norm) / count, epoch_idx)
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> tuple[float, Any]:
+        """Train as RecBole does; its signature and result.
+
+        Raises:
+            RuntimeError: if epochs were to be hardened and none was.
+        """
+        result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
+        if due and self.objective is None and getattr(self.model, "train_stage", "finetune") == "finetune":
+            raise RuntimeError(
+                f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained"
+            )
+        return result
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Save as RecBole does, but whole or not at all: a kill never leaves half a file."""
@@ -121,6 +144,18 @@ def perturbed_weights(model: nn.Module, target: Any) -> Weights:
     """
     sizes = (getattr(model, name, None) for name in ("n_users", "n_items", "n_entities"))
     return selection.select(model, target, vocabulary=[size for size in sizes if isinstance(size, int)])
+
+
+def chosen_weights(model: nn.Module, settings: options.Training) -> tuple[Weights, dict[str, float]]:
+    """Return the weights that the settings perturb, and omega.
+
+    Raises:
+        InputError: naming the option, if it matches no weight.
+    """
+    with options.naming("rawp_target"):
+        weights = perturbed_weights(model, settings.target)
+    with options.naming("rawp_layer_weights"):
+        return weights, selection.layer_weights(weights, settings.layer_weights, owner=type(model).__name__)
 
 
 def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], defense: str) -> str:
@@ -159,11 +194,14 @@ def robustify(trainer_class: Any) -> Any:
 
 
 def has_own_loop(trainer_class: type) -> bool:
-    """Tell whether the first `_train_epoch` below RecBole's Trainer does not call `super()`."""
-    for cls in trainer_class.__mro__[: trainer_class.__mro__.index(Trainer)]:
-        if "_train_epoch" in vars(cls):
-            return "__class__" not in vars(cls)["_train_epoch"].__code__.co_freevars
-    return False
+    """Tell whether some `_train_epoch` above RecBole's Trainer does not reach `super()._train_epoch`."""
+    epochs = [
+        vars(cls)["_train_epoch"] for cls in trainer_class.__mro__ if "_train_epoch" in vars(cls) and cls is not Trainer
+    ]
+    return any(
+        "__class__" not in epoch.__code__.co_freevars or "_train_epoch" not in epoch.__code__.co_names
+        for epoch in epochs
+    )
 
 
 _originals: dict[str, type] = {}

@@ -20,13 +20,6 @@ METRIC = "ndcg@10"
 ORDER = ["none", "noise", "awp", "rawp"]
 
 
-def shares(frame: pd.DataFrame, attack: str) -> pd.DataFrame:
-    """Return the share of the clean value kept: one row per (defense, seed), one column per radius."""
-    rows = frame[(frame["metric"] == METRIC) & (frame["attack"] == attack)]
-    wide = rows.pivot_table(index=["defense", "seed"], columns="radius", values="value")
-    return wide.div(wide[0.0], axis=0)
-
-
 def spread(values: pd.Series, form: str) -> str:
     """Return mean and standard deviation over seeds, the mean alone where there is one seed."""
     mean = format(values.mean(), form)
@@ -37,18 +30,19 @@ def table(frame: pd.DataFrame) -> str:
     """Return the Markdown table: clean value, its share of plain's, and the share kept at each radius."""
     clean = frame[(frame["metric"] == METRIC) & (frame["attack"] == "fgsm") & (frame["radius"] == 0)]
     clean = clean.set_index(["defense", "seed"])["value"]
+    shares = report.shares(report.curves(frame, METRIC), bigger=True)
     rows = []
     for defense in [name for name in ORDER if name in clean.index.unique("defense")]:
         relative = clean[defense] / clean["none"]
-        for attack in ("fgsm", "random"):
-            kept = shares(frame, attack).loc[defense].drop(columns=0.0)
+        for attack in shares.loc[defense].index.unique("attack"):
+            kept = shares.loc[(defense, attack)].drop(columns=0.0)
             start = (
                 [report.LABELS.get(defense, defense), spread(clean[defense], ".4f"), spread(relative, ".1%")]
                 if attack == "fgsm"
                 else ["", "", ""]
             )
             rows.append([*start, attack, *(spread(kept[radius], ".0%") for radius in kept)])
-    radii = [f"{radius:g}" for radius in shares(frame, "fgsm").columns if radius > 0]
+    radii = [f"{radius:g}" for radius in shares.columns if radius > 0]
     headers = ["defense", f"clean {METRIC.upper()}", "of plain's", "attack", *radii]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
@@ -59,7 +53,7 @@ def main() -> None:
     files = [f for name in ORDER for f in sorted(Path("runs/results", dataset).glob(f"{name}-*/records.csv"))]
     frame = pd.concat(map(pd.read_csv, files), ignore_index=True)
     frame.to_csv(HERE / f"neumf-{dataset}.csv", index=False)
-    report.plot(frame, METRIC, HERE / f"neumf-{dataset}.png")
+    report.plot(frame, METRIC, HERE / f"neumf-{dataset}.png", bigger=True)
     print(table(frame))
 
 

@@ -23,7 +23,7 @@ def hardened_gradient(model, loss_function, batch, weights, radius, *, autocast=
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             loss = total(loss_function(twin, batch))
         loss.backward()
-        return twin, float(loss), {name: p.grad for name, p in twin.named_parameters()}
+        return twin, loss.item(), {name: p.grad for name, p in twin.named_parameters()}
 
     _, clean, at_w = run({})
     delta = {}

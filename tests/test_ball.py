@@ -81,6 +81,13 @@ def test_no_direction_gives_no_delta_rather_than_nan(granularity, value):
         assert not d.any()
 
 
+def test_a_vanishing_direction_gives_no_infinite_delta():
+    weight = {"w": torch.ones(2, 1)}
+    for granularity in ("row", "tensor"):
+        delta = ball.normalize({"w": torch.full((2, 1), 1e-42)}, ball.around(weight, 0.1, granularity=granularity))
+        assert delta["w"].isfinite().all() and delta["w"].norm() <= 0.1 * 2**0.5 + 1e-6
+
+
 def test_complex_weights_are_bounded_too():
     weight = {"filter": torch.complex(torch.tensor([[3.0, 0.0]]), torch.tensor([[4.0, 0.0]]))}
     delta = ball.normalize(ball.random_direction(weight, torch.Generator().manual_seed(0)), ball.around(weight, 0.1))

@@ -38,6 +38,11 @@ def run(*arguments, capsys=None):
         (["-m", "NeuMF", "-d", "ml-100k", "--config_files=none.yaml"], "config_files: cannot read 'none.yaml'"),
         (["-m", "NeuMF", "-d", "ml-100k", "--epochs=1", "--epochs=2"], "--epochs: given twice, as 1 and 2"),
         (["-m", "NeuMF", "-d", "ml-100k", "--nproc=2"], "nproc: robustness is measured in one process"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--epochs"], "--epochs: no value given. Write --epochs=VALUE"),
+        (["-m", "NeuMF", "-d"], "-d: no value given"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--baseline=foo"], "--baseline: 'foo' is neither true nor false"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--topk=5"], "valid_metric: 'MRR@10' is not measured; Recall@5"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--config_files", "a", "b"], "Quote several config files"),
         (["trian", "-m", "NeuMF", "-d", "ml-100k"], "'trian': not a command or option. Did you mean 'train'?"),
     ],
 )  # fmt: skip

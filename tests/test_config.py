@@ -30,7 +30,7 @@ def test_the_reference_states_default_and_range_of_each_key(key):
 
 
 def test_the_reference_has_no_other_keys():
-    assert list(yaml.safe_load(REFERENCE)) == [*options.RULES] or set(yaml.safe_load(REFERENCE)) == set(options.RULES)
+    assert set(yaml.safe_load(REFERENCE)) == set(options.RULES)
 
 
 @pytest.mark.parametrize("folder", ["defense", "model"])
@@ -84,6 +84,7 @@ def test_a_key_that_recbole_owns_stays_recboles():
         ("rawp_adversarial_weight", 0),
         ("rawp_layer_weights", "linear"),
         ("rawp_layer_weights", {"mlp*": "heavy"}),
+        ("rawp_layer_weights", {"*": 0}),
         ("rawp_target", []),
         ("rawp_target", 3),
         ("rawp_granularity", "column"),
@@ -133,8 +134,13 @@ def test_a_near_miss_of_a_recbole_key_warns_and_a_key_of_the_users_own_does_not(
     ]
 
 
-def test_defence_is_understood():
+def test_defence_is_understood_and_keeps_its_priority(monkeypatch, tmp_path):
     assert build(defence="awp")["defense"] == "awp"
+    (tmp_path / "my.yaml").write_text("defence: awp\n")
+    monkeypatch.setattr(sys, "argv", ["x", "--defense=none"])
+    assert RAWPConfig("NeuMF", "ml-100k", ["my.yaml"])["defense"] == "none"
+    with pytest.raises(InputError, match="--defense: given twice"):
+        command_line(["--defence=awp", "--defense=none"])
 
 
 def test_an_unknown_defense_model_or_file_is_one_line_with_a_remedy(tmp_path):
@@ -150,6 +156,22 @@ def test_an_unknown_defense_model_or_file_is_one_line_with_a_remedy(tmp_path):
         RAWPConfig("NeuMF", "ml-100k", [str(tmp_path / "list.yaml")])
     with pytest.raises(InputError, match="There is no metric named 'Foo'"):
         build(metrics=["Foo"])
+
+
+def test_a_valid_metric_that_is_not_measured_is_refused():
+    for settings in ({"topk": 5}, {"metrics": "NDCG"}, {"valid_metric": "NDCG@5"}):
+        with pytest.raises(InputError, match=r"valid_metric: .* is not measured; .*@"):
+            build(**settings)
+    build(topk=5, valid_metric="ndcg@5")
+
+
+def test_names_of_options_are_words_and_baseline_is_no_setting():
+    with pytest.raises(InputError, match="1: option names are words"):
+        RAWPConfig("NeuMF", "ml-100k", config_dict={1: 2})
+    with pytest.raises(InputError, match="baseline: not a setting"):
+        build(baseline=True)
+    with pytest.raises(InputError, match="RecBole refuses the settings"):
+        build(model=5)
 
 
 def test_command_line_forms():
@@ -168,6 +190,7 @@ def test_command_line_forms():
         "config_files": "a.yaml",
         "lr": "a=b",
     }
+    assert command_line(["-d", "123", "--epochs", "--quiet"]) == ({"dataset": "123"}, ["--epochs", "--quiet"])
     assert command_line(["--x", "-1"])[0] == {"x": -1}
     assert command_line(["--x=1", "--x", "1"])[0] == {"x": 1}
     with pytest.raises(InputError, match="--x: given twice, as 1 and 2"):
@@ -182,6 +205,7 @@ def test_command_line_forms():
         ("{'RS':[0.8,0.1,0.1]}", {"RS": [0.8, 0.1, 0.1]}),
         ("[mlp*, predict_layer.weight]", ["mlp*", "predict_layer.weight"]),
         ("None", None),
+        ("null", None),
         ("true", True),
         ("uni100", "uni100"),
         ("__import__('os').system('touch owned')", "__import__('os').system('touch owned')"),

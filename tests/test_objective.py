@@ -163,12 +163,21 @@ def test_a_masked_tensor_is_not_touched_and_an_empty_mask_is_the_plain_loss():
     assert seen[1]["0.weight"] is weights["0.weight"] and seen[1]["1.weight"] is not weights["1.weight"]
     change = (seen[1]["1.weight"] - weights["1.weight"]).norm() / weights["1.weight"].norm()
     assert float(change) == pytest.approx(0.3, rel=1e-5)
-    assert float(hardened.norms["1.weight"]) == pytest.approx(0.3 * float(weights["1.weight"].norm()), rel=1e-5)
+    assert float(hardened.norms["1.weight"][0]) == pytest.approx(0.3 * float(weights["1.weight"].norm()), rel=1e-5)
 
     seen.clear()
     hardened.mask = dict.fromkeys(weights, False)
     hardened(loss_function, batch)
     assert len(seen) == 1
+    assert (hardened.batches, hardened.perturbed, hardened.norms["1.weight"][1]) == (2, 1, 1)
+
+
+def test_a_small_last_batch_keeps_two_rows_for_batchnorm():
+    model, seen = TiedToy(), []
+    hardened = objective(model, select(model, "hidden"), ascent_fraction=0.25)
+    for rows in (1, 2, 3, 5, 8, 9):
+        seen.append(len(torch.zeros(rows)[:: hardened.stride(torch.zeros(rows))]))
+    assert seen == [1, 2, 3, 3, 2, 3]
 
 
 def test_draws_follow_their_ranges_and_batches_redraw():
@@ -193,4 +202,4 @@ def test_a_loss_that_ignores_a_weight_gives_it_no_delta():
     model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
     hardened = objective(model, select(model, "hidden"))
     hardened(lambda rows: model[0](rows).square().mean(), torch.randn(8, 4))
-    assert float(hardened.norms["0.weight"]) > 0 and float(hardened.norms["1.weight"]) == 0
+    assert float(hardened.norms["0.weight"][0]) > 0 and float(hardened.norms["1.weight"][0]) == 0

@@ -1,14 +1,18 @@
 """Does one call do the whole job, as RecBole would have done its part?"""
 
 import csv
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from recbole.quick_start import load_data_and_model, run_recbole
 
-from recbole_rawp import evaluation, run_recbole_rawp
+from recbole_rawp import evaluation, quick_start, report, run_recbole_rawp
+from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 
 FILES = {"model.pth", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
@@ -55,6 +59,50 @@ def test_the_baseline_joins_table_picture_and_records(settings):
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
     assert alone["records"] == [r for r in both["records"] if r["defense"] == "none"]
+
+
+def test_bad_patterns_are_found_before_the_baseline_trains(settings, monkeypatch):
+    monkeypatch.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+    for wrong in ({"rawp_layer_weights": {"foo*": 2}}, {"rawp_target": "mpl*", "attack_target": "hidden"}):
+        with pytest.raises(InputError, match=rf"^{next(iter(wrong))}: pattern '.*' matches no weight of NeuMF"):
+            run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="out", **wrong), baseline=True)
+    assert not Path("out").exists()
+
+
+def test_what_recbole_only_notices_while_building_is_one_line(settings):
+    for wrong in ({"mlp_hidden_size": 5}, {"seed": "abc"}, {"learning_rate": "5*1e-3"}):
+        with pytest.raises(InputError, match="RecBole cannot make its"):
+            run_recbole_rawp(config_dict=quick(settings, **wrong))
+
+
+def test_settings_of_numpy_and_paths_are_written_and_another_defense_brings_its_own(settings, data_path):
+    run_recbole_rawp(
+        config_dict=quick(
+            settings, rawp_output_dir="out", rawp_radius=np.float64(0.2), data_path=Path(data_path), defense="rawp"
+        )
+    )
+    written = yaml.safe_load(Path("out/settings.yaml").read_text())
+    assert written["rawp_radius"] == 0.2 and "rawp_mask_probability" not in written
+    assert "# rawp_mask_probability: 0.5" in Path("out/settings.yaml").read_text()
+    other = RAWPConfig(config_file_list=["out/settings.yaml"], config_dict={"defense": "awp"})
+    assert other["rawp_mask_probability"] == 1.0
+
+
+def test_a_users_log_handlers_stay(settings):
+    mine = logging.FileHandler("mine.log")
+    logging.getLogger().addHandler(mine)
+    for _ in range(2):
+        quick_start.prepare(RAWPConfig(config_dict=settings("NeuMF")))
+    assert mine in logging.getLogger().handlers
+
+
+def test_two_rivals_never_get_one_folder():
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(lambda _: report.reserve(None, "M", "D", "rawp", environment="e"), range(24)))
+    assert len(set(given)) == 24
+    report.reserve("named", "M", "D", "rawp", environment="e")
+    with pytest.raises(InputError, match="in use"):
+        report.reserve("named", "M", "D", "rawp", environment="e")
 
 
 def test_default_folders_never_collide(settings):

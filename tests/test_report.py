@@ -27,7 +27,7 @@ def frame():
 
 
 def test_the_table_shows_values_and_shares(frame):
-    lines = report.table(frame, "ndcg@10").splitlines()
+    lines = report.table(frame, "ndcg@10", bigger=True).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0] == ["defense", "attack", "radius 0", "radius 0.1", "radius 0.3"]
     assert cells[3] == ["plain", "fgsm", "0.2000", "0.1000 (50%)", "0.0100 (5%)"]
@@ -35,7 +35,7 @@ def test_the_table_shows_values_and_shares(frame):
 
 
 def test_the_verdict_names_the_radius_where_the_models_differ_most(frame):
-    text = report.verdict(frame, "ndcg@10")
+    text = report.verdict(frame, "ndcg@10", bigger=True)
     assert text.startswith("When each weight tensor moves by 30% of its norm (FGSM)")
     assert "**plain** keeps 5% of its NDCG@10 of 0.2000 (noise of the same norm leaves 90%)" in text
     assert "**rawp** keeps 95%" in text
@@ -43,22 +43,42 @@ def test_the_verdict_names_the_radius_where_the_models_differ_most(frame):
 
 def test_one_model_alone_has_a_verdict_too(frame):
     assert "by 10% of its norm (FGSM), **plain** keeps 50%" in report.verdict(
-        frame[frame["defense"] == "none"], "ndcg@10"
+        frame[frame["defense"] == "none"], "ndcg@10", bigger=True
     )
 
 
 def test_no_attacked_radius_is_said(frame):
-    assert "only 0" in report.verdict(frame[frame["radius"] == 0], "ndcg@10")
+    assert "only 0" in report.verdict(frame[frame["radius"] == 0], "ndcg@10", bigger=True)
 
 
 def test_a_clean_score_of_zero_has_no_share(frame, tmp_path):
     frame["value"] = 0.0
-    assert "n/a" in report.table(frame, "ndcg@10") and "n/a" in report.verdict(frame, "ndcg@10")
-    report.plot(frame, "ndcg@10", tmp_path / "p.png")
+    assert "n/a" in report.table(frame, "ndcg@10", bigger=True) and "n/a" in report.verdict(
+        frame, "ndcg@10", bigger=True
+    )
+    report.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+
+
+def test_scores_of_nan_are_shown_and_never_taken_for_the_milder_attack(frame, tmp_path):
+    frame.loc[(frame["attack"] == "fgsm") & (frame["radius"] == 0.3), "value"] = float("nan")
+    assert "nan (n/a)" in report.table(frame, "ndcg@10", bigger=True)
+    alone = frame[frame["defense"] == "none"]
+    assert "keeps 50%" in report.verdict(alone, "ndcg@10", bigger=True)
+    frame["value"] = float("nan")
+    assert "keeps n/a" in report.verdict(frame, "ndcg@10", bigger=True)
+    report.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+
+
+def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_the_largest(frame):
+    frame["value"] = 1 / frame["value"]
+    assert "**plain** keeps 5% of its LOGLOSS" in report.verdict(
+        frame.replace("ndcg@10", "logloss"), "logloss", bigger=False
+    )
+    assert "(50%)" in report.table(frame, "ndcg@10", bigger=False)
 
 
 def test_the_picture_has_ink_in_every_defences_colour(frame, tmp_path):
-    report.plot(frame, "ndcg@10", tmp_path / "p.png")
+    report.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
     pixels = (imread(tmp_path / "p.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
     for colour, _ in (report.STYLES["none"], report.STYLES["rawp"]):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]

@@ -52,11 +52,11 @@ def test_delta_times_zero_equals_plain_with_the_full_ascent_executed(name, setti
     assert same(plain, hardened)
 
 
-def test_hardening_changes_the_weights_and_masks_differ_between_epochs(settings):
+def test_hardening_changes_the_weights_and_repeats_itself(settings):
     _, plain = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
-    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
+    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp")))
     assert not same(plain, hardened)
-    _, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=6)))
+    _, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp")))
     assert same(hardened, repeated)
 
 
@@ -75,13 +75,16 @@ def test_amp_and_gradient_clipping_stay_recboles(settings):
 
 
 def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4))
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4, rawp_mask_every="epoch"))
     data, model = quick_start.prepare(config)
     trainer = RAWPFTTrainer(config, model)
     seen = {}
     trainer.tensorboard.add_scalar = lambda tag, value, step: seen.setdefault(tag, []).append((step, value))
     trainer.fit(data.train, data.valid, saved=False)
-    assert [step for step, _ in seen["RAWP/adversarial_loss"]] == [0, 1, 2, 3]
+    assert [step for step, _ in seen["Loss/Train"]] == [0, 1, 2, 3]
+    used = {step for tag in seen if tag.startswith("RAWP/mask/") for step, value in seen[tag] if value}
+    assert {step for step, _ in seen["RAWP/adversarial_loss"]} == used  # an epoch without a mask has no such loss
+    assert min(loss for _, loss in seen["RAWP/adversarial_loss"]) > 0.3  # about log 2, not diluted
     masks = [value for tag in seen if tag.startswith("RAWP/mask/") for _, value in seen[tag]]
     assert len(masks) == 12 and set(masks) == {0, 1}
     norms = [value for tag in seen if tag.startswith("RAWP/delta_norm/") for _, value in seen[tag]]
@@ -108,6 +111,17 @@ def test_a_base_that_calls_super_comes_first_and_one_with_its_own_loop_last():
 
     assert order(RecVAETrainer).index("RecVAETrainer") < order(RecVAETrainer).index("RAWPTrainer")
     assert order(NCLTrainer).index("NCLTrainer") > order(NCLTrainer).index("RAWPTrainer")
+
+    class Grandchild(NCLTrainer):
+        def _train_epoch(self, *args, **kwargs):
+            return super()._train_epoch(*args, **kwargs)
+
+    class CallsAnother(Trainer):
+        def _train_epoch(self, *args, **kwargs):
+            return super()._valid_epoch(*args, **kwargs)
+
+    assert order(Grandchild).index("Grandchild") > order(Grandchild).index("RAWPTrainer")
+    assert order(CallsAnother).index("CallsAnother") > order(CallsAnother).index("RAWPTrainer")
 
 
 @pytest.mark.parametrize("cls", [TraditionalTrainer, DecisionTreeTrainer, dict])
@@ -144,6 +158,26 @@ def test_a_loop_that_ignores_loss_func_is_an_error_not_a_silent_no_op(settings):
     data, model = quick_start.prepare(config)
     with pytest.raises(RuntimeError, match="did not use loss_func"):
         robustify(Deaf)(config, model).fit(data.train, data.valid, saved=False)
+
+
+def test_a_fit_that_never_trains_an_epoch_through_us_is_an_error_too(settings, monkeypatch):
+    def elsewhere(self, *_args, **_kwargs):
+        self.train_loss_dict[0] = 1.0
+
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+    data, model = quick_start.prepare(config)
+    monkeypatch.setattr(Trainer, "fit", elsewhere)
+    with pytest.raises(RuntimeError, match="never reached the hardened loss"):
+        RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=False)
+
+
+def test_pre_training_stages_are_left_plain(settings):
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+    data, model = quick_start.prepare(config)
+    model.train_stage = "pretrain"
+    trainer = RAWPFTTrainer(config, model)
+    trainer.fit(data.train, data.valid, saved=False)
+    assert trainer.objective is None
 
 
 @pytest.fixture
@@ -184,8 +218,10 @@ def test_under_register_a_model_without_hidden_weights_trains_plainly_with_one_w
 
 
 def test_outside_register_the_same_model_is_refused(settings):
-    with pytest.raises(InputError, match="BPR has no hidden weight"):
-        quick_start.prepare(RAWPConfig(config_dict=settings("BPR")))
+    config = RAWPConfig(config_dict=settings("BPR"))
+    _, model = quick_start.prepare(config)
+    with pytest.raises(InputError, match="rawp_target: target 'hidden': BPR has no hidden weight"):
+        RAWPFTTrainer(config, model)
 
 
 def test_embeddings_of_such_a_model_can_be_hardened(settings):
