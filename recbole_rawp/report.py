@@ -20,7 +20,7 @@ STYLES = {"none": ("#D55E00", "o"), "noise": ("#56B4E9", "^"), "awp": ("#009E73"
 SPARE = (("#CC79A7", "v"), ("#000000", "P"), ("#E69F00", "X"))
 DASHES = {"fgsm": "-", "bim": "--", "random": ":"}
 LABELS = {"none": "plain"}
-ATTACK_LABELS = {"fgsm": "FGSM", "bim": "BIM, FGSM in steps", "random": "random noise of the same norm"}
+ATTACK_LABELS = {"fgsm": "FGSM", "bim": "FGSM in steps (BIM)", "random": "random noise of the same norm"}
 
 
 def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, environment: str) -> Path:
@@ -160,8 +160,8 @@ def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         f"{clean[name]:.4f}" + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
         for name in worst.index
     ]
-    means = " or ".join(ATTACK_LABELS[attack] for attack in attacks) + ", the worse" * (len(attacks) > 1)
-    return f"When each weight tensor moves by {radius:.0%} of its norm ({means}), {'; '.join(parts)}."
+    means = "the worse of " * (len(attacks) > 1) + " and ".join(ATTACK_LABELS[attack] for attack in attacks)
+    return f"When {means} moves each weight tensor by {radius:.0%} of its norm, {'; '.join(parts)}."
 
 
 def check_table(checks: list[Check]) -> str:

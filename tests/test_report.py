@@ -36,13 +36,13 @@ def test_the_table_shows_values_and_shares(frame):
 
 def test_the_verdict_names_the_radius_where_the_models_differ_most(frame):
     text = report.verdict(frame, "ndcg@10", bigger=True)
-    assert text.startswith("When each weight tensor moves by 30% of its norm (FGSM)")
+    assert text.startswith("When FGSM moves each weight tensor by 30% of its norm, ")
     assert "**plain** keeps 5% of its NDCG@10 of 0.2000 (noise of the same norm leaves 90%)" in text
     assert "**rawp** keeps 95%" in text
 
 
 def test_one_model_alone_has_a_verdict_too(frame):
-    assert "by 10% of its norm (FGSM), **plain** keeps 50%" in report.verdict(
+    assert "by 10% of its norm, **plain** keeps 50%" in report.verdict(
         frame[frame["defense"] == "none"], "ndcg@10", bigger=True
     )
 
