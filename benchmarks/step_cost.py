@@ -4,12 +4,11 @@
     python benchmarks/step_cost.py --dataset=ml-1m --data_path=FOLDER       # FOLDER holds ml-1m/ml-1m.inter
 
 RecBole's own `_train_epoch` trains one model per variant, in one process, on the same batches, the variants taking
-turns batch by batch; the ratio is the median over batches of hardened time / plain time, and its quartiles. Peak
-memory is the largest resident set of a process of its own per variant, less that before training (CPU), or CUDA's
-peak allocation. All options of RecBole and of ours are accepted.
+turns every BLOCK batches; the ratio is the median over blocks of hardened time / plain time, with its quartiles. Peak
+memory is what training adds to the peak resident set of a process of its own (Linux), or CUDA's peak allocation.
+All options of RecBole and of ours are accepted.
 """
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from recbole_rawp import environment, quick_start
 from recbole_rawp.config import RAWPConfig, command_line
 from recbole_rawp.trainer import robustify
 
-BATCHES, WARM_UP = 60, 5
+BLOCK, BLOCKS, WARM_UP = 10, 15, 1
 VARIANTS = {
     "plain": {"defense": "none"},
     "plain, again (noise of the measurement)": {"defense": "none"},
@@ -61,7 +60,7 @@ def trainers(names: list[str]) -> tuple[dict[str, Any], Batches]:
         sys.argv = arguments[:]
         configs[name] = configure(VARIANTS[name])
     data, _ = quick_start.prepare(next(iter(configs.values())))
-    batches = Batches(batch for batch, _ in zip(data.train, range(BATCHES + WARM_UP)))
+    batches = Batches(batch for batch, _ in zip(data.train, range(BLOCK * (BLOCKS + WARM_UP))))
     built = {}
     for name, config in configs.items():
         init_seed(config["seed"], True)
@@ -70,29 +69,39 @@ def trainers(names: list[str]) -> tuple[dict[str, Any], Batches]:
     return built, batches
 
 
-def seconds(trainer: Any, batch: Any) -> float:
-    """Return the time of RecBole's training step on one batch."""
-    one = Batches([batch])
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
+def seconds(trainer: Any, batches: Batches) -> float:
+    """Return the time of RecBole's training loop on these batches."""
+    synchronize = torch.cuda.synchronize if trainer.device.type == "cuda" else lambda: None
+    synchronize()
     start = time.perf_counter()
-    trainer._train_epoch(one, 0)
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
+    trainer._train_epoch(batches, 0)
+    synchronize()
     return time.perf_counter() - start
 
 
 def peak_memory(name: str) -> float:
-    """Return the growth of this process's memory, MiB, while the variant trains."""
+    """Return what training the variant adds to this process's memory at its peak, MiB; NaN where it cannot be told."""
     built, batches = trainers([name])
     trainer = built[name]
-    seconds(trainer, batches[0])
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         trainer._train_epoch(batches, 0)
-        return torch.cuda.max_memory_allocated() / 2**20
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not clear.exists():
+        return float("nan")
+    clear.write_text("5")  # the peak starts anew
+    before, _ = resident(status)
     trainer._train_epoch(batches, 0)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resident(status)[1] - before
+
+
+def resident(status: Path) -> tuple[float, float]:
+    """Return the resident set now and at its peak, MiB."""
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    now, peak = (float(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 def main() -> None:
@@ -104,10 +113,10 @@ def main() -> None:
     arguments = sys.argv[:]
     built, batches = trainers(list(VARIANTS))
     times: dict[str, list[float]] = {name: [] for name in built}
-    for number, batch in enumerate(batches):
-        order = list(built) if number % 2 else list(reversed(built))
-        for name in order:
-            elapsed = seconds(built[name], batch)
+    blocks = [Batches(batches[start : start + BLOCK]) for start in range(0, len(batches), BLOCK)]
+    for number, block in enumerate(blocks):
+        for name in list(built) if number % 2 else list(reversed(built)):
+            elapsed = seconds(built[name], block) / len(block)
             if number >= WARM_UP:
                 times[name].append(elapsed)
     rows = []
@@ -121,8 +130,10 @@ def main() -> None:
         milliseconds = 1e3 * statistics.median(own)
         rows.append((name, f"{milliseconds:.1f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}", f"{memory:.0f}"))
     first = next(iter(built.values()))
-    print(f"{first.config['model']}, {first.config['dataset']}, {len(batches[0])} rows a batch, {BATCHES} batches\n")
-    headers = ["step", "ms", "ratio to plain", "quartiles", "peak memory, MiB"]
+    print(
+        f"{first.config['model']}, {first.config['dataset']}, {len(batches[0])} rows a batch, {BLOCKS} blocks of {BLOCK} batches\n"
+    )
+    headers = ["step", "ms", "ratio to plain", "quartiles", "added at peak, MiB"]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
     print(f"\n{environment.describe(first.device)}")
 

@@ -174,7 +174,7 @@ def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any
 def measure(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> dict[str, float]:
     """Return the metrics of RecBole's own evaluation at w + delta, and the attacked loss there."""
     seed_generators()
-    clear_caches(trainer.model)  # loading weights does not, for some models
+    clear_caches(trainer.model.modules())  # loading weights does not, for some models
     shifted = {name: weight.detach() + delta[name] for name, weight in loss.weights.items() if delta}
     with overlay(trainer.model, shifted) if shifted else nullcontext():
         result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)

@@ -48,35 +48,31 @@ def state(model: nn.Module) -> Iterator[None]:
     Raises:
         RuntimeError: if the pass changed, in place, a plain tensor too large to be copied on every batch.
     """
-    originals = [(module, dict(module._buffers), _attributes(module)) for module in model.modules()]
+    originals = [(module, dict(module._buffers), module.__dict__.copy()) for module in model.modules()]
     copies: dict[int, Any] = {}
-    versions = []
+    watched = []
     for module, buffers, attributes in originals:
         for name, buffer in buffers.items():
             module._buffers[name] = _copied(buffer, copies, limit=None)
         for name, value in attributes.items():
-            copy = _copied(value, copies, limit=CLONE_LIMIT)
-            module.__dict__[name] = copy
-            if copy is value and isinstance(value, torch.Tensor):
-                versions.append((type(module).__name__, name, value, value._version))
+            if isinstance(value, (torch.Tensor, np.ndarray)) and not name.startswith("_"):
+                copy = module.__dict__[name] = _copied(value, copies, limit=CLONE_LIMIT)
+                if copy is value and isinstance(value, torch.Tensor):
+                    watched.append((type(module).__name__, name, value, value._version))
     try:
         yield
     finally:
         for module, buffers, attributes in originals:
             module._buffers.update(buffers)
-            for name in _attributes(module).keys() - attributes.keys():
-                del module.__dict__[name]
+            if module.__dict__.keys() != attributes.keys():
+                for name in module.__dict__.keys() - attributes.keys():
+                    del module.__dict__[name]
             module.__dict__.update(attributes)
-    for owner, name, value, version in versions:
+    for owner, name, value, version in watched:
         if value._version != version:
             raise RuntimeError(
                 f"{owner}.{name} changed in place inside the loss and is too large to copy on each batch"
             )
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Return the public attributes of a module that are neither submodules, parameters nor buffers."""
-    return {name: value for name, value in module.__dict__.items() if not name.startswith("_") and name != "training"}
 
 
 def _copied(value: Any, copies: dict[int, Any], *, limit: int | None) -> Any:
