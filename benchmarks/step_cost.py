@@ -130,11 +130,11 @@ def main() -> None:
         milliseconds = 1e3 * statistics.median(own)
         rows.append((name, f"{milliseconds:.1f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}", f"{memory:.0f}"))
     first = next(iter(built.values()))
-    print(
-        f"{first.config['model']}, {first.config['dataset']}, {len(batches[0])} rows a batch, {BLOCKS} blocks of {BLOCK} batches\n"
-    )
+    sizes = f"{len(batches[0])} rows a batch, {BLOCKS} blocks of {BLOCK} batches"
+    print(f"{first.config['model']}, {first.config['dataset']}, {sizes}\n")
     headers = ["step", "ms", "ratio to plain", "quartiles", "added at peak, MiB"]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    sys.argv = arguments
     print(f"\n{environment.describe(first.device)}")
 
 
