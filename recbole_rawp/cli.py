@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"recbole-rawp: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:  # some of RecBole's models import what they need only while training
+        print(f"recbole-rawp: the package '{error.name}' is needed and not installed. Install it.", file=sys.stderr)
+        return 2
 
 
 def train(arguments: list[str]) -> int:

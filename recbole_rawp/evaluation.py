@@ -1,8 +1,10 @@
 """How well does it hold?  model x attack x radius -> records; radius 0 is the clean model."""
 
+import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -149,8 +151,14 @@ class AttackLoss:
 
 
 def training_loss(model: Any) -> Callable[[Any], Any]:
-    """Return the loss of the recommendation task: MKR keeps it apart from that of its knowledge graph."""
-    return getattr(model, "calculate_rs_loss", None) or model.calculate_loss
+    """Return the loss of the recommendation task.
+
+    MKR keeps it apart from that of its knowledge graph; RecVAE has two, of which the decoder's is the plain one.
+    """
+    loss = getattr(model, "calculate_rs_loss", None) or model.calculate_loss
+    if "encoder_flag" in inspect.signature(loss).parameters:
+        return partial(loss, encoder_flag=False)
+    return loss
 
 
 def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any]:

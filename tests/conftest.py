@@ -61,6 +61,8 @@ def settings(data_path):
                 "train_neg_sample_args": None,
                 "threshold": {"rating": 4},
             }
+        if model in ("RecVAE", "MultiVAE", "DiffRec"):
+            extra = {"train_neg_sample_args": None}
         if model in kinds["sequence"]:
             extra = {
                 "train_neg_sample_args": None,

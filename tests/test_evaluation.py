@@ -98,7 +98,14 @@ def test_radius_zero_is_recboles_own_evaluation_unrounded(settings):
 
 @pytest.mark.parametrize(
     ("name", "target"),
-    [("NeuMF", "hidden"), ("GRU4Rec", "hidden"), ("DCN", "hidden"), ("LightGCN", "embeddings"), ("SGL", "all")],
+    [
+        ("NeuMF", "hidden"),
+        ("GRU4Rec", "hidden"),
+        ("RecVAE", "hidden"),
+        ("DCN", "hidden"),
+        ("LightGCN", "embeddings"),
+        ("SGL", "all"),
+    ],
 )
 def test_nothing_is_left_behind(name, target, settings):
     config = RAWPConfig(config_dict=settings(name, defense="none", rawp_target=target))
