@@ -19,11 +19,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from recbole.utils import get_trainer, init_seed
+from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
-from recbole_rawp import environment, quick_start
-from recbole_rawp.config import RAWPConfig, command_line
+from recbole_rawp import command_line, environment
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.prepare import prepare
 from recbole_rawp.trainer import robustify
 
 BLOCK, BLOCKS, WARM_UP = 10, 15, 1
@@ -46,7 +47,7 @@ class Batches(list):
 def configure(variant: dict[str, Any]) -> RAWPConfig:
     """Return the settings of a variant; the command line may choose model, data and sizes."""
     given = {"model": "NeuMF", "dataset": "ml-100k", "state": "error", "show_progress": False}
-    options, _ = command_line(sys.argv[1:])
+    options, _ = command_line.read(sys.argv[1:])
     options.pop("memory_of", None)
     sys.argv = sys.argv[:1]
     return RAWPConfig(config_dict={**given, **options, **variant})
@@ -59,12 +60,12 @@ def trainers(names: list[str]) -> tuple[dict[str, Any], Batches]:
     for name in names:
         sys.argv = arguments[:]
         configs[name] = configure(VARIANTS[name])
-    data, _ = quick_start.prepare(next(iter(configs.values())))
+    data, _ = prepare(next(iter(configs.values())))
     batches = Batches(batch for batch, _ in zip(data.train, range(BLOCK * (BLOCKS + WARM_UP))))
     built = {}
     for name, config in configs.items():
         init_seed(config["seed"], True)
-        model = quick_start.get_model(config["model"])(config, data.train._dataset).to(config["device"])
+        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
         built[name] = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     return built, batches
 
@@ -106,7 +107,7 @@ def resident(status: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table; or, with --memory_of=VARIANT, that variant's peak memory."""
-    options, _ = command_line(sys.argv[1:])
+    options, _ = command_line.read(sys.argv[1:])
     if "memory_of" in options:
         print(peak_memory(options["memory_of"]))
         return

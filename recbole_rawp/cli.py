@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(arguments: list[str]) -> int:
     """Train, attack and report; see `USAGE`."""
-    from recbole_rawp import config, quick_start
+    from recbole_rawp import command_line, quick_start
 
-    options, rest = config.command_line(arguments)
+    options, rest = command_line.read(arguments)
     if rest and rest[0] in COMMANDS:
         rest = rest[1:]
     if rest and rest[0].startswith("-"):
@@ -85,6 +85,6 @@ def train(arguments: list[str]) -> int:
 
 def option_reference() -> str:
     """Return properties/rawp.yaml, the reference of our options."""
-    from recbole_rawp import config
+    from recbole_rawp import defaults
 
-    return (config.properties() / "rawp.yaml").read_text(encoding="utf-8")
+    return (defaults.properties() / "rawp.yaml").read_text(encoding="utf-8")

@@ -1,18 +1,13 @@
 """What may I set?
 
-Our options join RecBole's Config as flat keys. `properties/rawp.yaml` is their reference; here are their types and
-ranges, and the frozen settings that the rest of the package reads.
+Our options join RecBole's Config as flat keys: `RAWPConfig` checks them, and `training` and `attack` read them, from
+any Config, as frozen settings.
 """
 
-import ast
 import copyreg
-import difflib
-import logging
-import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +18,12 @@ from recbole.config import Config
 from recbole.utils import EvaluatorType, get_model
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
-from recbole_rawp import ball, perturbation, selection
+from recbole_rawp import command_line
+from recbole_rawp.command_line import ALIASES
+from recbole_rawp.defaults import default_defense, defaults
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.evaluation import ATTACKS
 from recbole_rawp.objective import Recipe
-
-PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
-ALIASES = {"defence": "defense"}
-COMMAND_LINE_ONLY = {"baseline"}
-NAMES = {"model", "dataset", "config_files"}  # never numbers
-# Keys that RecBole reads without giving them a default or listing them.
-UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
+from recbole_rawp.rules import COMMAND_LINE_ONLY, PREFIXES, RULES, check_names, check_values
 
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 NO_GRADIENT = {
@@ -43,233 +33,6 @@ NO_GRADIENT = {
     "SLIMElastic": "its weights come from coordinate descent",
     **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
 }
-
-logger = logging.getLogger()
-
-
-# --- types and ranges
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a key accepts: `text` as it stands in rawp.yaml, `accepts` as a test."""
-
-    text: str
-    accepts: Callable[[Any], bool]
-
-
-def number(kind: type, text: str, accepts: Callable[[float], bool]) -> Rule:
-    """Return the rule for a finite number of `kind` (an int passes for a float, a bool for neither)."""
-    kinds = (int, float) if kind is float else (int,)
-    return Rule(
-        text, lambda v: isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) and accepts(float(v))
-    )
-
-
-def choice(options: Iterable[str]) -> Rule:
-    """Return the rule for one of some words."""
-    options = tuple(options)
-    return Rule(" | ".join(options), lambda v: v in options)
-
-
-def patterns(text: str, *, optional: bool = False) -> Rule:
-    """Return the rule for a target: a word or pattern, or a list of them."""
-
-    def accepts(value: Any) -> bool:
-        return is_word(value) or is_list_of(is_word)(value) or (optional and value is None)
-
-    return Rule(text, accepts)
-
-
-def is_word(value: Any) -> bool:
-    """Tell whether `value` is a string with something in it."""
-    return isinstance(value, str) and bool(value.strip())
-
-
-def is_list_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return the test for a list, not empty, whose entries all pass."""
-    return lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(accepts, value))
-
-
-NOT_NEGATIVE = number(float, "float >= 0", lambda v: v >= 0)
-POSITIVE = number(float, "float > 0", lambda v: v > 0)
-SHARE = number(float, "float in (0, 1]", lambda v: 0 < v <= 1)
-COUNT = number(int, "int >= 1", lambda v: v >= 1)
-
-RULES: dict[str, Rule] = {
-    "defense": Rule("name", is_word),
-    "rawp_radius": POSITIVE,
-    "rawp_radius_unit": choice(("relative", "absolute")),
-    "rawp_radius_jitter": number(float, "float in [0, 1)", lambda v: 0 <= v < 1),
-    "rawp_mask_probability": SHARE,
-    "rawp_mask_every": choice(("epoch", "batch")),
-    "rawp_target": patterns("hidden | embeddings | all | patterns"),
-    "rawp_layer_weights": Rule(
-        "uniform | norm | mapping",
-        lambda v: (
-            v in selection.LAYER_WEIGHTS
-            if isinstance(v, str)
-            else isinstance(v, Mapping)
-            and any(v.values())
-            and all(is_word(k) and NOT_NEGATIVE.accepts(w) for k, w in v.items())
-        ),
-    ),
-    "rawp_granularity": choice(ball.GRANULARITIES),
-    "rawp_direction": choice(perturbation.DIRECTIONS),
-    "rawp_steps": COUNT,
-    "rawp_ascent_fraction": SHARE,
-    "rawp_clean_weight": NOT_NEGATIVE,
-    "rawp_adversarial_weight": POSITIVE,
-    "rawp_warmup_epochs": number(int, "int >= 0", lambda v: v >= 0),
-    "attack": Rule(
-        "list of random | fgsm | bim",
-        lambda v: is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v),
-    ),
-    "attack_steps": COUNT,
-    "attack_radii": Rule("list of floats >= 0", is_list_of(NOT_NEGATIVE.accepts)),
-    "attack_target": patterns("hidden | embeddings | all | patterns | null", optional=True),
-    "attack_granularity": choice(ball.GRANULARITIES),
-    "attack_batches": COUNT,
-    "rawp_output_dir": Rule("path or null", lambda v: v is None or is_word(v)),
-}
-
-
-def check_values(values: Mapping[str, Any]) -> None:
-    """Raise InputError for the first of our keys whose value has the wrong type or range."""
-    for key, rule in RULES.items():
-        if key in values and not rule.accepts(values[key]):
-            raise InputError(
-                f"{key}: {values[key]!r} is not valid; expected {rule.text}.{_word_hint(rule, values[key])}"
-            )
-    if values.get("rawp_granularity") in ("global", "element") and values.get("rawp_layer_weights") != "uniform":
-        raise InputError(
-            f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
-            f"{values['rawp_granularity']!r}. Use rawp_layer_weights=uniform or rawp_granularity=tensor."
-        )
-
-
-def _word_hint(rule: Rule, value: Any) -> str:
-    return suggestion(value, rule.text.split(" | ")) if isinstance(value, str) and "|" in rule.text else ""
-
-
-def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
-    """Raise InputError for a misspelt key of ours; warn about a near miss of a key of RecBole's."""
-    known = set(recbole_keys) | UNLISTED
-    for key in given:
-        if not isinstance(key, str):
-            raise InputError(f"{key!r}: option names are words.")
-        if key in COMMAND_LINE_ONLY:
-            raise InputError(f"{key}: not a setting. Use --{key}, or the argument of run_recbole_rawp.")
-        if key in RULES or key in known:
-            continue
-        ours = difflib.get_close_matches(key, RULES, n=1, cutoff=0.8)
-        theirs = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if key.startswith(PREFIXES) or (ours and not theirs):
-            raise InputError(f"{key}: no such option.{suggestion(key, RULES)} All options: properties/rawp.yaml")
-        if theirs:
-            logger.warning(f"{key}: not an option that RecBole knows. Did you mean '{theirs[0]}'?")
-
-
-# --- where values come from
-
-
-def defaults(model: str, defense: str) -> dict[str, Any]:
-    """Return our options' defaults: rawp.yaml < model/<model>.yaml < defense/<defense>.yaml.
-
-    Raises:
-        InputError: if there is no such defense.
-    """
-    names = defenses()
-    if defense not in names:
-        raise InputError(
-            f"defense: no file properties/defense/{defense}.yaml.{suggestion(str(defense), names)} "
-            f"Known: {', '.join(names)}"
-        )
-    values: dict[str, Any] = {}
-    for name in ("rawp.yaml", f"model/{model}.yaml", f"defense/{defense}.yaml"):
-        resource = properties() / name
-        if resource.is_file():
-            values.update(yaml.safe_load(resource.read_text(encoding="utf-8")) or {})
-    return values | {"defense": defense}
-
-
-def defenses() -> list[str]:
-    """Return the names of the defenses that ship with the package."""
-    return sorted(
-        Path(entry.name).stem for entry in (properties() / "defense").iterdir() if entry.name.endswith(".yaml")
-    )
-
-
-def properties() -> Path:
-    """Return the folder of our YAML files: inside the installed package, beside it in the source tree."""
-    installed = Path(__file__).parent / "properties"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "properties"
-
-
-def default_defense() -> str:
-    """Return the defense where none is named."""
-    return yaml.safe_load((properties() / "rawp.yaml").read_text(encoding="utf-8"))["defense"]
-
-
-@contextmanager
-def naming(key: str) -> Iterator[None]:
-    """Put the option's name before an InputError of the code inside."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from error
-
-
-def command_line(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Read `--key=value`, `--key value`, `-m MODEL`, `-d DATASET`, `--baseline`; return the options and what is left.
-
-    Left are words that belong to no option, and options without a value.
-
-    Raises:
-        InputError: if a key is given twice with different values.
-    """
-    short = {"-m": "model", "-d": "dataset"}
-    options: dict[str, Any] = {}
-    rest = []
-    pending = list(arguments)
-    while pending:
-        word = pending.pop(0)
-        if word not in short and not (word.startswith("--") and len(word) > 2):
-            rest.append(word)
-            continue
-        key, equals, text = short.get(word, word[2:]).partition("=")
-        key = ALIASES.get(key, key)
-        if not equals and key in COMMAND_LINE_ONLY:
-            text = "True"
-        elif not equals:
-            if not pending or pending[0].startswith("--") or pending[0] in short:
-                rest.append(word)
-                continue
-            text = pending.pop(0)
-        value = text if key in NAMES else literal(text)
-        if options.setdefault(key, value) != value:
-            raise InputError(f"--{key}: given twice, as {options[key]!r} and {value!r}. Keep one.")
-    return options, rest
-
-
-def literal(text: Any) -> Any:
-    """Return the Python or YAML value that a string spells, else the string; nothing is ever evaluated."""
-    if not isinstance(text, str):
-        return text
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if text in ("null", "~"):
-        return None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass
-    if text[:1] in ("[", "{"):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            pass
-    return text
 
 
 def check_gradient(name: str) -> None:
@@ -356,11 +119,11 @@ class RAWPConfig(Config):
     def _load_cmd_line(self) -> dict[str, Any]:
         if "ipykernel_launcher" in sys.argv[0]:
             return {}
-        options, _ = command_line(sys.argv[1:])
+        options, _ = command_line.read(sys.argv[1:])
         return {key: value for key, value in options.items() if key not in COMMAND_LINE_ONLY}
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: literal(value) for key, value in config_dict.items()}
+        return {key: command_line.literal(value) for key, value in config_dict.items()}
 
     def _merge_external_config_dict(self) -> None:
         for source in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
@@ -447,7 +210,7 @@ def attack(config: Config) -> Attack:
     """Return the settings of the attack."""
     v = values(config)
     radii = tuple(sorted({0.0, *map(float, v["attack_radii"])}))
-    names = tuple(name for name in ATTACKS if name in v["attack"])
+    names = tuple(v["attack"])
     return Attack(
         names,
         v["attack_steps"],

@@ -1,16 +1,22 @@
-"""Where was it run, and with which versions?"""
+"""Where was it run, with which versions and settings?"""
 
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import yaml
+from recbole.config import Config
 
 import recbole_rawp
+from recbole_rawp.defaults import defaults
 
 PACKAGES = ("recbole", "torch", "numpy", "pandas", "scipy", "ray")
 
@@ -26,6 +32,38 @@ def describe(device: torch.device) -> str:
         f"device: {torch.cuda.get_device_name(device) if device.type == 'cuda' else device}",
     ]
     return "\n".join(lines)
+
+
+def settings_yaml(config: Config) -> str:
+    """Return the settings of the run, RecBole's too, as YAML that repeats it when read as a config file.
+
+    Options of ours at their default are comments: another --defense brings its own.
+    """
+    ours = defaults(config["model"], config["defense"])
+    settings = {**config.internal_config_dict, **config.external_config_dict}
+    settings |= {"model": config["model"], "dataset": config["dataset"], "defense": config["defense"]}
+    for key in ("MODEL_TYPE", "config_files", "rawp_output_dir"):  # derived, or the place of this run alone
+        settings.pop(key, None)
+    at_default = {
+        key: settings.pop(key) for key in list(settings) if key != "defense" and settings[key] == ours.get(key, ...)
+    }
+    comments = "".join(f"# {line}\n" for line in as_yaml(at_default).splitlines())
+    return as_yaml(settings) + "\n# Options at their default:\n" + comments
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Return settings as YAML; numpy numbers and paths, which YAML does not know, as plain numbers and strings."""
+    return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _version(package: str) -> str:

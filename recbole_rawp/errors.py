@@ -1,7 +1,8 @@
 """What did the user get wrong?  One line: the value, the reason and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -16,3 +17,12 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Put the option's name before an InputError of the code inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error

@@ -75,7 +75,7 @@ def under_attack(
     Returns:
         Records with the fields `SCHEMA`, for every attack, radius and metric.
     """
-    model, config = trainer.model, trainer.config
+    config = trainer.config
     common = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -88,31 +88,21 @@ def under_attack(
     }
     curve = sorted({0.0, *radii})
     records: list[Record] = []
-    with preserve.rng(), preserve.state(model), evaluation_mode(model), unrounded(trainer):
-        fixed = fixed_batches(train_data, batches, trainer.device)
-        loss = AttackLoss(model, fixed, weights)
-        clean: dict[str, float] | None = None
-        bar = tqdm(total=len(attacks) * len(curve), desc="Attack", ncols=100, disable=not show_progress)
-        for attack in attacks:
+    with preserve.rng(), preserve.state(trainer.model), evaluation_mode(trainer.model), unrounded(trainer):
+        loss = AttackLoss(trainer.model, fixed_batches(train_data, batches, trainer.device), weights)
+        clean = measure(trainer, eval_data, loss, {})
+        grid = [(attack, radius) for attack in attacks for radius in curve]
+        for attack, radius in tqdm(grid, desc="Attack", ncols=100, disable=not show_progress):
             taken = steps if attack == "bim" else 1
-            for radius in curve:
-                if radius == 0:
-                    measured = clean = clean or measure(trainer, eval_data, loss, {})
-                else:
-                    delta = ascend(
-                        loss.gradient,
-                        weights,
-                        ball.around(weights, radius, granularity=granularity),
-                        direction=ATTACKS[attack],
-                        steps=taken,
-                        generator=torch.Generator().manual_seed(config["seed"]),
-                    )
-                    measured = measure(trainer, eval_data, loss, delta)
-                bar.update()
-                for metric, value in measured.items():
-                    where = {"split": "train" if metric == LOSS else split, "attack": attack, "steps": taken}
-                    records.append(common | where | {"radius": radius, "metric": metric, "value": value})
-        bar.close()
+            measured = clean
+            if radius > 0:
+                bound = ball.around(weights, radius, granularity=granularity)
+                noise = torch.Generator().manual_seed(config["seed"])
+                delta = ascend(loss.gradient, weights, bound, direction=ATTACKS[attack], steps=taken, generator=noise)
+                measured = measure(trainer, eval_data, loss, delta)
+            for metric, value in measured.items():
+                where = {"split": "train" if metric == LOSS else split, "attack": attack, "steps": taken}
+                records.append(common | where | {"radius": radius, "metric": metric, "value": value})
     return [{field: record[field] for field in SCHEMA} for record in records]
 
 

@@ -2,36 +2,24 @@
 
 import copy
 import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import yaml
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.data.transform import construct_transform
-from recbole.utils import get_flops, get_model, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_trainer, set_color
 from torch import nn
 
-from recbole_rawp import checks, environment, evaluation, preserve, report
+from recbole_rawp import checks, environment, evaluation, report
 from recbole_rawp import config as options
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.errors import InputError
-from recbole_rawp.trainer import RAWPTrainer, chosen_weights, perturbed_weights, robustify
+from recbole_rawp.errors import naming
+from recbole_rawp.prepare import Data, prepare, recboles
+from recbole_rawp.rules import RULES
+from recbole_rawp.trainer import RAWPTrainer, robustify
+from recbole_rawp.weights import chosen_weights, perturbed_weights
 
 logger = logging.getLogger()
-_handlers: list[logging.Handler] = []  # those that RecBole added for our run before
-
-
-class Data(NamedTuple):
-    """RecBole's three loaders."""
-
-    train: Any
-    valid: Any
-    test: Any
 
 
 def run_recbole_rawp(
@@ -81,7 +69,7 @@ def run_recbole_rawp(
         verdicts,
         metric=config["valid_metric"].lower(),
         bigger=config["valid_metric_bigger"],
-        settings={key: config[key] for key in options.RULES},
+        settings={key: config[key] for key in RULES},
         environment=place,
     )
     return result | {"records": records, "checks": verdicts, "table": table, "output_dir": str(folder)}
@@ -94,102 +82,13 @@ def with_baseline(config: RAWPConfig) -> list[Config]:
     return [config] if config["defense"] == "none" else [plain, config]
 
 
-def prepare(config: Config) -> tuple[Data, nn.Module]:
-    """Return the data and the initialised model, seeded and logged in the order of RecBole's `run_recbole`.
-
-    Raises:
-        InputError: if RecBole cannot load the data or build the model with these settings.
-    """
-    with recboles("seeds"):
-        init_seed(config["seed"], config["reproducibility"])
-    start_log(config)
-    dataset = load_dataset(config)
-    logger.info(dataset)
-    with recboles("data loaders"):
-        data = Data(*data_preparation(config, dataset))
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    with recboles("model"):
-        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
-    logger.info(model)
-    count_flops(config, model, dataset)
-    return data, model
-
-
 def check_weights(config: Config, model: nn.Module) -> None:
     """Raise InputError, naming the option, if there is no weight to perturb or attack."""
     settings = options.training(config)
     if settings.defense != "none":
         chosen_weights(model, settings)
-    with options.naming("attack_target"):
+    with naming("attack_target"):
         perturbed_weights(model, options.attack(config).target)
-
-
-@contextmanager
-def recboles(what: str) -> Iterator[None]:
-    """Turn RecBole's refusal of some settings, which it only notices while building, into an InputError."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"RecBole cannot make its {what} with these settings: {type(error).__name__}: {reason}"
-        ) from error
-
-
-def start_log(config: Config) -> None:
-    """Start RecBole's log of this run in a file of its own: the handlers of our run before are taken off first."""
-    for handler in _handlers:
-        logger.removeHandler(handler)
-        handler.close()
-    others = logger.handlers[:]
-    init_logger(config)
-    _handlers[:] = [handler for handler in logger.handlers if handler not in others]
-    logger.info(sys.argv)
-    logger.info(config)
-
-
-def load_dataset(config: Config) -> Any:
-    """Return RecBole's dataset; RecBole downloads it where it knows the name and finds no folder.
-
-    Raises:
-        InputError: saying where the file belongs.
-    """
-    folder = Path(config["data_path"])
-    absent = not folder.exists()
-    try:
-        try:
-            return create_dataset(config)
-        except (ValueError, RuntimeError):  # RecBole 1.2.1 ends a download with a barrier that needs a process group
-            if not (absent and (folder / f"{config['dataset']}.inter").exists()):
-                raise
-            return create_dataset(config)
-    except (Exception, SystemExit) as error:
-        if not absent:
-            raise InputError(
-                f"dataset: RecBole cannot load '{config['dataset']}': {' '.join(str(error).split())}"
-            ) from error
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise InputError(
-            f"dataset: there is no folder '{folder}', and RecBole could not download '{config['dataset']}' "
-            f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
-            "folder that holds it."
-        ) from error
-
-
-def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:
-    """Log the model's FLOPs as `run_recbole` does: the count draws random numbers, which the training then misses.
-
-    Where RecBole cannot count them, the generators are put back and the run goes on.
-    """
-    before = preserve.rng_state()
-    try:
-        flops = get_flops(model, dataset, config["device"], logger, construct_transform(config))
-    except Exception as error:
-        preserve.set_rng_state(before)
-        logger.warning(f"FLOPs could not be counted ({error}).")
-    else:
-        logger.info(set_color("FLOPs", "blue") + f": {flops}")
 
 
 def train(
@@ -198,7 +97,9 @@ def train(
     """Train with the configured defense and test, as `run_recbole` does; return the trainer and that result."""
     folder.mkdir(exist_ok=True)
     config["checkpoint_dir"] = str(folder)
-    report.whole(folder / "settings.yaml", lambda path: path.write_text(settings_yaml(config), encoding="utf-8"))
+    report.whole(
+        folder / "settings.yaml", lambda path: path.write_text(environment.settings_yaml(config), encoding="utf-8")
+    )
     with recboles("trainer"):
         trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.saved_model_file = str(folder / "model.pth")
@@ -236,35 +137,3 @@ def attack(trainer: RAWPTrainer, data: Data) -> list[evaluation.Record]:
 def ranks_fixed_candidates(config: Config) -> bool:
     """Tell whether RecBole ranks the same candidates at every evaluation; sampled ones are drawn anew."""
     return config["eval_args"]["mode"]["test"] in ("full", "labeled")
-
-
-def settings_yaml(config: Config) -> str:
-    """Return the settings of the run, RecBole's too, as YAML that repeats it when read as a config file.
-
-    Options of ours at their default are comments: another --defense brings its own.
-    """
-    ours = options.defaults(config["model"], config["defense"])
-    settings = {**config.internal_config_dict, **config.external_config_dict}
-    settings |= {"model": config["model"], "dataset": config["dataset"], "defense": config["defense"]}
-    for key in ("MODEL_TYPE", "config_files", "rawp_output_dir"):  # derived, or the place of this run alone
-        settings.pop(key, None)
-    at_default = {
-        key: settings.pop(key) for key in list(settings) if key != "defense" and settings[key] == ours.get(key, ...)
-    }
-    comments = "".join(f"# {line}\n" for line in as_yaml(at_default).splitlines())
-    return as_yaml(settings) + "\n# Options at their default:\n" + comments
-
-
-def as_yaml(settings: Mapping[str, Any]) -> str:
-    """Return settings as YAML; numpy numbers and paths, which YAML does not know, as plain numbers and strings."""
-    return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

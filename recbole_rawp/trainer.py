@@ -13,14 +13,12 @@ import torch
 from recbole.config import Config
 from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
 from recbole.utils import set_color
-from tabulate import tabulate
 from torch import nn
 
 from recbole_rawp import config as options
-from recbole_rawp import selection
 from recbole_rawp.errors import InputError
 from recbole_rawp.objective import Objective
-from recbole_rawp.selection import Weights
+from recbole_rawp.weights import chosen_weights, weight_table
 
 
 class RAWPTrainer(Trainer):
@@ -134,40 +132,6 @@ class RAWPTrainer(Trainer):
 
 class RAWPFTTrainer(RAWPTrainer):
     """Both stages of RAWP-FT. Stage 2 is not there yet: this runs stage 1."""
-
-
-def perturbed_weights(model: nn.Module, target: Any) -> Weights:
-    """Return the weights of a RecBole model that `target` names; vocabulary sizes are the model's own.
-
-    Raises:
-        InputError: if there is none.
-    """
-    sizes = (getattr(model, name, None) for name in ("n_users", "n_items", "n_entities"))
-    return selection.select(model, target, vocabulary=[size for size in sizes if isinstance(size, int)])
-
-
-def chosen_weights(model: nn.Module, settings: options.Training) -> tuple[Weights, dict[str, float]]:
-    """Return the weights that the settings perturb, and omega.
-
-    Raises:
-        InputError: naming the option, if it matches no weight.
-    """
-    with options.naming("rawp_target"):
-        weights = perturbed_weights(model, settings.target)
-    with options.naming("rawp_layer_weights"):
-        return weights, selection.layer_weights(weights, settings.layer_weights, owner=type(model).__name__)
-
-
-def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], defense: str) -> str:
-    """Return the table of perturbed weights: name, shape, share of all parameters, omega."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    rows = [
-        (name, " x ".join(map(str, weight.shape)), f"{weight.numel() / total:.2%}", f"{omega[name]:.3g}")
-        for name, weight in weights.items()
-    ]
-    share = sum(weight.numel() for weight in weights.values()) / total
-    title = f"Defense {defense} perturbs {len(rows)} weights of {type(model).__name__} ({share:.2%} of its parameters)"
-    return f"{title}\n{tabulate(rows, headers=['weight', 'shape', 'parameters', 'omega'], disable_numparse=True)}"
 
 
 @cache

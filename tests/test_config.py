@@ -10,43 +10,48 @@ import yaml
 from recbole.config import Config
 
 from recbole_rawp import config as options
-from recbole_rawp.config import RAWPConfig, command_line, literal
+from recbole_rawp import defaults
+from recbole_rawp.command_line import literal
+from recbole_rawp.command_line import read as command_line
+from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.rules import RULES
 
-REFERENCE = (options.properties() / "rawp.yaml").read_text()
+REFERENCE = (defaults.properties() / "rawp.yaml").read_text()
 
 
 def build(**overrides):
     return RAWPConfig(config_dict={"model": "NeuMF", "dataset": "ml-100k", **overrides})
 
 
-@pytest.mark.parametrize("key", options.RULES)
+@pytest.mark.parametrize("key", RULES)
 def test_the_reference_states_default_and_range_of_each_key(key):
     text = re.search(rf"^{key}: .*# \((.+?)\) [A-Zgpojw].+\.$", REFERENCE, re.MULTILINE)
     assert text, "one line: key, default, (range), a sentence"
-    shown = options.RULES[key].text
+    shown = RULES[key].text
     assert text[1] == shown
-    assert options.RULES[key].accepts(yaml.safe_load(REFERENCE)[key])
+    assert RULES[key].accepts(yaml.safe_load(REFERENCE)[key])
 
 
 def test_the_reference_has_no_other_keys():
-    assert set(yaml.safe_load(REFERENCE)) == set(options.RULES)
+    assert set(yaml.safe_load(REFERENCE)) == set(RULES)
 
 
 @pytest.mark.parametrize("folder", ["defense", "model"])
 def test_every_file_of_the_properties_sets_our_keys_only_and_within_range(folder):
-    files = sorted((options.properties() / folder).glob("*.yaml"))
+    files = sorted((defaults.properties() / folder).glob("*.yaml"))
     assert files
     for file in files:
         values = yaml.safe_load(file.read_text()) or {}
-        assert set(values) <= set(options.RULES), file
-        assert all(options.RULES[key].accepts(value) for key, value in values.items()), file
+        assert set(values) <= set(RULES), file
+        assert all(RULES[key].accepts(value) for key, value in values.items()), file
 
 
 def test_layers_of_defaults_and_the_users_word_is_last(tmp_path, monkeypatch):
     assert build()["rawp_mask_probability"] == 0.5 and build(defense="awp")["rawp_mask_probability"] == 1.0
     assert (
-        build()["rawp_radius"] == yaml.safe_load((options.properties() / "model/NeuMF.yaml").read_text())["rawp_radius"]
+        build()["rawp_radius"]
+        == yaml.safe_load((defaults.properties() / "model/NeuMF.yaml").read_text())["rawp_radius"]
     )
     (tmp_path / "my.yaml").write_text("rawp_radius: 0.11\nrawp_steps: 2\n")
     monkeypatch.setattr(sys, "argv", ["x", "--rawp_radius=0.33"])
@@ -58,7 +63,7 @@ def test_recboles_defaults_are_its_own():
     plain = Config(config_dict={"model": "NeuMF", "dataset": "ml-100k"}).final_config_dict
     ours = build(defense="none").final_config_dict
     assert {key: ours[key] for key in plain} == plain
-    assert set(ours) - set(plain) == set(options.RULES)
+    assert set(ours) - set(plain) == set(RULES)
 
 
 def test_a_key_that_recbole_owns_stays_recboles():
@@ -104,7 +109,7 @@ def test_a_key_that_recbole_owns_stays_recboles():
 def test_a_wrong_value_is_named_with_what_was_expected(key, value):
     with pytest.raises(InputError) as error:
         build(**{key: value})
-    assert str(error.value).startswith(f"{key}: ") and options.RULES[key].text in str(error.value)
+    assert str(error.value).startswith(f"{key}: ") and RULES[key].text in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -234,7 +239,7 @@ def test_the_command_line_gives_no_false_warning(monkeypatch, caplog):
 def test_our_keys_print_in_a_block_of_their_own():
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(build()))
     block = text.split("RAWP Hyper Parameters:")[1].split("\n\n")[0]
-    assert all(f"\n{key} =" in block for key in options.RULES)
+    assert all(f"\n{key} =" in block for key in RULES)
     assert "rawp_" not in text.split("Other Hyper Parameters")[1]
 
 

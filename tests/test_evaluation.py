@@ -7,16 +7,18 @@ import pytest
 import torch
 from recbole.utils import get_trainer
 
-from recbole_rawp import checks, evaluation, preserve, quick_start
+from recbole_rawp import checks, evaluation, preserve
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.objective import total
-from recbole_rawp.trainer import perturbed_weights, robustify
+from recbole_rawp.prepare import prepare
+from recbole_rawp.trainer import robustify
+from recbole_rawp.weights import perturbed_weights
 
 RADII = (0.0, 0.1, 0.5)
 
 
 def trained(config, epochs=True):
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.fit(data.train, data.valid, saved=False)
     return trainer, data
@@ -148,7 +150,7 @@ def test_a_cache_that_loading_leaves_stale_is_cleared_at_radius_zero_too(setting
 
 
 def test_attacked_batches_are_the_same_on_every_call_also_where_python_draws(settings):
-    data, _ = quick_start.prepare(RAWPConfig(config_dict=settings("BERT4Rec", defense="none")))
+    data, _ = prepare(RAWPConfig(config_dict=settings("BERT4Rec", defense="none")))
     one, two = (evaluation.fixed_batches(data.train, 1, torch.device("cpu"))[0] for _ in range(2))
     assert all(torch.equal(one[field], two[field]) for field in one.interaction)
 

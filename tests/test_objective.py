@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp import quick_start
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.evaluation import fixed_batches
 from recbole_rawp.objective import Objective, Recipe, combine, total
+from recbole_rawp.prepare import prepare
 from recbole_rawp.selection import select
-from recbole_rawp.trainer import perturbed_weights
+from recbole_rawp.weights import perturbed_weights
 from tests import oracle
 
 
@@ -42,7 +42,7 @@ def model_and_batch(name, settings, dtype):
     if name == "tied toy":
         model = TiedToy().to(dtype)
         return model, torch.randn(32, 4, dtype=dtype), select(model, "hidden")
-    data, model = quick_start.prepare(RAWPConfig(config_dict=settings(name)))
+    data, model = prepare(RAWPConfig(config_dict=settings(name)))
     batch = fixed_batches(data.train, 1, torch.device("cpu"))[0]
     for field in batch.interaction:
         if batch[field].is_floating_point():

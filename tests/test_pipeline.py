@@ -11,9 +11,10 @@ import torch
 import yaml
 from recbole.quick_start import load_data_and_model, run_recbole
 
-from recbole_rawp import evaluation, quick_start, report, run_recbole_rawp
+from recbole_rawp import evaluation, report, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.prepare import prepare
 
 FILES = {"model.pth", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
 
@@ -92,7 +93,7 @@ def test_a_users_log_handlers_stay(settings):
     mine = logging.FileHandler("mine.log")
     logging.getLogger().addHandler(mine)
     for _ in range(2):
-        quick_start.prepare(RAWPConfig(config_dict=settings("NeuMF")))
+        prepare(RAWPConfig(config_dict=settings("NeuMF")))
     assert mine in logging.getLogger().handlers
 
 

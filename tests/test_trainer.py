@@ -10,9 +10,10 @@ from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, RecVAETrain
 from recbole.utils import get_trainer
 
 import recbole_rawp
-from recbole_rawp import objective, quick_start
+from recbole_rawp import objective
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.prepare import prepare
 from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, robustify
 
 MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "RecVAE", "MultiVAE", "DiffRec"]
@@ -20,7 +21,7 @@ MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "Rec
 
 def fit(config, prepared=None):
     """Train and return (trainer, state_dict)."""
-    data, model = prepared or quick_start.prepare(config)
+    data, model = prepared or prepare(config)
     trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.fit(data.train, data.valid, saved=False)
     return trainer, {name: value.clone() for name, value in model.state_dict().items()}
@@ -44,7 +45,7 @@ def test_delta_times_zero_equals_plain_with_the_full_ascent_executed(name, setti
 
     monkeypatch.setattr(objective, "ascend", zero)
     config = RAWPConfig(config_dict=settings(name, defense="awp", rawp_clean_weight=0.0, **target))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     loss_function = model.calculate_loss
     model.calculate_loss = lambda batch, **flags: calls.append(1) or loss_function(batch, **flags)
     _, hardened = fit(config, (data, model))
@@ -77,7 +78,7 @@ def test_amp_and_gradient_clipping_stay_recboles(settings):
 
 def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4, rawp_mask_every="epoch"))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     trainer = RAWPFTTrainer(config, model)
     seen = {}
     trainer.tensorboard.add_scalar = lambda tag, value, step: seen.setdefault(tag, []).append((step, value))
@@ -142,7 +143,7 @@ def test_a_users_own_trainer_is_hardened(settings):
             )
 
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     trainer = robustify(Mine)(config, model)
     losses = []
     trainer.tensorboard.add_scalar = lambda tag, value, step: losses.append(value) if "adversarial" in tag else None
@@ -156,7 +157,7 @@ def test_a_loop_that_ignores_loss_func_is_an_error_not_a_silent_no_op(settings):
             return 0.0
 
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     with pytest.raises(RuntimeError, match="did not use loss_func"):
         robustify(Deaf)(config, model).fit(data.train, data.valid, saved=False)
 
@@ -166,7 +167,7 @@ def test_a_fit_that_never_trains_an_epoch_through_us_is_an_error_too(settings, m
         self.train_loss_dict[0] = 1.0
 
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     monkeypatch.setattr(Trainer, "fit", elsewhere)
     with pytest.raises(RuntimeError, match="never reached the hardened loss"):
         RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=False)
@@ -174,7 +175,7 @@ def test_a_fit_that_never_trains_an_epoch_through_us_is_an_error_too(settings, m
 
 def test_pre_training_stages_are_left_plain(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     model.train_stage = "pretrain"
     trainer = RAWPFTTrainer(config, model)
     trainer.fit(data.train, data.valid, saved=False)
@@ -209,9 +210,7 @@ def test_register_hardens_recboles_own_run_with_its_plain_config(settings, regis
 
 def test_under_register_a_model_without_hidden_weights_trains_plainly_with_one_warning(settings, registered, caplog):
     config = Config(config_dict=settings("BPR"))
-    data, model = quick_start.prepare(
-        RAWPConfig(config_dict=settings("BPR", defense="none", attack_target="embeddings"))
-    )
+    data, model = prepare(RAWPConfig(config_dict=settings("BPR", defense="none", attack_target="embeddings")))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.fit(data.train, data.valid, saved=False)
     warnings = [r.message for r in caplog.records if "BPR has no hidden weight" in r.message]
@@ -220,7 +219,7 @@ def test_under_register_a_model_without_hidden_weights_trains_plainly_with_one_w
 
 def test_outside_register_the_same_model_is_refused(settings):
     config = RAWPConfig(config_dict=settings("BPR"))
-    _, model = quick_start.prepare(config)
+    _, model = prepare(config)
     with pytest.raises(InputError, match="rawp_target: target 'hidden': BPR has no hidden weight"):
         RAWPFTTrainer(config, model)
 
@@ -232,7 +231,7 @@ def test_embeddings_of_such_a_model_can_be_hardened(settings):
 
 def test_a_kill_while_saving_keeps_the_checkpoint_that_was_there(settings, monkeypatch):
     config = RAWPConfig(config_dict=settings("NeuMF"))
-    _, model = quick_start.prepare(config)
+    _, model = prepare(config)
     trainer = RAWPFTTrainer(config, model)
     trainer._save_checkpoint(0)
     before = Path(trainer.saved_model_file).read_bytes()
@@ -251,7 +250,7 @@ def test_checkpoints_hold_a_plain_config_that_recbole_reads(settings):
     from recbole.quick_start import load_data_and_model
 
     config = RAWPConfig(config_dict=settings("NeuMF", epochs=1))
-    data, model = quick_start.prepare(config)
+    data, model = prepare(config)
     trainer = RAWPFTTrainer(config, model)
     trainer.fit(data.train, data.valid)
     loaded, twin, *_ = load_data_and_model(trainer.saved_model_file)

@@ -1,0 +1,65 @@
+"""What was typed?  Words become options and values; nothing is ever evaluated."""
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from recbole_rawp.errors import InputError
+from recbole_rawp.rules import COMMAND_LINE_ONLY
+
+ALIASES = {"defence": "defense"}
+NAMES = {"model", "dataset", "config_files"}  # never numbers
+
+
+def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Read `--key=value`, `--key value`, `-m MODEL`, `-d DATASET`, `--baseline`; return the options and what is left.
+
+    Left are words that belong to no option, and options without a value.
+
+    Raises:
+        InputError: if a key is given twice with different values.
+    """
+    short = {"-m": "model", "-d": "dataset"}
+    options: dict[str, Any] = {}
+    rest = []
+    pending = list(arguments)
+    while pending:
+        word = pending.pop(0)
+        if word not in short and not (word.startswith("--") and len(word) > 2):
+            rest.append(word)
+            continue
+        key, equals, text = short.get(word, word[2:]).partition("=")
+        key = ALIASES.get(key, key)
+        if not equals and key in COMMAND_LINE_ONLY:
+            text = "True"
+        elif not equals:
+            if not pending or pending[0].startswith("--") or pending[0] in short:
+                rest.append(word)
+                continue
+            text = pending.pop(0)
+        value = text if key in NAMES else literal(text)
+        if options.setdefault(key, value) != value:
+            raise InputError(f"--{key}: given twice, as {options[key]!r} and {value!r}. Keep one.")
+    return options, rest
+
+
+def literal(text: Any) -> Any:
+    """Return the Python or YAML value that a string spells, else the string; nothing is ever evaluated."""
+    if not isinstance(text, str):
+        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text in ("null", "~"):
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    if text[:1] in ("[", "{"):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            pass
+    return text

@@ -1,0 +1,139 @@
+"""What does each option accept?  Types, ranges and spelling; `properties/rawp.yaml` says the same to the user."""
+
+import difflib
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_rawp import ball, perturbation, selection
+from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.evaluation import ATTACKS
+
+PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
+COMMAND_LINE_ONLY = {"baseline"}
+# Keys that RecBole reads without giving them a default or listing them.
+UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
+
+logger = logging.getLogger()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a key accepts: `text` as it stands in rawp.yaml, `accepts` as a test."""
+
+    text: str
+    accepts: Callable[[Any], bool]
+
+
+def number(kind: type, text: str, accepts: Callable[[float], bool]) -> Rule:
+    """Return the rule for a finite number of `kind` (an int passes for a float, a bool for neither)."""
+    kinds = (int, float) if kind is float else (int,)
+    return Rule(
+        text, lambda v: isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) and accepts(float(v))
+    )
+
+
+def choice(options: Iterable[str]) -> Rule:
+    """Return the rule for one of some words."""
+    options = tuple(options)
+    return Rule(" | ".join(options), lambda v: v in options)
+
+
+def patterns(text: str, *, optional: bool = False) -> Rule:
+    """Return the rule for a target: a word or pattern, or a list of them."""
+
+    def accepts(value: Any) -> bool:
+        return is_word(value) or is_list_of(is_word)(value) or (optional and value is None)
+
+    return Rule(text, accepts)
+
+
+def is_word(value: Any) -> bool:
+    """Tell whether `value` is a string with something in it."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_list_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return the test for a list, not empty, whose entries all pass."""
+    return lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(accepts, value))
+
+
+NOT_NEGATIVE = number(float, "float >= 0", lambda v: v >= 0)
+POSITIVE = number(float, "float > 0", lambda v: v > 0)
+SHARE = number(float, "float in (0, 1]", lambda v: 0 < v <= 1)
+COUNT = number(int, "int >= 1", lambda v: v >= 1)
+
+RULES: dict[str, Rule] = {
+    "defense": Rule("name", is_word),
+    "rawp_radius": POSITIVE,
+    "rawp_radius_unit": choice(("relative", "absolute")),
+    "rawp_radius_jitter": number(float, "float in [0, 1)", lambda v: 0 <= v < 1),
+    "rawp_mask_probability": SHARE,
+    "rawp_mask_every": choice(("epoch", "batch")),
+    "rawp_target": patterns("hidden | embeddings | all | patterns"),
+    "rawp_layer_weights": Rule(
+        "uniform | norm | mapping",
+        lambda v: (
+            v in selection.LAYER_WEIGHTS
+            if isinstance(v, str)
+            else isinstance(v, Mapping)
+            and any(v.values())
+            and all(is_word(k) and NOT_NEGATIVE.accepts(w) for k, w in v.items())
+        ),
+    ),
+    "rawp_granularity": choice(ball.GRANULARITIES),
+    "rawp_direction": choice(perturbation.DIRECTIONS),
+    "rawp_steps": COUNT,
+    "rawp_ascent_fraction": SHARE,
+    "rawp_clean_weight": NOT_NEGATIVE,
+    "rawp_adversarial_weight": POSITIVE,
+    "rawp_warmup_epochs": number(int, "int >= 0", lambda v: v >= 0),
+    "attack": Rule(
+        "list of random | fgsm | bim",
+        lambda v: is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v),
+    ),
+    "attack_steps": COUNT,
+    "attack_radii": Rule("list of floats >= 0", is_list_of(NOT_NEGATIVE.accepts)),
+    "attack_target": patterns("hidden | embeddings | all | patterns | null", optional=True),
+    "attack_granularity": choice(ball.GRANULARITIES),
+    "attack_batches": COUNT,
+    "rawp_output_dir": Rule("path or null", lambda v: v is None or is_word(v)),
+}
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise InputError for the first of our keys whose value has the wrong type or range."""
+    for key, rule in RULES.items():
+        if key in values and not rule.accepts(values[key]):
+            raise InputError(
+                f"{key}: {values[key]!r} is not valid; expected {rule.text}.{_word_hint(rule, values[key])}"
+            )
+    if values.get("rawp_granularity") in ("global", "element") and values.get("rawp_layer_weights") != "uniform":
+        raise InputError(
+            f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
+            f"{values['rawp_granularity']!r}. Use rawp_layer_weights=uniform or rawp_granularity=tensor."
+        )
+
+
+def _word_hint(rule: Rule, value: Any) -> str:
+    return suggestion(value, rule.text.split(" | ")) if isinstance(value, str) and "|" in rule.text else ""
+
+
+def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
+    """Raise InputError for a misspelt key of ours; warn about a near miss of a key of RecBole's."""
+    known = set(recbole_keys) | UNLISTED
+    for key in given:
+        if not isinstance(key, str):
+            raise InputError(f"{key!r}: option names are words.")
+        if key in COMMAND_LINE_ONLY:
+            raise InputError(f"{key}: not a setting. Use --{key}, or the argument of run_recbole_rawp.")
+        if key in RULES or key in known:
+            continue
+        ours = difflib.get_close_matches(key, RULES, n=1, cutoff=0.8)
+        theirs = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if key.startswith(PREFIXES) or (ours and not theirs):
+            raise InputError(f"{key}: no such option.{suggestion(key, RULES)} All options: properties/rawp.yaml")
+        if theirs:
+            logger.warning(f"{key}: not an option that RecBole knows. Did you mean '{theirs[0]}'?")
