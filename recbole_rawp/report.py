@@ -83,7 +83,7 @@ def write(
     summary = table(frame, metric, bigger=bigger)
     whole(folder / "robustness.png", lambda path: plot(frame, metric, path, bigger=bigger))
     parts = [
-        f"# {frame['model'][0]} on {frame['dataset'][0]} under a global weight attack",
+        f"# {frame['model'].iloc[0]} on {frame['dataset'].iloc[0]} under a global weight attack",
         verdict(frame, metric, bigger=bigger),
         "![value and share kept, against the radius](robustness.png)",
         f"## {metric.upper()} on test data, and the share of the clean value kept",
@@ -203,7 +203,9 @@ def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{frame['model'][0]} on {frame['dataset'][0]}: {metric.upper()} when its weights are attacked")
+    figure.suptitle(
+        f"{frame['model'].iloc[0]} on {frame['dataset'].iloc[0]}: {metric.upper()} when its weights are attacked"
+    )
     figure.legend(*value_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150, format="png")
 

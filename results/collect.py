@@ -2,7 +2,8 @@
 
     python results/collect.py ml-100k          # reads runs/results/ml-100k/*/records.csv
 
-Writes results/neumf-DATASET.csv (all records) and .png, and prints the table for results/neumf-DATASET.md.
+Writes results/neumf-DATASET.csv (all records) and the pictures; prints the table for results/neumf-DATASET.md, the
+commits that the runs came from, and every self-check that failed.
 """
 
 import sys
@@ -33,15 +34,15 @@ def table(frame: pd.DataFrame) -> str:
     shares = report.shares(report.curves(frame, METRIC), bigger=True)
     rows = []
     for defense in [name for name in ORDER if name in clean.index.unique("defense")]:
-        relative = clean[defense] / clean["none"]
-        for attack in shares.loc[defense].index.unique("attack"):
-            kept = shares.loc[(defense, attack)].drop(columns=0.0)
-            start = (
-                [report.LABELS.get(defense, defense), spread(clean[defense], ".4f"), spread(relative, ".1%")]
-                if attack == "fgsm"
-                else ["", "", ""]
-            )
-            rows.append([*start, attack, *(spread(kept[radius], ".0%") for radius in kept)])
+        names = [
+            report.LABELS.get(defense, defense),
+            spread(clean[defense], ".4f"),
+            spread((clean[defense] / clean["none"]).dropna(), ".1%"),
+        ]
+        for attack in shares.xs(defense, level="defense").index.unique("attack"):
+            kept = shares.xs((defense, attack), level=("defense", "attack")).drop(columns=0.0)
+            rows.append([*names, attack, *(spread(kept[radius], ".0%") for radius in kept)])
+            names = ["", "", ""]
     radii = [f"{radius:g}" for radius in shares.columns if radius > 0]
     headers = ["defense", f"clean {METRIC.upper()}", "of plain's", "attack", *radii]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
@@ -50,11 +51,23 @@ def table(frame: pd.DataFrame) -> str:
 def main() -> None:
     """Collect one data set's runs."""
     dataset = sys.argv[1]
-    files = [f for name in ORDER for f in sorted(Path("runs/results", dataset).glob(f"{name}-*/records.csv"))]
+    runs = Path("runs/results", dataset)
+    files = [file for name in ORDER for file in sorted(runs.glob(f"{name}-*/records.csv"))]
     frame = pd.concat(map(pd.read_csv, files), ignore_index=True)
     frame.to_csv(HERE / f"neumf-{dataset}.csv", index=False)
-    report.plot(frame, METRIC, HERE / f"neumf-{dataset}.png", bigger=True)
+    pair = frame[frame["defense"].isin(["none", "rawp"])]
+    strong = frame[frame["attack"].isin(["fgsm", "bim"])]
+    report.plot(pair, METRIC, HERE / f"neumf-{dataset}.png", bigger=True)
+    report.plot(strong, METRIC, HERE / f"neumf-{dataset}-defenses.png", bigger=True)
     print(table(frame))
+    commits = {
+        line for file in runs.glob("*/environment.txt") for line in file.read_text().splitlines() if "commit" in line
+    }
+    print("\n" + "\n".join(sorted(commits)))
+    for file in sorted(runs.glob("*/report.md")):
+        for line in file.read_text().splitlines():
+            if "FAILED" in line:
+                print(f"{file.parent.name}: {line}")
 
 
 if __name__ == "__main__":
