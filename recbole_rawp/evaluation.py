@@ -137,6 +137,7 @@ class AttackLoss:
     def _losses(self, delta: Weights | None) -> Iterator[Any]:
         for batch in self.batches:
             with preserve.rng(), preserve.state(self.model):
+                seed_generators()
                 yield shifted_loss(self.model, self.function, batch, self.weights, delta or None)
 
 

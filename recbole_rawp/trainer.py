@@ -18,6 +18,7 @@ from torch import nn
 from recbole_rawp import config as options
 from recbole_rawp.errors import InputError
 from recbole_rawp.objective import Objective
+from recbole_rawp.selection import TARGETS
 from recbole_rawp.weights import chosen_weights, weight_table
 
 
@@ -51,7 +52,7 @@ class RAWPTrainer(Trainer):
             options.check_gradient(type(self.model).__name__)
             chosen_weights(self.model, self.settings)
         except InputError as error:
-            if not self.lenient:
+            if not self.lenient or self.settings.target not in TARGETS:  # a pattern that fails is a mistake
                 raise
             self.logger.warning(f"{error} Training plainly.")
             return False

@@ -155,6 +155,15 @@ def test_attacked_batches_are_the_same_on_every_call_also_where_python_draws(set
     assert all(torch.equal(one[field], two[field]) for field in one.interaction)
 
 
+def test_a_random_loss_is_the_same_function_on_every_call(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("DiffRec", defense="none")))
+    batches = evaluation.fixed_batches(data.train, 1, trainer.device)
+    loss = evaluation.AttackLoss(trainer.model, batches, perturbed_weights(trainer.model, "hidden"))
+    first = loss.value({})
+    torch.rand(7), random.random(), np.random.rand()
+    assert loss.value({}) == first
+
+
 def test_sampled_candidates_are_the_same_at_every_radius(settings):
     args = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_args=args)))

@@ -215,6 +215,9 @@ def test_under_register_a_model_without_hidden_weights_trains_plainly_with_one_w
     trainer.fit(data.train, data.valid, saved=False)
     warnings = [r.message for r in caplog.records if "BPR has no hidden weight" in r.message]
     assert len(warnings) == 1 and "--rawp_target=embeddings" in warnings[0]
+    config["rawp_target"] = "user_embeding*"
+    with pytest.raises(InputError, match="rawp_target: pattern 'user_embeding"):
+        get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
 
 
 def test_outside_register_the_same_model_is_refused(settings):
