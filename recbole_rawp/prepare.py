@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import colorama
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
@@ -67,6 +68,8 @@ def start_log(config: Config) -> None:
         logger.removeHandler(handler)
         handler.close()
     others = logger.handlers[:]
+    if sys.stdout is colorama.initialise.wrapped_stdout:  # else RecBole wraps it once more on each run
+        colorama.deinit()
     init_logger(config)
     _handlers[:] = [handler for handler in logger.handlers if handler not in others]
     logger.info(sys.argv)

@@ -14,7 +14,7 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole_rawp import evaluation, report, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare
+from recbole_rawp.prepare import prepare, start_log
 
 FILES = {"model.pth", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
 
@@ -95,6 +95,15 @@ def test_a_users_log_handlers_stay(settings):
     for _ in range(2):
         prepare(RAWPConfig(config_dict=settings("NeuMF")))
     assert mine in logging.getLogger().handlers
+
+
+def test_many_runs_in_one_process_do_not_wrap_the_output_ever_deeper(settings):
+    import colorama
+
+    for _ in range(3):
+        start_log(RAWPConfig(config_dict=settings("NeuMF")))
+    assert not isinstance(colorama.initialise.orig_stdout, colorama.ansitowin32.StreamWrapper)
+    colorama.deinit()
 
 
 def test_two_rivals_never_get_one_folder():
