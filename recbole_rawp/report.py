@@ -176,13 +176,15 @@ def check_table(checks: list[Check]) -> str:
 def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     """Draw the metric and the share of it kept against the radius, one line per defense and attack.
 
-    Over several seeds a line is the mean, and a band reaches from the lowest to the highest.
+    Over several seeds a line is the mean, and a band reaches from the lowest to the highest (up to six lines: more
+    bands would hide one another).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     wide = curves(frame, metric)
+    bands = len(wide.index.droplevel("seed").unique()) <= 6
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     value_axes, share_axes = figure.subplots(1, 2)
@@ -194,7 +196,8 @@ def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
         label = f"{LABELS.get(defense, defense)}, {ATTACK_LABELS[attack]}"
         for axes, values in ((value_axes, seeds), (share_axes, shares(seeds, bigger=bigger))):
             axes.plot(values.columns, values.mean(), label=label, **line)
-            axes.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
+            if bands:
+                axes.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
     value_axes.set_ylabel(metric.upper())
     share_axes.set_ylabel("share of the clean score kept")
     share_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
