@@ -36,6 +36,7 @@ def verify(records: list[Record], clean: Mapping[str, float] | None, *, decimals
     tolerance = 0.5001 * 10.0**-decimals
 
     def check(name: str, cases: list[Any], holds: Callable[..., bool]) -> Check:
+        """Return passed if `holds(*case)` for every case; without a case the check does not apply."""
         broken = [case for case in cases if not holds(*case)]
         detail = ", ".join(dict.fromkeys(" ".join(map(str, case[:2])) for case in broken))
         status = FAILED if broken else PASSED if cases else NOT_APPLICABLE

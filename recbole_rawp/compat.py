@@ -55,7 +55,7 @@ def trusting_load(load: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `torch.load` so that calls from inside RecBole load whole objects, as they did before torch 2.6."""
 
     @functools.wraps(load)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:  # its docstring is torch.load's own, by `wraps`
         if called_from_recbole(2):
             kwargs.setdefault("weights_only", False)
         return load(*args, **kwargs)

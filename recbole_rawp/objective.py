@@ -99,6 +99,7 @@ class Objective:
         clean = loss_function(batch)
 
         def gradient(delta: Weights | None) -> Weights:
+            """Return dL/dw at w + delta; at w from the clean pass, if that saw the rows that the ascent sees."""
             if delta is None and self.stride(batch) == 1:
                 return gradients(clean, weights, retain_graph=True)
             with replay:

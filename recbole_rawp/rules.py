@@ -45,6 +45,7 @@ def patterns(text: str, *, optional: bool = False) -> Rule:
     """Return the rule for a target: a word or pattern, or a list of them."""
 
     def accepts(value: Any) -> bool:
+        """Tell whether `value` is a word, a list of words or, where allowed, nothing."""
         return is_word(value) or is_list_of(is_word)(value) or (optional and value is None)
 
     return Rule(text, accepts)
