@@ -12,7 +12,7 @@ from recbole_rawp.errors import InputError
 
 if TYPE_CHECKING:
     from recbole_rawp.config import RAWPConfig
-    from recbole_rawp.quick_start import run_recbole_rawp
+    from recbole_rawp.quick_start import continue_run, harden_checkpoint, rank_checkpoint, run_recbole_rawp
     from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, register, robustify, unregister
 
 __version__ = "0.1.0"
@@ -21,6 +21,9 @@ __all__ = [
     "RAWPConfig",
     "RAWPFTTrainer",
     "RAWPTrainer",
+    "continue_run",
+    "harden_checkpoint",
+    "rank_checkpoint",
     "register",
     "robustify",
     "run_recbole_rawp",
@@ -32,6 +35,9 @@ compat.apply()
 _HOME = {
     "RAWPConfig": "config",
     "run_recbole_rawp": "quick_start",
+    "continue_run": "quick_start",
+    "harden_checkpoint": "quick_start",
+    "rank_checkpoint": "quick_start",
     "RAWPTrainer": "trainer",
     "RAWPFTTrainer": "trainer",
     "robustify": "trainer",

@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import recbole_rawp
 from recbole_rawp.errors import InputError, suggestion
@@ -11,21 +12,26 @@ USAGE = """\
 recbole-rawp trains a RecBole model whose ranking survives small changes of its weights, and measures it.
 
     recbole-rawp train --model=NeuMF --dataset=ml-100k --baseline
+    recbole-rawp train --resume=runs/NeuMF-ml-100k-rawp_ft-20261124-120000
+    recbole-rawp rank saved/NeuMF.pth
+    recbole-rawp harden saved/NeuMF.pth --ft_epochs=5
     python run_recbole_rawp.py -m NeuMF -d ml-100k --defense=awp --epochs=50 --config_files="my.yaml other.yaml"
 
-train (the default) trains with a defense, attacks the result on test data, and writes model.pth, records.csv,
-report.md, robustness.png, settings.yaml and environment.txt into one new folder.
+train (the default)  trains with a defense, repairs the least robust module, attacks the result on test data, and
+                     writes model.pth, records.csv, report.md, robustness.png and more into one new folder
+rank CHECKPOINT      ranks the modules of any model that RecBole saved, least robust first
+harden CHECKPOINT    repairs its least robust module, without training it first; the checkpoint is not touched
 
   --model, -m NAME      a RecBole model trained by gradient descent
   --dataset, -d NAME    a RecBole dataset: ml-100k ships with RecBole, others belong into --data_path (dataset/)
   --config_files FILES  YAML files, separated by spaces; later ones win
   --baseline            also train the plain model; both in one table and one picture
+  --resume FOLDER       go on with the run in this folder, which was killed
   --KEY=VALUE           any option of RecBole, or of ours as listed below
   --help, --version
 
 A .pth file is a pickle, which can run code when loaded: load only files that you trust.
 """
-COMMANDS = ("train",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,48 +44,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--version" in arguments:
         print(f"recbole-rawp {recbole_rawp.__version__}")
         return 0
+    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]  # RAWPConfig reads the options there, as RecBole's does
     try:
-        return train(arguments)
+        return run(arguments)
     except InputError as error:
         print(f"recbole-rawp: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:  # some of RecBole's models import what they need only while training
         print(f"recbole-rawp: the package '{error.name}' is needed and not installed. Install it.", file=sys.stderr)
         return 2
+    finally:
+        sys.argv = argv
 
 
-def train(arguments: list[str]) -> int:
-    """Train, attack and report; see `USAGE`."""
-    from recbole_rawp import command_line, quick_start
+def run(arguments: list[str]) -> int:
+    """Find the command among the words, and run it."""
+    from recbole_rawp import command_line
 
     options, rest = command_line.read(arguments)
-    if rest and rest[0] in COMMANDS:
-        rest = rest[1:]
-    if rest and rest[0].startswith("-"):
-        raise InputError(f"{rest[0]}: no value given. Write {rest[0]}=VALUE.")
-    if rest:
+    command = rest.pop(0) if rest and rest[0] in COMMANDS else "train"
+    wanted = 0 if command == "train" else 1
+    for word in rest[wanted:] + [word for word in rest[:wanted] if word.startswith("-")]:
+        if word.startswith("-"):
+            raise InputError(f"{word}: no value given. Write {word}=VALUE.")
         hint = " Quote several config files: --config_files='a.yaml b.yaml'." * ("config_files" in options)
-        raise InputError(f"'{rest[0]}': not a command or option.{suggestion(rest[0], COMMANDS)}{hint} Try --help.")
+        raise InputError(f"'{word}': not a command or option.{suggestion(word, COMMANDS)}{hint} Try --help.")
+    if len(rest) < wanted:
+        raise InputError(f"{command}: name the checkpoint, as in `recbole-rawp {command} saved/NeuMF.pth`.")
+    if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
+        raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")
+    return COMMANDS[command](options, *rest)
+
+
+def train(options: dict[str, Any]) -> int:
+    """Train or go on, attack and report; see `USAGE`."""
+    from recbole_rawp import quick_start
+
     if not isinstance(options.get("baseline", True), bool):
         raise InputError(f"--baseline: {options['baseline']!r} is neither true nor false. Leave the value out.")
+    if "resume" in options:
+        return show(quick_start.continue_run(str(options["resume"])))
     for key in ("model", "dataset"):
         if key not in options and "config_files" not in options:
             raise InputError(f"--{key}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
-    if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
-        raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")
-    files = options.get("config_files")
-    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]  # RAWPConfig reads the options there, as RecBole's does
-    try:
-        result = quick_start.run_recbole_rawp(
-            config_file_list=files.split() if files else None, baseline=options.get("baseline", False)
-        )
-    finally:
-        sys.argv = argv
+    return show(quick_start.run_recbole_rawp(config_file_list=files(options), baseline=options.get("baseline", False)))
+
+
+def harden(options: dict[str, Any], checkpoint: str) -> int:
+    """Repair the model in a checkpoint, attack it before and after, and report."""
+    from recbole_rawp import quick_start
+
+    return show(quick_start.harden_checkpoint(checkpoint, config_file_list=files(options)))
+
+
+def rank(options: dict[str, Any], checkpoint: str) -> int:
+    """Print the modules of the model in a checkpoint, least robust first."""
+    from recbole_rawp import quick_start
+
+    result = quick_start.rank_checkpoint(checkpoint, config_file_list=files(options))
+    folder = result["output_dir"]
+    print(f"\n{result['table']}\n\nrows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"train": train, "rank": rank, "harden": harden}
+
+
+def files(options: dict[str, Any]) -> list[str] | None:
+    """Return the config files that were named."""
+    return options["config_files"].split() if options.get("config_files") else None
+
+
+def show(result: dict[str, Any]) -> int:
+    """Print what a run found and where it lies."""
+    folder = result["output_dir"]
     print(f"\n{result['table']}\n")
+    for line in result["repair"]:
+        print(line + "\n")
     for check in result["checks"]:
         if check.status == "failed":
             print(f"SELF-CHECK FAILED ({check.defense}): {check.name}; not at {check.detail}")
-    print(f"report:  {result['output_dir']}/report.md\npicture: {result['output_dir']}/robustness.png")
+    print(f"report:  {folder}/report.md\npicture: {folder}/robustness.png")
     return 0
 
 

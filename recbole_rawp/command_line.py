@@ -7,10 +7,9 @@ from typing import Any
 import yaml
 
 from recbole_rawp.errors import InputError
-from recbole_rawp.rules import COMMAND_LINE_ONLY
 
 ALIASES = {"defence": "defense"}
-NAMES = {"model", "dataset", "config_files"}  # never numbers
+NAMES = {"model", "dataset", "config_files", "resume"}  # never numbers
 
 
 def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -32,7 +31,7 @@ def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         key, equals, text = short.get(word, word[2:]).partition("=")
         key = ALIASES.get(key, key)
-        if not equals and key in COMMAND_LINE_ONLY:
+        if not equals and key == "baseline":
             text = "True"
         elif not equals:
             if not pending or pending[0].startswith("--") or pending[0] in short:

@@ -1,14 +1,12 @@
 """What may I set?
 
-Our options join RecBole's Config as flat keys: `RAWPConfig` checks them, and `training` and `attack` read them, from
-any Config, as frozen settings.
+Our options join RecBole's Config as flat keys, and `RAWPConfig` checks them; `settings` reads them.
 """
 
 import copyreg
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,7 @@ from recbole_rawp import command_line
 from recbole_rawp.command_line import ALIASES
 from recbole_rawp.defaults import default_defense, defaults
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.objective import Recipe
-from recbole_rawp.rules import COMMAND_LINE_ONLY, PREFIXES, RULES, check_names, check_values
+from recbole_rawp.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
 
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 NO_GRADIENT = {
@@ -145,77 +142,3 @@ class RAWPConfig(Config):
     def _recbole_keys(self) -> set[str]:
         listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
         return (self.internal_config_dict.keys() - RULES.keys()) | set(listed)
-
-
-# --- what the package reads
-
-
-@dataclass(frozen=True)
-class Training:
-    """Stage 1 as set: which weights, from which epoch on, and the recipe of the loss."""
-
-    defense: str
-    target: str | Sequence[str]
-    layer_weights: str | Mapping[str, float]
-    warmup_epochs: int
-    recipe: Recipe
-
-
-@dataclass(frozen=True)
-class Attack:
-    """The attack of the evaluation as set; radii are sorted, start at 0 and are fractions of each group's norm."""
-
-    names: tuple[str, ...]
-    steps: int
-    target: str | Sequence[str]
-    granularity: str
-    batches: int
-    radii: tuple[float, ...]
-
-
-def values(config: Config) -> dict[str, Any]:
-    """Return our options from any RecBole Config; what a plain one lacks is filled in from the properties.
-
-    Raises:
-        InputError: for a misspelt option or a value out of range.
-    """
-    given = {ALIASES.get(key, key): value for key, value in config.final_config_dict.items()}
-    check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - RULES.keys())
-    found = defaults(config["model"], given.get("defense", default_defense()))
-    found.update({key: given[key] for key in RULES if key in given})
-    check_values(found)
-    return found
-
-
-def training(config: Config) -> Training:
-    """Return the settings of stage 1."""
-    v = values(config)
-    recipe = Recipe(
-        radius=v["rawp_radius"],
-        radius_jitter=v["rawp_radius_jitter"],
-        relative=v["rawp_radius_unit"] == "relative",
-        granularity=v["rawp_granularity"],
-        mask_probability=v["rawp_mask_probability"],
-        mask_every=v["rawp_mask_every"],
-        direction=v["rawp_direction"],
-        steps=v["rawp_steps"],
-        ascent_fraction=v["rawp_ascent_fraction"],
-        clean_weight=v["rawp_clean_weight"],
-        adversarial_weight=v["rawp_adversarial_weight"],
-    )
-    return Training(v["defense"], v["rawp_target"], v["rawp_layer_weights"], v["rawp_warmup_epochs"], recipe)
-
-
-def attack(config: Config) -> Attack:
-    """Return the settings of the attack."""
-    v = values(config)
-    radii = tuple(sorted({0.0, *map(float, v["attack_radii"])}))
-    names = tuple(v["attack"])
-    return Attack(
-        names,
-        v["attack_steps"],
-        v["attack_target"] or v["rawp_target"],
-        v["attack_granularity"],
-        v["attack_batches"],
-        radii,
-    )

@@ -34,21 +34,34 @@ def describe(device: torch.device) -> str:
     return "\n".join(lines)
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Return what was set, RecBole's defaults too, without ours at their default: another defense has its own."""
+    return _split(config)[0]
+
+
 def settings_yaml(config: Config) -> str:
-    """Return the settings of the run, RecBole's too, as YAML that repeats it when read as a config file.
+    """Return the settings of the run as YAML that repeats it when read as a config file.
 
     Options of ours at their default are comments: another --defense brings its own.
     """
-    ours = defaults(config["model"], config["defense"])
-    settings = {**config.internal_config_dict, **config.external_config_dict}
-    settings |= {"model": config["model"], "dataset": config["dataset"], "defense": config["defense"]}
-    for key in ("MODEL_TYPE", "config_files", "rawp_output_dir"):  # derived, or the place of this run alone
-        settings.pop(key, None)
-    at_default = {
-        key: settings.pop(key) for key in list(settings) if key != "defense" and settings[key] == ours.get(key, ...)
-    }
+    chosen, at_default = _split(config)
     comments = "".join(f"# {line}\n" for line in as_yaml(at_default).splitlines())
-    return as_yaml(settings) + "\n# Options at their default:\n" + comments
+    return as_yaml(chosen) + "\n# Options at their default:\n" + comments
+
+
+def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that need saying, and our options at their default."""
+    chosen = {**config.internal_config_dict, **config.external_config_dict}
+    chosen |= {"model": config["model"], "dataset": config["dataset"]}
+    if config["defense"] is not None:  # a plain RecBole run has none
+        chosen["defense"] = config["defense"]
+    for key in ("MODEL_TYPE", "config_files", "rawp_output_dir"):  # derived, or the place of this run alone
+        chosen.pop(key, None)
+    ours = defaults(config["model"], config["defense"] or "none")
+    at_default = {
+        key: chosen.pop(key) for key in list(chosen) if key != "defense" and chosen[key] == ours.get(key, ...)
+    }
+    return chosen, at_default
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ def under_attack(
     batches: int = 10,
     target: str | Sequence[str] = "hidden",
     split: str = "test",
+    stage: int = 1,
     show_progress: bool = False,
 ) -> list[Record]:
     """Measure RecBole's metrics, unrounded, while `weights` are attacked at each radius, and the attacked loss.
@@ -69,7 +70,7 @@ def under_attack(
         steps: of `bim`.
         granularity: what one norm spans, see `ball`.
         batches: how many training batches the attack uses.
-        target, split: for the records.
+        target, split, stage: for the records.
         show_progress: whether to show a bar over attacks and radii.
 
     Returns:
@@ -80,7 +81,7 @@ def under_attack(
         "model": config["model"],
         "dataset": config["dataset"],
         "defense": defense,
-        "stage": 1,
+        "stage": stage,
         "seed": config["seed"],
         "target": target if isinstance(target, str) else ",".join(target),
         "granularity": granularity,
@@ -88,7 +89,7 @@ def under_attack(
     }
     curve = sorted({0.0, *radii})
     records: list[Record] = []
-    with preserve.rng(), preserve.state(trainer.model), evaluation_mode(trainer.model), unrounded(trainer):
+    with measuring(trainer, train_data, eval_data):
         loss = AttackLoss(trainer.model, fixed_batches(train_data, batches, trainer.device), weights)
         clean = measure(trainer, eval_data, loss, {})
         grid = [(attack, radius) for attack in attacks for radius in curve]
@@ -107,7 +108,10 @@ def under_attack(
 
 
 class AttackLoss:
-    """The training loss over fixed batches as a function of delta, with the same random numbers on each call."""
+    """The training loss over fixed batches as a function of delta, with the same random numbers on each call.
+
+    `delta` may hold some of the weights only; the others stay where they are.
+    """
 
     def __init__(self, model: nn.Module, batches: list[Any], weights: Weights) -> None:
         self.model, self.batches, self.weights = model, batches, weights
@@ -121,14 +125,18 @@ class AttackLoss:
         return sum(losses) / len(losses)
 
     def gradient(self, delta: Weights | None) -> Weights:
-        """Return the gradient at w + delta, summed over the batches; at w it is computed once for all radii."""
+        """Return the gradient at w + delta by the weights in delta, summed over the batches.
+
+        At w (None) it is by all weights, and computed once for all radii and modules.
+        """
         if delta is None and self._at_weights is not None:
             return self._at_weights
         summed: Weights = {}
         # cuDNN's recurrent layers have no backward pass in evaluation mode.
+        names = self.weights if delta is None else delta
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
             for loss in self._losses(delta):
-                found = gradients(loss, self.weights)
+                found = gradients(loss, {name: self.weights[name] for name in names})
                 summed = {name: summed[name] + g if summed else g for name, g in found.items()}
         if delta is None:
             self._at_weights = summed
@@ -154,29 +162,28 @@ def training_loss(model: Any) -> Callable[[Any], Any]:
 
 def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any]:
     """Return the first batches that the loader gives, the same on every call, and leave the loader as it was."""
-    loaders = [getattr(train_data, name, None) for name in ("general_dataloader", "kg_dataloader")]
-    generators = [loader.generator for loader in loaders if loader is not None] or [train_data.generator]
-    states = [generator.get_state() for generator in generators]
     if hasattr(train_data, "set_mode"):  # both tasks' fields; RecBole's trainers set the mode themselves
         train_data.set_mode(KGDataLoaderState.RSKG)
-    for generator in generators:
-        generator.manual_seed(SEED)
-    try:
-        with preserve.rng():
-            seed_generators()
-            return [batch.to(device) for batch in islice(train_data, count)]
-    finally:
-        for generator, state in zip(generators, states):
-            generator.set_state(state)
+    with preserve.rng(loader_generators(train_data)):
+        for generator in loader_generators(train_data):
+            generator.manual_seed(SEED)
+        seed_generators()
+        return [batch.to(device) for batch in islice(train_data, count)]
+
+
+def loader_generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators that a RecBole loader draws its order from; a knowledge graph's loader has two."""
+    parts = [getattr(loader, name, None) for name in ("general_dataloader", "kg_dataloader")]
+    return [part.generator for part in parts if part is not None] or [loader.generator]
 
 
 def measure(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> dict[str, float]:
-    """Return the metrics of RecBole's own evaluation at w + delta, and the attacked loss there."""
+    """Return the metrics of RecBole's own evaluation at w + delta (none without `eval_data`), and the loss there."""
     seed_generators()
     clear_caches(trainer.model.modules())  # loading weights does not, for some models
-    shifted = {name: weight.detach() + delta[name] for name, weight in loss.weights.items() if delta}
+    shifted = {name: loss.weights[name].detach() + change for name, change in delta.items()}
     with overlay(trainer.model, shifted) if shifted else nullcontext():
-        result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
+        result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False) or {}
     return {**{metric: float(value) for metric, value in result.items()}, LOSS: loss.value(delta)}
 
 
@@ -185,6 +192,14 @@ def seed_generators() -> None:
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
+
+
+@contextmanager
+def measuring(trainer: Any, *loaders: Any) -> Iterator[None]:
+    """Measure and leave no trace: generators, the loaders' too, the model's state, mode and metrics are put back."""
+    generators = [generator for loader in loaders if loader is not None for generator in loader_generators(loader)]
+    with preserve.rng(generators), preserve.state(trainer.model), evaluation_mode(trainer.model), unrounded(trainer):
+        yield
 
 
 @contextmanager

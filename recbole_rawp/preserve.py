@@ -1,13 +1,15 @@
 """What must an extra pass leave as it found it?  Random generators, and the model's state outside its weights."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from recbole_rawp.overlay import clear_caches
 
 CLONE_LIMIT = 2**16  # entries; larger plain tensors are watched, not cloned (interaction histories, graphs)
 
@@ -29,13 +31,15 @@ def set_rng_state(state: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def rng() -> Iterator[None]:
-    """Put all generators back afterwards, also after an error."""
-    before = rng_state()
+def rng(others: Iterable[torch.Generator] = ()) -> Iterator[None]:
+    """Put all generators, and the `others`, back afterwards, also after an error."""
+    before, rest = rng_state(), [(generator, generator.get_state()) for generator in others]
     try:
         yield
     finally:
         set_rng_state(before)
+        for generator, state in rest:
+            generator.set_state(state)
 
 
 @contextmanager
@@ -87,3 +91,25 @@ def _copied(value: Any, copies: dict[int, Any], *, limit: int | None) -> Any:
     elif isinstance(value, np.ndarray) and (limit is None or value.size <= limit):
         copies[id(value)] = value.copy()
     return copies.get(id(value), value)
+
+
+@contextmanager
+def modules_kept(model: Any) -> Iterator[None]:
+    """Let RecBole load a checkpoint into the model's own modules.
+
+    RecBole swaps whole modules in from the checkpoint (SASRecF, FDSA, GRU4RecF, DIN, DIEN), which its optimizer does
+    not hold: they would silently stop training. Their weights are in the state_dict too, so nothing is missed.
+    Embeddings that the model cached before the load are forgotten.
+    """
+
+    def load_other_parameter(parameters: dict[str, Any] | None) -> None:
+        """Load the other parameters, modules left out."""
+        rest = {name: value for name, value in (parameters or {}).items() if not isinstance(value, nn.Module)}
+        type(model).load_other_parameter(model, rest)
+        clear_caches(model.modules())
+
+    model.load_other_parameter = load_other_parameter
+    try:
+        yield
+    finally:
+        del model.load_other_parameter

@@ -1,25 +1,32 @@
 """In what order does it happen?"""
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from recbole.utils import get_trainer, set_color
-from torch import nn
 
-from recbole_rawp import checks, environment, evaluation, report
-from recbole_rawp import config as options
+from recbole_rawp import (
+    checkpoint,
+    checks,
+    criticality,
+    environment,
+    evaluation,
+    finetune,
+    output,
+    repair_report,
+    report,
+    resume,
+)
+from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.errors import naming
-from recbole_rawp.prepare import Data, prepare, recboles
+from recbole_rawp.prepare import prepare
 from recbole_rawp.rules import RULES
-from recbole_rawp.trainer import RAWPTrainer, robustify
-from recbole_rawp.weights import chosen_weights, perturbed_weights
+from recbole_rawp.steps import attack, check_weights, fit, make_trainer, write_settings
+from recbole_rawp.weights import perturbed_weights
 
-logger = logging.getLogger()
+STAGE_1 = "model-stage1.pth"
 
 
 def run_recbole_rawp(
@@ -39,29 +46,115 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown) and `output_dir`.
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown), `repair` (lines) and `output_dir`.
+        If a run with saved=True is killed, `continue_run` goes on with it.
 
     Raises:
         InputError: for anything in the input that cannot work, before any training.
     """
     config = RAWPConfig(model, dataset, config_file_list, config_dict)
-    report.check_free(config["rawp_output_dir"])
-    folder: Path | None = None
+    output.check_free(config["rawp_output_dir"])
+    return _run(config, saved=saved, baseline=baseline)
+
+
+def continue_run(folder: str) -> dict[str, Any]:
+    """Go on with the run in `folder` from where it was killed; the end is the same. Return as `run_recbole_rawp`.
+
+    Raises:
+        InputError: if the folder holds no run, or options on the command line differ from the run's.
+    """
+    home = Path(folder).expanduser()
+    config = resume.settings(home)
+    file, place = home / "environment.txt", _place(config)
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    output.write_text(file, f"{before}\ncontinued:\n{place}\n")
+    untouched = (home / STAGE_1).exists() and not (home / resume.NAME).exists()  # `harden`, killed early
+    return _run(
+        config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=home / STAGE_1 if untouched else None
+    )
+
+
+def harden_checkpoint(
+    file: str, config_file_list: Sequence[str] | None = None, config_dict: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Repair the least robust module of a checkpoint's model: stage 2 alone. Return as `run_recbole_rawp`.
+
+    The file is not touched; the repaired model lies in a new folder as `model.pth`, beside a copy of the original. Only
+    load checkpoints that you trust: a pickle can run code.
+
+    Raises:
+        InputError: for a file that is not a RecBole checkpoint or does not fit the data, and for options as above.
+    """
+    config = checkpoint.settings(checkpoint.read(file), config_file_list, {"ft_rounds": 1, **(config_dict or {})})
+    output.check_free(config["rawp_output_dir"])
+    return _run(config, stage_1=Path(file).expanduser())
+
+
+def rank_checkpoint(
+    file: str, config_file_list: Sequence[str] | None = None, config_dict: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Rank the modules of the model in a RecBole checkpoint by criticality.
+
+    Returns:
+        `rows` (see `criticality.rank`), `table` (Markdown) and `output_dir`, which holds criticality.csv and .png.
+
+    Raises:
+        InputError: as `harden_checkpoint`.
+    """
+    content = checkpoint.read(file)
+    config = checkpoint.settings(content, config_file_list, config_dict)
+    output.check_free(config["rawp_output_dir"])
+    data, network = prepare(config)
+    check_weights(config, network)
+    checkpoint.load_into(network, content)
+    folder = output.reserve(config["rawp_output_dir"], *_names(config, "rank"), environment=_place(config))
+    write_settings([config], folder)
+    trainer = make_trainer(config, network, folder, saved=False)
+    trainer.eval_collector.data_collect(data.train)
+    settings = options.fine_tuning(config)
+    weights = perturbed_weights(network, settings.target)
+    rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
+    table = repair_report.write_ranking(rows, folder, title=f"{config['model']} on {config['dataset']}")
+    return {"rows": rows, "table": table, "output_dir": str(folder)}
+
+
+def _run(
+    config: RAWPConfig,
+    *,
+    saved: bool = True,
+    baseline: bool = False,
+    folder: Path | None = None,
+    stage_1: Path | None = None,
+) -> dict[str, Any]:
+    """Train, attack and report.
+
+    Args:
+        config: the settings of the hardened model.
+        saved: whether to save checkpoints.
+        baseline: whether to train the plain model, too.
+        folder: that of a run to go on with; None reserves a new one.
+        stage_1: a checkpoint that takes the place of stage 1.
+    """
     records: list[evaluation.Record] = []
     verdicts: list[checks.Check] = []
-    result: dict[str, Any] = {}
-    place = environment.describe(config["device"])
-    for current in with_baseline(config) if baseline else [config]:
+    runs = with_baseline(config) if baseline else [config]
+    for current in runs:
         data, network = prepare(current)
         check_weights(config, network)
+        if stage_1 is not None:
+            checkpoint.load_into(network, checkpoint.read(stage_1))
         if folder is None:  # nothing is written before the input is known to work
-            names = [config[key] for key in ("model", "dataset", "defense")]
-            folder = report.reserve(config["rawp_output_dir"], *names, environment=place)
-        trainer, result = train(current, network, data, folder if current is config else folder / "baseline", saved)
-        found = attack(trainer, data)
-        records += found
-        own = result["test_result"] if ranks_fixed_candidates(config) else None
-        verdicts += checks.verify(found, own, decimals=config["metric_decimal_place"])
+            name = config["defense"] if stage_1 is None else "harden"
+            folder = output.reserve(config["rawp_output_dir"], *_names(config, name), environment=_place(config))
+            if stage_1 is not None:
+                output.copy(stage_1, folder / STAGE_1)
+            write_settings(runs, folder)
+        home = folder if current is config else folder / "baseline"
+        trainer = make_trainer(current, network, home, saved)
+        trainer.skip_stage_1 = stage_1 is not None
+        result = fit(trainer, data, saved)
+        found, checked = attack(trainer, data, result["test_result"])
+        records, verdicts = records + found, verdicts + checked
     assert folder is not None
     table = report.write(
         folder,
@@ -70,70 +163,23 @@ def run_recbole_rawp(
         metric=config["valid_metric"].lower(),
         bigger=config["valid_metric_bigger"],
         settings={key: config[key] for key in RULES},
-        environment=place,
+        environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
+        sections=repair_report.sections(trainer, folder),
     )
-    return result | {"records": records, "checks": verdicts, "table": table, "output_dir": str(folder)}
+    result |= {"records": records, "checks": verdicts, "table": table, "output_dir": str(folder)}
+    return result | {"repair": finetune.summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 
 def with_baseline(config: RAWPConfig) -> list[Config]:
     """Return the settings of the plain model, then those of the hardened one; one of them if they are the same."""
     plain = copy.deepcopy(config)
-    plain["defense"] = "none"
+    plain["defense"], plain["ft_rounds"] = "none", 0
     return [config] if config["defense"] == "none" else [plain, config]
 
 
-def check_weights(config: Config, model: nn.Module) -> None:
-    """Raise InputError, naming the option, if there is no weight to perturb or attack."""
-    settings = options.training(config)
-    if settings.defense != "none":
-        chosen_weights(model, settings)
-    with naming("attack_target"):
-        perturbed_weights(model, options.attack(config).target)
+def _names(config: Config, last: str) -> tuple[str, str, str]:
+    return config["model"], config["dataset"], last
 
 
-def train(
-    config: Config, model: nn.Module, data: Data, folder: Path, saved: bool
-) -> tuple[RAWPTrainer, dict[str, Any]]:
-    """Train with the configured defense and test, as `run_recbole` does; return the trainer and that result."""
-    folder.mkdir(exist_ok=True)
-    config["checkpoint_dir"] = str(folder)
-    report.whole(
-        folder / "settings.yaml", lambda path: path.write_text(environment.settings_yaml(config), encoding="utf-8")
-    )
-    with recboles("trainer"):
-        trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-    trainer.saved_model_file = str(folder / "model.pth")
-    score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
-    test_result = trainer.evaluate(data.test, load_best_model=saved, show_progress=config["show_progress"])
-    logger.info(set_color("best valid ", "yellow") + f": {valid_result}")
-    logger.info(set_color("test result", "yellow") + f": {test_result}")
-    return trainer, {
-        "best_valid_score": score,
-        "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": valid_result,
-        "test_result": test_result,
-    }
-
-
-def attack(trainer: RAWPTrainer, data: Data) -> list[evaluation.Record]:
-    """Measure the trained model on test data at each radius of the configured attack."""
-    settings = options.attack(trainer.config)
-    return evaluation.under_attack(
-        trainer,
-        data.train,
-        data.test,
-        weights=perturbed_weights(trainer.model, settings.target),
-        radii=settings.radii,
-        defense=trainer.settings.defense,
-        attacks=settings.names,
-        steps=settings.steps,
-        granularity=settings.granularity,
-        batches=settings.batches,
-        target=settings.target,
-        show_progress=trainer.config["show_progress"],
-    )
-
-
-def ranks_fixed_candidates(config: Config) -> bool:
-    """Tell whether RecBole ranks the same candidates at every evaluation; sampled ones are drawn anew."""
-    return config["eval_args"]["mode"]["test"] in ("full", "labeled")
+def _place(config: Config) -> str:
+    return environment.describe(config["device"])

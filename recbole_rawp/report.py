@@ -1,10 +1,7 @@
 """What did we find?  Records -> CSV, Markdown and a picture, in one folder."""
 
 import math
-import os
-from collections.abc import Callable
-from datetime import datetime
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +9,22 @@ import pandas as pd
 from tabulate import tabulate
 
 from recbole_rawp.checks import FAILED, Check
-from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA, Record
+from recbole_rawp.output import whole, write_text
 
 # Colour-blind-safe (Okabe and Ito), told apart in grey by dash and marker.
-STYLES = {"none": ("#D55E00", "o"), "noise": ("#56B4E9", "^"), "awp": ("#009E73", "D"), "rawp": ("#0072B2", "s")}
-SPARE = (("#CC79A7", "v"), ("#000000", "P"), ("#E69F00", "X"))
+STYLES = {
+    "none": ("#D55E00", "o"),
+    "noise": ("#56B4E9", "^"),
+    "awp": ("#009E73", "D"),
+    "rawp": ("#0072B2", "s"),
+    "rawp_ft": ("#CC79A7", "v"),
+}
+SPARE = (("#000000", "P"), ("#E69F00", "X"))
 DASHES = {"fgsm": "-", "bim": "--", "random": ":"}
 LABELS = {"none": "plain"}
+BEFORE = " before repair"
 ATTACK_LABELS = {"fgsm": "FGSM", "bim": "FGSM in steps (BIM)", "random": "random noise of the same norm"}
-
-
-def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, environment: str) -> Path:
-    """Claim the run's output folder, `wanted` or `runs/MODEL-DATASET-DEFENSE-TIME`, by writing environment.txt into it.
-
-    Raises:
-        InputError: if `wanted` cannot be created or holds something.
-    """
-    check_free(wanted)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = Path(wanted).expanduser() if wanted else Path("runs", f"{model}-{dataset}-{defense}-{stamp}")
-    for number in count(1):
-        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        try:
-            folder.mkdir(parents=True, exist_ok=bool(wanted))
-            with open(folder / "environment.txt", "x", encoding="utf-8") as file:  # one of two rivals fails here
-                file.write(environment + "\n")
-            return folder
-        except FileExistsError as error:
-            if wanted:
-                raise in_use(wanted) from error
-        except OSError as error:
-            raise InputError(
-                f"rawp_output_dir: cannot write into '{folder}': {error.strerror}. Name another folder."
-            ) from error
-    raise AssertionError("unreachable")
-
-
-def check_free(wanted: str | None) -> None:
-    """Raise InputError if the output folder `wanted` exists and is not an empty folder."""
-    path = Path(wanted).expanduser() if wanted else None
-    if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise in_use(str(wanted))
-
-
-def in_use(wanted: str) -> InputError:
-    """Return the error for an output folder that holds something."""
-    return InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
 
 
 def write(
@@ -70,6 +36,7 @@ def write(
     bigger: bool,
     settings: dict[str, Any],
     environment: str,
+    sections: Sequence[str] = (),
 ) -> str:
     """Write records.csv, robustness.png and report.md into `folder`; return the table that the report opens with.
 
@@ -77,6 +44,7 @@ def write(
         metric: the headline metric, as RecBole names it in results (`ndcg@10`).
         bigger: whether more of it is better (`valid_metric_bigger`).
         settings, environment: printed at the end of the report.
+        sections: further parts of the report, after the table.
     """
     frame = pd.DataFrame(records, columns=list(SCHEMA))
     whole(folder / "records.csv", lambda path: frame.to_csv(path, index=False))
@@ -93,6 +61,7 @@ def write(
         "same norm, the control. All metrics, unrounded: `records.csv`."
         + " Less of this metric is better: the share kept is clean value / attacked value."
         * (not bigger),
+        *sections,
         "## Self-checks",
         check_table(checks),
         "## Settings",
@@ -101,15 +70,28 @@ def write(
         "## Environment",
         f"```\n{environment}\n```",
     ]
-    whole(folder / "report.md", lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     return summary
 
 
 def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the values of `metric`: a row per (defense, attack, seed) as they appear, a column per radius."""
-    rows = frame[frame["metric"] == metric].set_index(["defense", "attack", "seed", "radius"])["value"]
+    rows = named(frame[frame["metric"] == metric]).set_index(["defense", "attack", "seed", "radius"])["value"]
     wide = rows.unstack("radius", sort=False)
     return wide[sorted(wide.columns)]
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records with models told apart by `defense`: a repaired one from what it was before its repair."""
+    repaired = set(frame["defense"][frame["stage"] == 2])
+    before = frame["defense"].isin(repaired) & (frame["stage"] == 1)
+    return frame.assign(defense=frame["defense"].mask(before, frame["defense"] + BEFORE))
+
+
+def label(defense: str) -> str:
+    """Return the name of a defense as the report prints it."""
+    name, before, _ = defense.partition(BEFORE)
+    return LABELS.get(name, name) + before
 
 
 def shares(wide: pd.DataFrame, *, bigger: bool) -> pd.DataFrame:
@@ -125,7 +107,7 @@ def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     values, kept = (f.groupby(level=level, sort=False).mean() for f in (wide, shares(wide, bigger=bigger)))
     rows = [
         [
-            LABELS.get(defense, defense),
+            label(defense),
             attack,
             f"{row[0.0]:.4f}",
             *(f"{row[r]:.4f} ({percent(kept.loc[(defense, attack), r])})" for r in wide.columns if r > 0),
@@ -156,7 +138,7 @@ def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     clean = wide[0.0].groupby(level="defense", sort=False).mean()
     noise = {name: kept.loc[(name, "random"), radius] for name, attack in kept.index if attack == "random"}
     parts = [
-        f"**{LABELS.get(name, name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
+        f"**{label(name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
         f"{clean[name]:.4f}" + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
         for name in worst.index
     ]
@@ -166,10 +148,7 @@ def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
 
 def check_table(checks: list[Check]) -> str:
     """Return the Markdown table of self-checks; a failed one is in capitals."""
-    rows = [
-        (LABELS.get(c.defense, c.defense), c.name, c.status.upper() if c.status == FAILED else c.status, c.detail)
-        for c in checks
-    ]
+    rows = [(label(c.defense), c.name, c.status.upper() if c.status == FAILED else c.status, c.detail) for c in checks]
     return tabulate(rows, headers=["defense", "check", "status", "seen"], tablefmt="github")
 
 
@@ -193,9 +172,9 @@ def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     for (defense, attack), seeds in wide.groupby(level=["defense", "attack"], sort=False):
         colour, marker = styles[defense]
         line = {"color": colour, "marker": marker, "linestyle": DASHES[attack], "markersize": 5}
-        label = f"{LABELS.get(defense, defense)}, {ATTACK_LABELS[attack]}"
+        title = f"{label(defense)}, {ATTACK_LABELS[attack]}"
         for axes, values in ((value_axes, seeds), (share_axes, shares(seeds, bigger=bigger))):
-            axes.plot(values.columns, values.mean(), label=label, **line)
+            axes.plot(values.columns, values.mean(), label=title, **line)
             if bands:
                 axes.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
     value_axes.set_ylabel(metric.upper())
@@ -211,10 +190,3 @@ def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     )
     figure.legend(*value_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150, format="png")
-
-
-def whole(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    save(partial)
-    os.replace(partial, path)

@@ -12,7 +12,7 @@ from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.evaluation import ATTACKS
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
-COMMAND_LINE_ONLY = {"baseline"}
+COMMAND_LINE_ONLY = {"baseline", "resume"}
 # Keys that RecBole reads without giving them a default or listing them.
 UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
 
@@ -65,6 +65,8 @@ NOT_NEGATIVE = number(float, "float >= 0", lambda v: v >= 0)
 POSITIVE = number(float, "float > 0", lambda v: v > 0)
 SHARE = number(float, "float in (0, 1]", lambda v: 0 < v <= 1)
 COUNT = number(int, "int >= 1", lambda v: v >= 1)
+TIMES = number(int, "int >= 0", lambda v: v >= 0)
+RADIUS_OR_NONE = Rule("float > 0 or null", lambda v: v is None or POSITIVE.accepts(v))
 
 RULES: dict[str, Rule] = {
     "defense": Rule("name", is_word),
@@ -75,7 +77,7 @@ RULES: dict[str, Rule] = {
     "rawp_mask_every": choice(("epoch", "batch")),
     "rawp_target": patterns("hidden | embeddings | all | patterns"),
     "rawp_layer_weights": Rule(
-        "uniform | norm | mapping",
+        "uniform | norm | criticality | mapping",
         lambda v: (
             v in selection.LAYER_WEIGHTS
             if isinstance(v, str)
@@ -90,7 +92,21 @@ RULES: dict[str, Rule] = {
     "rawp_ascent_fraction": SHARE,
     "rawp_clean_weight": NOT_NEGATIVE,
     "rawp_adversarial_weight": POSITIVE,
-    "rawp_warmup_epochs": number(int, "int >= 0", lambda v: v >= 0),
+    "rawp_warmup_epochs": TIMES,
+    "criticality_radius": POSITIVE,
+    "criticality_granularity": choice(("row", "tensor")),
+    "criticality_steps": COUNT,
+    "criticality_every": COUNT,
+    "ft_rounds": TIMES,
+    "ft_modules": COUNT,
+    "ft_epochs": COUNT,
+    "ft_radius": RADIUS_OR_NONE,
+    "ft_learner": choice(("sgd", "adam", "adamw", "adagrad", "rmsprop")),
+    "ft_learning_rate": POSITIVE,
+    "ft_momentum": number(float, "float in [0, 1)", lambda v: 0 <= v < 1),
+    "ft_weight_decay": NOT_NEGATIVE,
+    "ft_clean_tolerance": SHARE,
+    "ft_attack_steps": COUNT,
     "attack": Rule(
         "list of random | fgsm | bim",
         lambda v: is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v),

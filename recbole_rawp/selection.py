@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recbole_rawp.errors import InputError, suggestion
 
 TARGETS = ("hidden", "embeddings", "all")
-LAYER_WEIGHTS = ("uniform", "norm")
+LAYER_WEIGHTS = ("uniform", "norm", "criticality")
 EMBEDDING_MODULES = (nn.Embedding, nn.EmbeddingBag)
 NORM_MODULES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
@@ -94,13 +94,27 @@ def nothing_selected(owner: str, target: str) -> InputError:
     )
 
 
+def modules(model: nn.Module, weights: Iterable[str]) -> dict[str, list[str]]:
+    """Group the names in `weights` by the module that owns them: module name -> names of its weights.
+
+    A raw parameter of a module that has children (NAIS, SINE) is a unit of its own, under its own name.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in weights:
+        owner = name.rpartition(".")[0]
+        leaf = next(model.get_submodule(owner).children(), None) is None
+        groups.setdefault(owner if owner and leaf else name, []).append(name)
+    return groups
+
+
 def layer_weights(
     weights: Weights, rule: str | Mapping[str, float], *, owner: str = "the selection"
 ) -> dict[str, float]:
     """Return omega, the relative radius of each tensor.
 
     `uniform` gives 1 and `norm` the tensor's Frobenius norm, scaled to mean 1 over the selection; a mapping
-    pattern -> weight is taken literally, the last matching pattern wins, and what none matches gets 1.
+    pattern -> weight is taken literally, the last matching pattern wins, and what none matches gets 1. `criticality`
+    is uniform until it has been measured (`criticality.omega`).
 
     Raises:
         InputError: if a pattern matches none of the weights of `owner`.
@@ -110,11 +124,15 @@ def layer_weights(
         for pattern, value in rule.items():
             omega.update(dict.fromkeys(matching(pattern, weights, owner), float(value)))
         return omega
-    if rule == "uniform":
+    if rule != "norm":
         return dict.fromkeys(weights, 1.0)
-    norms = {name: float(torch.linalg.vector_norm(weight.detach())) for name, weight in weights.items()}
-    mean = sum(norms.values()) / len(norms)
-    return {name: norm / mean if mean > 0 else 1.0 for name, norm in norms.items()}
+    return mean_one({name: float(torch.linalg.vector_norm(weight.detach())) for name, weight in weights.items()})
+
+
+def mean_one(values: Mapping[str, float]) -> dict[str, float]:
+    """Scale values that are not negative to mean 1; all 1 where all are 0."""
+    mean = sum(values.values()) / len(values)
+    return {name: value / mean if mean > 0 else 1.0 for name, value in values.items()}
 
 
 def draw_mask(names: Iterable[str], probability: float, generator: torch.Generator) -> dict[str, bool]:

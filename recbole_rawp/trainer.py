@@ -5,7 +5,10 @@ precision, early stopping, checkpoints and logs stay RecBole's.
 """
 
 import os
+import time
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import recbole.trainer
@@ -15,11 +18,16 @@ from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Tra
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_rawp import config as options
+from recbole_rawp import checkpoint, criticality, finetune, resume
+from recbole_rawp import settings as options
+from recbole_rawp.config import check_gradient
 from recbole_rawp.errors import InputError
-from recbole_rawp.objective import Objective
+from recbole_rawp.objective import LossFunction, Objective
+from recbole_rawp.output import copy
+from recbole_rawp.overlay import clear_caches
+from recbole_rawp.preserve import modules_kept
 from recbole_rawp.selection import TARGETS
-from recbole_rawp.weights import chosen_weights, weight_table
+from recbole_rawp.weights import chosen_weights, perturbed_weights, weight_table
 
 
 class RAWPTrainer(Trainer):
@@ -33,6 +41,12 @@ class RAWPTrainer(Trainer):
         config: RecBole's Config or `RAWPConfig`; options missing from it take their defaults.
         model: the model to train, changed in place by training as by RecBole.
 
+    Attributes:
+        resume_file: where the state is written before each epoch; None (the default) writes none.
+        resumed: such a state, from which `fit` goes on.
+        fingerprint: of the settings, kept in the file.
+        seconds: time spent in stage 1, over all of its runs.
+
     Raises:
         InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`).
     """
@@ -44,12 +58,24 @@ class RAWPTrainer(Trainer):
         self.settings = options.training(config)
         self.generator = torch.Generator().manual_seed(config["seed"])
         self.objective: Objective | None = None
-        self.hardened_epoch: int | None = None
-        self.hardens = self.settings.defense != "none" and self._can_harden()
+        self.measured_omega: dict[str, float] | None = None
+        self.hardened: Callable[[LossFunction], LossFunction] | None = None  # stage 2 puts its own loss here
+        self.perturbable = self._perturbable()
+        self.hardens = self.settings.defense != "none" and self.perturbable
+        self.resume_file: Path | None = None
+        self.resumed: resume.State | None = None
+        self.fingerprint = ""
+        self.outside = resume.Outside(model)
+        self.loaders: list[Any] = []
+        self.epoch_begun: int | None = None
+        self.seconds = 0.0
 
-    def _can_harden(self) -> bool:
+    def _perturbable(self) -> bool:
+        """Tell whether there is something to perturb, where it is wanted."""
+        if self.settings.defense == "none" and not options.fine_tuning(self.config).rounds:
+            return False
         try:
-            options.check_gradient(type(self.model).__name__)
+            check_gradient(type(self.model).__name__)
             chosen_weights(self.model, self.settings)
         except InputError as error:
             if not self.lenient or self.settings.target not in TARGETS:  # a pattern that fails is a mistake
@@ -58,14 +84,23 @@ class RAWPTrainer(Trainer):
             return False
         return True
 
+    @property
+    def pretraining(self) -> bool:
+        """Whether the model is in a stage before the one that counts (S3Rec, RaCT)."""
+        return getattr(self.model, "train_stage", "finetune") != "finetune"
+
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
         loss_func = loss_func or self.model.calculate_loss
-        pretraining = getattr(self.model, "train_stage", "finetune") != "finetune"  # S3Rec, RaCT
-        if not self.hardens or pretraining or epoch_idx < self.settings.warmup_epochs:
+        if self.hardened is not None:
+            return super()._train_epoch(train_data, epoch_idx, self.hardened(loss_func), show_progress)
+        if self.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
+            self._save_state(1, epoch_idx)
+        first, self.epoch_begun = self.epoch_begun != epoch_idx, epoch_idx
+        if not self.hardens or self.pretraining or epoch_idx < self.settings.warmup_epochs:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        objective = self._begin(epoch_idx)
+        objective = self._begin(train_data, epoch_idx, first)
         result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
         if objective.batches == 0:
             raise RuntimeError(
@@ -75,17 +110,35 @@ class RAWPTrainer(Trainer):
         objective.reset()
         return result
 
-    def _begin(self, epoch_idx: int) -> Objective:
-        """Return the objective, its weights selected anew: loading may have replaced whole modules."""
+    def _begin(self, train_data: Any, epoch_idx: int, first: bool) -> Objective:
+        """Return the objective for this pass; the first of an epoch draws masks and, where due, measures omega."""
+        objective = self.objective or self.build_objective()
+        if first:
+            if self.settings.layer_weights == "criticality":
+                self._measure_omega(train_data, epoch_idx)
+            objective.draw()
+        objective.weights, objective.omega = chosen_weights(self.model, self.settings)
+        objective.omega = self.measured_omega or objective.omega
+        return objective
+
+    def build_objective(self) -> Objective:
+        """Make the objective, and log the table of weights that it perturbs."""
         weights, omega = chosen_weights(self.model, self.settings)
-        if self.objective is None:
-            self.logger.info(weight_table(self.model, weights, omega, self.settings.defense))
-            self.objective = Objective(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
-        self.objective.weights, self.objective.omega = weights, omega
-        if self.hardened_epoch != epoch_idx:  # some trainers run several passes per epoch
-            self.objective.draw()
-            self.hardened_epoch = epoch_idx
+        self.logger.info(weight_table(self.model, weights, omega, self.settings.defense))
+        self.objective = Objective(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
         return self.objective
+
+    def _measure_omega(self, train_data: Any, epoch_idx: int) -> None:
+        if (
+            self.measured_omega is None
+            or (epoch_idx - self.settings.warmup_epochs) % self.settings.criticality_every == 0
+        ):
+            weights, _ = chosen_weights(self.model, self.settings)
+            self.measured_omega = criticality.omega(
+                self, train_data, weights=weights, settings=self.settings.criticality
+            )
+            words = ", ".join(f"{name} {value:.3g}" for name, value in self.measured_omega.items())
+            self.logger.info(f"omega by criticality: {words}")
 
     def _log(self, objective: Objective, epoch_idx: int) -> None:
         if objective.perturbed:
@@ -112,16 +165,47 @@ class RAWPTrainer(Trainer):
         Raises:
             RuntimeError: if epochs were to be hardened and none was.
         """
+        self.loaders = [loader for loader in (train_data, valid_data) if loader is not None]
+        if self.resumed is not None:
+            resume.restore(self, self.loaders, self.resumed)
+        self.clock = time.perf_counter() - self.seconds
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        self.seconds = time.perf_counter() - self.clock
         due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
-        if due and self.objective is None and getattr(self.model, "train_stage", "finetune") == "finetune":
+        if due and self.objective is None and not self.pretraining:
             raise RuntimeError(
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained"
             )
         return result
 
+    def _save_state(self, stage: int, epoch: int | None = None) -> None:
+        """Write the resume file, if one is wanted: before an epoch of stage 1 or 2, or as stage 3 when all is done."""
+        if self.resume_file is None:
+            return
+        if stage == 1:
+            self.seconds = time.perf_counter() - self.clock
+        state = resume.capture(self, self.loaders, self.outside, epoch=self.epochs if epoch is None else epoch)
+        resume.save(self.resume_file, state | {"stage": stage} | self._more_state())
+
+    def _more_state(self) -> dict[str, Any]:
+        """Return what a subclass adds to the resume file."""
+        return {}
+
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> Any:
+        """Evaluate as RecBole does; its signature and result."""
+        with modules_kept(self.model):
+            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+
+    def resume_checkpoint(self, resume_file: str) -> None:
+        """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight."""
+        with modules_kept(self.model):
+            super().resume_checkpoint(resume_file)
+
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Save as RecBole does, but whole or not at all: a kill never leaves half a file."""
+        """Save as RecBole does, but whole or not at all, and without caches of propagated embeddings."""
+        clear_caches(self.model.modules())
         target = kwargs.pop("saved_model_file", self.saved_model_file)
         partial = f"{target}.partial"
         super()._save_checkpoint(epoch, verbose=False, saved_model_file=partial, **kwargs)
@@ -132,7 +216,103 @@ class RAWPTrainer(Trainer):
 
 
 class RAWPFTTrainer(RAWPTrainer):
-    """Both stages of RAWP-FT. Stage 2 is not there yet: this runs stage 1."""
+    """Both stages of RAWP-FT: `fit` trains (stage 1), then ranks the modules and repairs the weakest (stage 2).
+
+    Stage 2 runs where `ft_rounds` is above 0 (as `defense: rawp_ft` sets it) and valid data are given. It starts from
+    stage 1's best weights, which stay beside the checkpoint as `*-stage1.pth`; the repaired model becomes the best one.
+
+    Attributes:
+        progress: what stage 2 saw and chose (`finetune.Progress`); None before it.
+        skip_stage_1: set to repair the model as it is.
+    """
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        super().__init__(config, model)
+        self.fine_tuning = options.fine_tuning(config)
+        if self.fine_tuning.rounds and not config["single_spec"]:
+            raise InputError("ft_rounds: stage 2 runs in one process. Leave nproc out, or set ft_rounds=0.")
+        self.progress: finetune.Progress | None = None
+        self.skip_stage_1 = False
+        self.best_weights: dict[str, torch.Tensor] | None = None
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> tuple[float, Any]:
+        """Train and repair; RecBole's signature, and the clean valid score and result of the final model."""
+        state = self.resumed or {"stage": 2 if self.skip_stage_1 else 1}
+        if self.skip_stage_1:
+            self.start_epoch = self.epochs
+        first = state["stage"] == 1  # else RecBole's fit has no epoch left, and prepares its loaders and metrics
+        note = self._note_best(saved, callback_fn)
+        super().fit(train_data, valid_data, verbose, saved and first, show_progress, note)
+        if state["stage"] < 3 and self._repairs(valid_data):
+            if first:
+                self._load_best(saved)
+            number = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
+            self.progress = finetune.Progress(**state.get("repair") or {"start_epoch": number})
+            self._repair(train_data, valid_data, saved, verbose, show_progress)
+        elif state["stage"] == 3 and state["repair"]:
+            self.progress = finetune.Progress(**state["repair"])
+        self._save_state(3)
+        return self.best_valid_score, self.best_valid_result
+
+    def _repairs(self, valid_data: Any) -> bool:
+        """Tell whether stage 2 is due."""
+        if not self.fine_tuning.rounds or not self.perturbable or self.pretraining:
+            return False
+        if not valid_data:
+            self.logger.warning("Stage 2 is skipped: it chooses by valid data, and there are none.")
+        return bool(valid_data)
+
+    def _note_best(self, saved: bool, callback_fn: Any) -> Any:
+        """Return RecBole's callback: it keeps the best weights where no file does, and calls the user's."""
+
+        def note(epoch: int, score: float) -> None:
+            """Keep the weights if this validation was the best so far."""
+            if self.cur_step == 0 and not saved and self.fine_tuning.rounds:
+                self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+            if callback_fn:
+                callback_fn(epoch, score)
+
+        return note
+
+    def _load_best(self, saved: bool) -> None:
+        """Load stage 1's best weights, and keep its checkpoint beside the one to come."""
+        if saved:
+            checkpoint.load_into(self.model, checkpoint.read(self.saved_model_file))
+            file = Path(self.saved_model_file)
+            copy(file, file.with_stem(f"{file.stem}-stage1"))
+        elif self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
+            self.best_weights = None
+
+    def _repair(self, train_data: Any, valid_data: Any, saved: bool, verbose: bool, show_progress: bool) -> None:
+        """Run stage 2; the repaired model becomes the best one."""
+        assert self.progress is not None
+        finetune.repair(
+            self,
+            train_data,
+            valid_data,
+            weights=perturbed_weights(self.model, self.fine_tuning.target),
+            settings=self.fine_tuning,
+            progress=self.progress,
+            save=lambda: self._save_state(2),
+            show_progress=show_progress,
+        )
+        if verbose:
+            self.logger.info("\n".join(finetune.summary(self.progress, self.valid_metric)))
+        self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
+        if saved:
+            self._save_checkpoint(self.progress.start_epoch - 1, verbose)
+
+    def _more_state(self) -> dict[str, Any]:
+        return {"repair": None if self.progress is None else vars(self.progress)}
 
 
 @cache

@@ -6,9 +6,9 @@ from tabulate import tabulate
 from torch import nn
 
 from recbole_rawp import selection
-from recbole_rawp.config import Training
 from recbole_rawp.errors import naming
 from recbole_rawp.selection import Weights
+from recbole_rawp.settings import Training
 
 
 def perturbed_weights(model: nn.Module, target: Any) -> Weights:

@@ -11,6 +11,7 @@ from tests import toy_data
 TOY = {
     "dataset": "toy",
     "epochs": 2,
+    "ft_epochs": 2,
     "train_batch_size": 256,
     "eval_batch_size": 8192,
     "state": "error",

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from recbole.config import Config
 
-from recbole_rawp import config as options
 from recbole_rawp import defaults
+from recbole_rawp import settings as options
 from recbole_rawp.command_line import literal
 from recbole_rawp.command_line import read as command_line
 from recbole_rawp.config import RAWPConfig

@@ -11,12 +11,13 @@ import torch
 import yaml
 from recbole.quick_start import load_data_and_model, run_recbole
 
-from recbole_rawp import evaluation, report, run_recbole_rawp
+from recbole_rawp import evaluation, output, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare, start_log
 
-FILES = {"model.pth", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
+FILES = {"model.pth", "resume.pt", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
+REPAIR = {f"{name}.{kind}" for name in ("criticality", "interpolation") for kind in ("csv", "png")} | {"tuning.csv"}
 
 
 def quick(settings, model="NeuMF", **overrides):
@@ -38,7 +39,7 @@ def test_defense_none_equals_recboles_own_run_bit_for_bit(name, settings):
 
 def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     first = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="first", epochs=3))
-    assert {path.name for path in Path("first").iterdir()} == FILES
+    assert {path.name for path in Path("first").iterdir()} == FILES | REPAIR | {"model-stage1.pth"}
     second = run_recbole_rawp(config_file_list=["first/settings.yaml"], config_dict={"rawp_output_dir": "second"})
     assert first["records"] == second["records"]
     with open("first/records.csv", newline="") as file:
@@ -56,7 +57,7 @@ def test_the_baseline_joins_table_picture_and_records(settings):
     both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
     assert [r["defense"] for r in both["records"]] == sorted((r["defense"] for r in both["records"]), reverse=True)
     assert both["table"].count("| plain ") == 3 and both["table"].count("| awp ") == 3
-    assert {"settings.yaml", "model.pth"} == {path.name for path in Path("both/baseline").iterdir()}
+    assert {"settings.yaml", "model.pth", "resume.pt"} == {path.name for path in Path("both/baseline").iterdir()}
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
     assert alone["records"] == [r for r in both["records"] if r["defense"] == "none"]
@@ -108,16 +109,16 @@ def test_many_runs_in_one_process_do_not_wrap_the_output_ever_deeper(settings):
 
 def test_two_rivals_never_get_one_folder():
     with ThreadPoolExecutor(8) as pool:
-        given = list(pool.map(lambda _: report.reserve(None, "M", "D", "rawp", environment="e"), range(24)))
+        given = list(pool.map(lambda _: output.reserve(None, "M", "D", "rawp", environment="e"), range(24)))
     assert len(set(given)) == 24
-    report.reserve("named", "M", "D", "rawp", environment="e")
+    output.reserve("named", "M", "D", "rawp", environment="e")
     with pytest.raises(InputError, match="in use"):
-        report.reserve("named", "M", "D", "rawp", environment="e")
+        output.reserve("named", "M", "D", "rawp", environment="e")
 
 
 def test_default_folders_never_collide(settings):
     names = {run_recbole_rawp(config_dict=quick(settings, epochs=1))["output_dir"] for _ in range(2)}
-    assert len(names) == 2 and all(name.startswith("runs/NeuMF-toy-rawp-") for name in names)
+    assert len(names) == 2 and all(name.startswith("runs/NeuMF-toy-rawp_ft-") for name in names)
 
 
 def test_saved_false_leaves_no_checkpoint(settings):

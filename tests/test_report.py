@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import report
+from recbole_rawp import output, report
 from recbole_rawp.evaluation import SCHEMA
 
 
@@ -94,5 +94,5 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        report.whole(path, broken)
+        output.whole(path, broken)
     assert path.read_text() == "old"

@@ -1,0 +1,85 @@
+"""How is an existing RecBole checkpoint read?  It is a pickle, which can run code: trusted files only."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from torch import nn
+
+from recbole_rawp import environment
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.preserve import modules_kept
+
+KEYS = ("config", "state_dict", "epoch")
+
+
+def read(file: str | Path) -> dict[str, Any]:
+    """Return the content of a checkpoint that RecBole's Trainer saved.
+
+    Raises:
+        InputError: if there is no such file, or it is damaged or something else.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InputError(f"checkpoint: there is no file '{file}'. Name a .pth file that RecBole saved.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # what a damaged pickle raises is anybody's guess
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise InputError(
+            f"checkpoint: '{file}' cannot be read ({type(error).__name__}: {reason}); it is damaged or no checkpoint. "
+            "Name a .pth file that RecBole saved."
+        ) from error
+    missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
+    if missing or not isinstance(content["config"], Config):
+        raise InputError(
+            f"checkpoint: '{file}' is not a RecBole checkpoint ({', '.join(missing) or 'config'} missing). Name a .pth "
+            "file that RecBole saved."
+        )
+    return content
+
+
+def settings(
+    checkpoint: Mapping[str, Any],
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+) -> RAWPConfig:
+    """Return the checkpoint's settings; the given ones, and the command line, win.
+
+    Raises:
+        InputError: if another model or dataset is asked for than the checkpoint holds.
+    """
+    theirs: Config = checkpoint["config"]
+    config = RAWPConfig(
+        model=None,
+        dataset=None,
+        config_file_list=config_file_list,
+        config_dict={**environment.settings(theirs), **(config_dict or {})},
+    )
+    for key in ("model", "dataset"):
+        if config[key] != theirs[key]:
+            raise InputError(
+                f"{key}: {config[key]} is asked for, but the checkpoint holds {theirs[key]}. Leave --{key} out."
+            )
+    return config
+
+
+def load_into(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into `model`, whose modules stay its own.
+
+    Raises:
+        InputError: if they do not fit: the data are not those that the checkpoint was trained on.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n")[1:2]).strip().rstrip(".")
+        raise InputError(
+            f"checkpoint: its weights do not fit the model on this data ({reason}). Use the data and options it was "
+            "trained with: --data_path names another folder."
+        ) from error
+    with modules_kept(model):
+        model.load_other_parameter(checkpoint.get("other_parameter"))  # type: ignore[operator]

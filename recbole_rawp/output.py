@@ -1,0 +1,66 @@
+"""Where does a run's output go?  Into one folder of its own; nothing is overwritten, no file is half-written."""
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from recbole_rawp.errors import InputError
+
+
+def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, environment: str) -> Path:
+    """Claim the run's output folder, `wanted` or `runs/MODEL-DATASET-DEFENSE-TIME`, by writing environment.txt into it.
+
+    Raises:
+        InputError: if `wanted` cannot be created or holds something.
+    """
+    check_free(wanted)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = Path(wanted).expanduser() if wanted else Path("runs", f"{model}-{dataset}-{defense}-{stamp}")
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=bool(wanted))
+            with open(folder / "environment.txt", "x", encoding="utf-8") as file:  # one of two rivals fails here
+                file.write(environment + "\n")
+            return folder
+        except FileExistsError as error:
+            if wanted:
+                raise in_use(wanted) from error
+        except OSError as error:
+            raise InputError(
+                f"rawp_output_dir: cannot write into '{folder}': {error.strerror}. Name another folder."
+            ) from error
+    raise AssertionError("unreachable")
+
+
+def check_free(wanted: str | None) -> None:
+    """Raise InputError if the output folder `wanted` exists and is not an empty folder."""
+    path = Path(wanted).expanduser() if wanted else None
+    if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise in_use(str(wanted))
+
+
+def in_use(wanted: str) -> InputError:
+    """Return the error for an output folder that holds something."""
+    return InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
+    whole(target, lambda partial: shutil.copyfile(source, partial))
+
+
+def whole(path: Path, save: Callable[[Path], Any]) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    save(partial)
+    os.replace(partial, path)

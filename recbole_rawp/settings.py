@@ -1,0 +1,147 @@
+"""What was set?  Frozen settings, read from any RecBole Config; what a plain one lacks comes from the properties."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recbole.config import Config
+
+from recbole_rawp.command_line import ALIASES
+from recbole_rawp.defaults import default_defense, defaults
+from recbole_rawp.objective import Recipe
+from recbole_rawp.rules import PREFIXES, RULES, check_names, check_values
+
+
+@dataclass(frozen=True)
+class Criticality:
+    """How a module's criticality is measured: the ball of its worst change, steps of ascent, training batches."""
+
+    radius: float
+    granularity: str
+    steps: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """Stage 1 as set: which weights, from which epoch on, the recipe of the loss, and where omega comes from."""
+
+    defense: str
+    target: str | Sequence[str]
+    layer_weights: str | Mapping[str, float]
+    warmup_epochs: int
+    recipe: Recipe
+    criticality: Criticality
+    criticality_every: int
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Stage 2 as set: what is repaired how often, with which loss and optimizer, and how the result is chosen.
+
+    Attributes:
+        recipe: of the loss in stage 2; its radius also bounds the attack of the robust valid metric.
+        target: the weights among which modules are ranked.
+    """
+
+    rounds: int
+    modules: int
+    epochs: int
+    learner: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    clean_tolerance: float
+    attack_steps: int
+    target: str | Sequence[str]
+    recipe: Recipe
+    criticality: Criticality
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The attack of the evaluation as set; radii are sorted, start at 0 and are fractions of each group's norm."""
+
+    names: tuple[str, ...]
+    steps: int
+    target: str | Sequence[str]
+    granularity: str
+    batches: int
+    radii: tuple[float, ...]
+
+
+def values(config: Config) -> dict[str, Any]:
+    """Return our options from any RecBole Config; what a plain one lacks is filled in from the properties.
+
+    Raises:
+        InputError: for a misspelt option or a value out of range.
+    """
+    given = {ALIASES.get(key, key): value for key, value in config.final_config_dict.items()}
+    check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - RULES.keys())
+    found = defaults(config["model"], given.get("defense", default_defense()))
+    found.update({key: given[key] for key in RULES if key in given})
+    check_values(found)
+    return found
+
+
+def training(config: Config) -> Training:
+    """Return the settings of stage 1."""
+    v = values(config)
+    return Training(
+        v["defense"],
+        v["rawp_target"],
+        v["rawp_layer_weights"],
+        v["rawp_warmup_epochs"],
+        _recipe(v),
+        _criticality(v),
+        v["criticality_every"],
+    )
+
+
+def fine_tuning(config: Config) -> FineTuning:
+    """Return the settings of stage 2."""
+    v = values(config)
+    own = ("rounds", "modules", "epochs", "learner", "learning_rate", "momentum", "weight_decay", "clean_tolerance")
+    return FineTuning(
+        **{name: v[f"ft_{name}"] for name in (*own, "attack_steps")},
+        target=v["rawp_target"],
+        recipe=replace(_recipe(v), radius=v["ft_radius"] or v["rawp_radius"], mask_probability=1.0),
+        criticality=_criticality(v),
+    )
+
+
+def _recipe(v: Mapping[str, Any]) -> Recipe:
+    return Recipe(
+        radius=v["rawp_radius"],
+        radius_jitter=v["rawp_radius_jitter"],
+        relative=v["rawp_radius_unit"] == "relative",
+        granularity=v["rawp_granularity"],
+        mask_probability=v["rawp_mask_probability"],
+        mask_every=v["rawp_mask_every"],
+        direction=v["rawp_direction"],
+        steps=v["rawp_steps"],
+        ascent_fraction=v["rawp_ascent_fraction"],
+        clean_weight=v["rawp_clean_weight"],
+        adversarial_weight=v["rawp_adversarial_weight"],
+    )
+
+
+def _criticality(v: Mapping[str, Any]) -> Criticality:
+    return Criticality(
+        v["criticality_radius"], v["criticality_granularity"], v["criticality_steps"], v["attack_batches"]
+    )
+
+
+def attack(config: Config) -> Attack:
+    """Return the settings of the attack."""
+    v = values(config)
+    radii = tuple(sorted({0.0, *map(float, v["attack_radii"])}))
+    names = tuple(v["attack"])
+    return Attack(
+        names,
+        v["attack_steps"],
+        v["attack_target"] or v["rawp_target"],
+        v["attack_granularity"],
+        v["attack_batches"],
+        radii,
+    )

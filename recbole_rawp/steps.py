@@ -1,0 +1,104 @@
+"""What does each step of a run do?"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from recbole.utils import get_trainer, set_color
+from torch import nn
+
+from recbole_rawp import checks, environment, evaluation, finetune, output, resume
+from recbole_rawp import settings as options
+from recbole_rawp.errors import naming
+from recbole_rawp.prepare import Data, recboles
+from recbole_rawp.trainer import RAWPFTTrainer, robustify
+from recbole_rawp.weights import chosen_weights, perturbed_weights
+
+logger = logging.getLogger()
+
+
+def check_weights(config: Config, model: nn.Module) -> None:
+    """Raise InputError, naming the option, if there is no weight to perturb or attack."""
+    settings = options.training(config)
+    if settings.defense != "none" or config["ft_rounds"]:
+        chosen_weights(model, settings)
+    with naming("attack_target"):
+        perturbed_weights(model, options.attack(config).target)
+
+
+def write_settings(runs: Sequence[Config], folder: Path) -> None:
+    """Write settings.yaml of each run, the last one's into `folder` itself, before any training."""
+    for config in runs:
+        home = folder if config is runs[-1] else folder / "baseline"
+        home.mkdir(exist_ok=True)
+        output.write_text(home / "settings.yaml", environment.settings_yaml(config))
+
+
+def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) -> RAWPFTTrainer:
+    """Return RecBole's trainer for the model, hardened; its files go into `folder`, whose state it goes on from."""
+    config["checkpoint_dir"] = str(folder)
+    with recboles("trainer"):
+        trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer.saved_model_file = str(folder / "model.pth")
+    if saved:
+        trainer.fingerprint = resume.fingerprint(folder)
+        trainer.resume_file = folder / resume.NAME
+        trainer.resumed = resume.load(trainer.resume_file, trainer.fingerprint)
+    return trainer
+
+
+def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:
+    """Train with the configured defense and test; return what `run_recbole` does."""
+    config = trainer.config
+    score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
+    test_result = trainer.evaluate(data.test, load_best_model=saved, show_progress=config["show_progress"])
+    logger.info(set_color("best valid ", "yellow") + f": {valid_result}")
+    logger.info(set_color("test result", "yellow") + f": {test_result}")
+    return {
+        "best_valid_score": score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": valid_result,
+        "test_result": test_result,
+    }
+
+
+def attack(
+    trainer: RAWPFTTrainer, data: Data, test_result: Mapping[str, float]
+) -> tuple[list[evaluation.Record], list[checks.Check]]:
+    """Measure the trained model on test data under the attack, before its repair too; return records and checks."""
+    final = under_attack(trainer, data, stage=2 if trainer.progress else 1)
+    own = test_result if ranks_fixed_candidates(trainer.config) else None
+    decimals = trainer.config["metric_decimal_place"]
+    verdicts = checks.verify(final, own, decimals=decimals)
+    if not trainer.progress or not trainer.progress.changed():
+        return final, verdicts
+    with finetune.undone(trainer.model, trainer.progress):
+        before = under_attack(trainer, data, stage=1)
+    return before + final, checks.verify(before, None, decimals=decimals) + verdicts
+
+
+def under_attack(trainer: RAWPFTTrainer, data: Data, *, stage: int) -> list[evaluation.Record]:
+    """Return the records of the model as it is now, under the configured attack."""
+    settings = options.attack(trainer.config)
+    return evaluation.under_attack(
+        trainer,
+        data.train,
+        data.test,
+        weights=perturbed_weights(trainer.model, settings.target),
+        radii=settings.radii,
+        defense=trainer.settings.defense,
+        attacks=settings.names,
+        steps=settings.steps,
+        granularity=settings.granularity,
+        batches=settings.batches,
+        target=settings.target,
+        stage=stage,
+        show_progress=trainer.config["show_progress"],
+    )
+
+
+def ranks_fixed_candidates(config: Config) -> bool:
+    """Tell whether RecBole ranks the same candidates at every evaluation; sampled ones are drawn anew."""
+    return config["eval_args"]["mode"]["test"] in ("full", "labeled")
