@@ -35,14 +35,14 @@ def capture(trainer: Any, loaders: list[Any], outside: "Outside", *, epoch: int)
     """Return the state of a trainer before `epoch`; its tensors are not copied."""
     clear_caches(trainer.model.modules())
     optimizers = optimizers_of(trainer)
-    first = {id(optimizer): name for name, optimizer in reversed(optimizers.items())}
+    own = {id(optimizer): name for name, optimizer in optimizers.items()}  # RecVAE's `optimizer` is now this, now that
     return {
         "fingerprint": trainer.fingerprint,
         "counters": plain({name: getattr(trainer, name) for name in COUNTERS} | {"start_epoch": epoch}),
         "weights": trainer.model.state_dict(),
         "outside": outside.changed(),
-        "optimizers": {name: optimizers[name].state_dict() for name in first.values()},
-        "optimizer_names": {name: first[id(optimizer)] for name, optimizer in optimizers.items()},
+        "optimizers": {name: optimizers[name].state_dict() for name in own.values()},
+        "optimizer_names": {name: own[id(optimizer)] for name, optimizer in optimizers.items()},
         "generators": [generator.get_state() for loader in loaders for generator in loader_generators(loader)],
         "masks": trainer.generator.get_state(),
         "objective": None if trainer.objective is None else trainer.objective.adam.__dict__,

@@ -52,6 +52,8 @@ def settings(data_path):
         kinds = {
             "context": ("DeepFM", "DCN", "NFM"),
             "sequence": ("SASRec", "GRU4Rec", "BERT4Rec"),
+            "knowledge": ("MKR", "KGCN", "RippleNet"),
+            "features": ("SASRecF", "GRU4RecF", "FDSA"),
         }
         extra = {}
         if model in kinds["context"]:
@@ -64,12 +66,22 @@ def settings(data_path):
             }
         if model in ("RecVAE", "MultiVAE", "DiffRec"):
             extra = {"train_neg_sample_args": None}
-        if model in kinds["sequence"]:
+        if model in kinds["knowledge"]:
+            columns = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+            extra = {"load_col": TOY["load_col"] | columns, "kg_embedding_size": 8, "embedding_size": 8}
+        if model in kinds["sequence"] + kinds["features"] + ("DIN", "DIEN"):
             extra = {
                 "train_neg_sample_args": None,
                 "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
                 "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             }
+        if model in kinds["features"]:
+            extra |= {"load_col": extra["load_col"] | {"item": ["item_id", "genre"]}, "selected_features": ["genre"]}
+        if model in ("DIN", "DIEN"):
+            args = {"distribution": "uniform", "sample_num": 1}
+            labeled = {**extra["eval_args"], "mode": "uni20"}
+            extra |= {"load_col": TOY["load_col"], "train_neg_sample_args": args, "eval_args": labeled}
+            extra |= {"metrics": ["AUC"], "valid_metric": "AUC"}
         return {**TOY, "data_path": data_path, "model": model, **extra, **overrides}
 
     return build

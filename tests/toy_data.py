@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-USERS, ITEMS = 47, 61
+USERS, ITEMS, ENTITIES, RELATIONS = 47, 61, 83, 5
 
 
 def write(folder: Path) -> Path:
-    """Write `toy/toy.{inter,user,item}` into `folder`, the same on every call, and return `folder`."""
+    """Write `toy/toy.{inter,user,item,kg,link}` into `folder`, the same on every call, and return `folder`."""
     random = np.random.default_rng(0)
     home = folder / "toy"
     home.mkdir(parents=True)
@@ -22,6 +22,10 @@ def write(folder: Path) -> Path:
     users = [(f"u{u}", f"a{u % 5}", f"g{u % 2}") for u in range(USERS)]
     table(home / "toy.user", ["user_id:token", "age:token", "gender:token"], users)
     table(home / "toy.item", ["item_id:token", "genre:token"], [(f"i{i}", f"c{i % 7}") for i in range(ITEMS)])
+    table(home / "toy.link", ["item_id:token", "entity_id:token"], [(f"i{i}", f"e{i}") for i in range(ITEMS)])
+    facts = {tuple(random.integers((ENTITIES, RELATIONS, ENTITIES))) for _ in range(400)}
+    facts = [(f"e{head}", f"r{relation}", f"e{tail}") for head, relation, tail in sorted(facts)]
+    table(home / "toy.kg", ["head_id:token", "relation_id:token", "tail_id:token"], facts)
     return folder
 
 

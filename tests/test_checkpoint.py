@@ -1,0 +1,137 @@
+"""Is any RecBole checkpoint read, ranked and hardened, and never touched?"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.utils import get_trainer
+
+from recbole_rawp import checkpoint, cli, harden_checkpoint, rank_checkpoint
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.prepare import prepare
+from recbole_rawp.trainer import robustify
+from tests import toy_data
+
+QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epochs": 2}
+
+
+@pytest.fixture
+def plain(settings):
+    """A checkpoint of RecBole's own run, without anything of ours."""
+    config = settings("NeuMF", checkpoint_dir="theirs")
+    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith("ft_")})
+    (file,) = Path("theirs").glob("*.pth")
+    return file
+
+
+def test_a_plain_checkpoint_is_ranked(plain):
+    before = plain.read_bytes()
+    result = rank_checkpoint(str(plain), config_dict={"rawp_output_dir": "out", **QUICK})
+    rises = [row["rise"] for row in result["rows"]]
+    assert rises == sorted(rises, reverse=True) and len(rises) == 3 and rises[0] > 0
+    assert {row["metric"] for row in result["rows"]} == {"mrr@10"}
+    names = {path.name for path in Path("out").iterdir()}
+    assert {"criticality.csv", "criticality.png", "settings.yaml", "environment.txt"} == names
+    assert plain.read_bytes() == before and list(Path("theirs").iterdir()) == [plain]
+
+
+def test_a_plain_checkpoint_is_hardened_beside_not_over_it(plain):
+    before = plain.read_bytes()
+    result = harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "out", "ft_learning_rate": 0.1, **QUICK})
+    assert plain.read_bytes() == before == Path("out/model-stage1.pth").read_bytes()
+    assert list(Path("theirs").iterdir()) == [plain]
+    assert len(result["repair"]) == 1 and Path("out/interpolation.png").exists()
+    theirs, ours = (torch.load(file, weights_only=False)["state_dict"] for file in (plain, "out/model.pth"))
+    different = {name.rpartition(".")[0] for name in theirs if not torch.equal(theirs[name], ours[name])}
+    assert len(different) <= 1
+    stages = {record["stage"] for record in result["records"]}
+    assert stages == ({1, 2} if different else {2})
+    assert load_data_and_model("out/model.pth")[1].state_dict()
+
+
+def test_hardening_again_takes_the_hardened_file(plain):
+    harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "one", **QUICK})
+    result = harden_checkpoint("one/model.pth", config_dict={"rawp_output_dir": "two", **QUICK})
+    assert result["records"] and Path("two/model.pth").exists()
+
+
+def test_a_hardening_that_was_killed_early_goes_on_as_hardening(plain):
+    from recbole_rawp import continue_run
+
+    harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "whole", **QUICK})
+    Path("killed").mkdir()
+    for name in ("settings.yaml", "model-stage1.pth"):
+        Path("killed", name).write_bytes(Path("whole", name).read_bytes())
+    continue_run("killed")
+    one, two = (torch.load(f"{run}/model.pth", weights_only=False)["state_dict"] for run in ("whole", "killed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_is_no_checkpoint_is_one_line_and_status_2(plain, tmp_path, capsys):
+    Path("half.pth").write_bytes(plain.read_bytes()[:5000])
+    Path("text.pth").write_text("hello")
+    torch.save({"weights": 1}, "other.pth")
+    torch.save([1, 2], "list.pth")
+    for command in ("rank", "harden"):
+        for words, message in (
+            ([], f"{command}: name the checkpoint"),
+            (["none.pth"], "checkpoint: there is no file 'none.pth'"),
+            (["half.pth"], "checkpoint: 'half.pth' cannot be read"),
+            (["text.pth"], "checkpoint: 'text.pth' cannot be read"),
+            (["other.pth"], "checkpoint: 'other.pth' is not a RecBole checkpoint (config, state_dict, epoch missing)"),
+            (["list.pth"], "checkpoint: 'list.pth' is not a RecBole checkpoint"),
+            ([str(plain), "--model=DCN"], "model: DCN is asked for, but the checkpoint holds NeuMF"),
+            ([str(plain), "--dataset=ml-100k"], "dataset: ml-100k is asked for, but the checkpoint holds toy"),
+            ([str(plain), "more.pth"], "'more.pth': not a command or option"),
+            ([str(plain), "--ft_epoch=3"], "ft_epoch: no such option. Did you mean 'ft_epochs'?"),
+            ([str(plain), "--rawp_target=mpl*"], "rawp_target: pattern 'mpl*' matches no weight of NeuMF"),
+        ):
+            assert cli.main([command, *words]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"recbole-rawp: {message}") and error.count("\n") == 1, error
+    assert not Path("runs").exists()
+
+
+def test_weights_that_do_not_fit_the_data_are_one_line(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_data, "USERS", 40)
+    other = toy_data.write(tmp_path / "smaller")
+    with pytest.raises(InputError, match="its weights do not fit the model on this data .*size mismatch"):
+        rank_checkpoint(str(plain), config_dict={"data_path": str(other), **QUICK})
+
+
+@pytest.mark.parametrize("name", ["DIN", "DIEN", "GRU4RecF", "SASRecF", "FDSA"])
+def test_after_a_load_every_embedding_keeps_training(name, settings):
+    """RecBole swaps in modules that its optimizer does not hold."""
+    config = RAWPConfig(config_dict=settings(name, defense="rawp", epochs=1))
+    data, model = prepare(config)
+    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    first = {n: p.detach().clone() for n, p in model.named_parameters() if "embed" in n}
+    trainer.fit(data.train, data.valid)
+    trained = {n for n, p in model.named_parameters() if n in first and not torch.equal(p, first[n])}
+    assert any("item" in n or "genre" in n for n in trained)
+    for load in (
+        lambda: trainer.evaluate(data.valid),
+        lambda: trainer.resume_checkpoint(trainer.saved_model_file),
+        lambda: checkpoint.load_into(model, checkpoint.read(trainer.saved_model_file)),
+    ):
+        load()
+        before = {n: p.detach().clone() for n, p in model.named_parameters() if n in trained}
+        trainer._train_epoch(data.train, 1)
+        still = {n for n, p in model.named_parameters() if n in before and torch.equal(p, before[n])}
+        assert not still
+
+
+def test_what_is_saved_holds_no_cached_embeddings(settings):
+    config = RAWPConfig(config_dict=settings("LightGCN", defense="awp", rawp_target="embeddings", epochs=1))
+    data, model = prepare(config)
+    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer.fit(data.train, data.valid)
+    trainer.evaluate(data.valid, load_best_model=False)
+    assert model.restore_user_e is not None
+    trainer._save_checkpoint(0)
+    assert checkpoint.read(trainer.saved_model_file)["other_parameter"] == {
+        "restore_user_e": None,
+        "restore_item_e": None,
+    }

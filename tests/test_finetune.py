@@ -1,0 +1,202 @@
+"""Is only the chosen module repaired, and the result chosen as it says?"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import recbole.trainer
+import torch
+from recbole.utils import get_trainer
+from torch import nn
+
+import recbole_rawp
+from recbole_rawp import evaluation, finetune
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.finetune import ALPHAS, Judge, Progress
+from recbole_rawp.prepare import prepare
+from recbole_rawp.trainer import robustify
+
+
+def make(config):
+    data, model = prepare(config)
+    return robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model), data
+
+
+def repaired(settings, name, **overrides):
+    """Run both stages; return trainer, and the state before and after stage 2."""
+    config = RAWPConfig(config_dict=settings(name, checkpoint_dir="saved", attack_batches=2, **overrides))
+    trainer, data = make(config)
+    trainer.saved_model_file = "saved/model.pth"
+    trainer.fit(data.train, data.valid)
+    before = torch.load("saved/model-stage1.pth", weights_only=False)["state_dict"]
+    after = torch.load("saved/model.pth", weights_only=False)["state_dict"]
+    return trainer, before, after
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "DCN", "MKR", "RecVAE"])
+def test_only_the_chosen_modules_weights_differ_buffers_included(settings, name, monkeypatch):
+    monkeypatch.setattr(Judge, "keeps", lambda *_, **__: True)
+    monkeypatch.setattr(Judge, "better", lambda self, score, than: True)  # whatever stage 2 did is kept
+    trainer, before, after = repaired(settings, name, ft_learning_rate=0.1)
+    (chosen,) = [row for row in trainer.progress.ranking if row["repaired"]]
+    assert chosen == trainer.progress.ranking[0]
+    owner = chosen["module"]
+    assert before.keys() == after.keys()
+    differ = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key.rpartition(".")[0] for key in differ if not key.startswith("prior.")} == {owner}
+    assert set(chosen["weights"].split(",")) <= differ
+    assert name == "RecVAE" or not any(key.startswith("prior.") for key in differ)
+    if name == "DCN":
+        assert any("running_mean" in key for key in before)
+    assert all(p.requires_grad for n, p in trainer.model.named_parameters() if not n.startswith("prior."))
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert held <= {id(p) for p in trainer.model.parameters()} and (name == "RecVAE" or len(held) > 2)
+    assert trainer.hardened is None
+
+
+def test_the_repaired_model_is_the_best_one_with_its_clean_score(settings):
+    trainer, before, after = repaired(settings, "NeuMF", ft_learning_rate=0.05, epochs=4)
+    progress = trainer.progress
+    (chosen,) = [row for row in progress.sweep if row["chosen"]]
+    name = next(row["weights"] for row in progress.ranking if row["repaired"])
+    weight = trainer.model.get_parameter(name)
+    assert torch.equal(weight, after[name]) and torch.equal(before[name], progress.original[name])
+    assert trainer.best_valid_score == pytest.approx(chosen["clean"], abs=1e-4)
+    assert trainer.best_valid_score == trainer.best_valid_result[trainer.valid_metric]
+    with finetune.undone(trainer.model, progress):
+        assert torch.equal(weight, before[name])
+    assert torch.equal(weight, after[name])
+
+
+def test_without_a_checkpoint_the_end_is_the_same(settings):
+    _, _, after = repaired(settings, "NeuMF", epochs=4, eval_step=1, learning_rate=0.05)
+    config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, attack_batches=2, eval_step=1, learning_rate=0.05))
+    trainer, data = make(config)
+    seen = []
+    trainer.fit(data.train, data.valid, saved=False, callback_fn=lambda epoch, score: seen.append(epoch))
+    assert all(torch.equal(after[key], value) for key, value in trainer.model.state_dict().items())
+    assert seen == [0, 1, 2, 3] and not Path(trainer.saved_model_file).exists()
+
+
+def test_stage_2_starts_from_the_best_weights_not_the_last(settings):
+    config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, eval_step=1, attack_batches=2))
+    trainer, data = make(config)
+    scores = iter([0.5, 0.9, 0.3, 0.2, 0.1])
+    trainer._valid_epoch = lambda *_, **__: (score := next(scores), {trainer.valid_metric: score})
+    states = []
+    trainer.fit(
+        data.train,
+        data.valid,
+        saved=False,
+        callback_fn=lambda *_: states.append(trainer.model.predict_layer.weight.detach().clone()),
+    )
+    now = trainer.model.predict_layer.weight.detach()
+    assert torch.equal(states[1], trainer.progress.original.get("predict_layer.weight", now))
+    assert not torch.equal(states[1], states[3])
+
+
+def test_rounds_repair_one_module_after_another_and_top_k_several_at_once(settings):
+    trainer, _, _ = repaired(settings, "NeuMF", ft_rounds=5)
+    modules = [row["module"] for row in trainer.progress.ranking if row["repaired"]]
+    assert len(modules) == len(set(modules)) == trainer.progress.round == 3  # NeuMF has three; then it ends
+    trainer, _, _ = repaired(settings, "NeuMF", ft_modules=2)
+    first = trainer.progress.ranking
+    assert [row["repaired"] for row in first] == [True, True, False]
+
+
+@pytest.mark.parametrize("learner", ["sgd", "adam", "adagrad"])
+def test_learners_and_the_step_at_half_time(settings, learner, monkeypatch):
+    rates = []
+    alone = finetune.alone
+
+    def spy(trainer, parameters, optimizer, objective):
+        rates.append((type(optimizer).__name__.lower(), optimizer.param_groups[0]["lr"]))
+        return alone(trainer, parameters, optimizer, objective)
+
+    monkeypatch.setattr(finetune, "alone", spy)
+    repaired(settings, "NeuMF", ft_learner=learner, ft_epochs=5, ft_learning_rate=0.1)
+    assert [name for name, _ in rates] == [learner] * 5
+    assert [rate for _, rate in rates] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_valid_data_that_are_missing_skip_stage_2_with_one_line(settings, caplog):
+    config = RAWPConfig(config_dict=settings("NeuMF"))
+    trainer, data = make(config)
+    trainer.fit(data.train, None, saved=False)
+    assert trainer.progress is None
+    assert [r.message for r in caplog.records if "Stage 2" in r.message] == [
+        "Stage 2 is skipped: it chooses by valid data, and there are none."
+    ]
+
+
+def test_after_register_recboles_own_run_gets_the_repaired_model(settings):
+    from recbole.quick_start import run_recbole
+
+    recbole_rawp.register()
+    try:
+        for saved in (True, False):
+            folder = f"saved-{saved}"
+            result = run_recbole(config_dict=settings("NeuMF", checkpoint_dir=folder, attack_batches=2), saved=saved)
+            assert result["best_valid_score"] == result["best_valid_result"]["mrr@10"] and result["test_result"]
+            names = sorted(path.name for path in Path(folder).glob("*.pth"))
+            assert len(names) == 2 * saved and (not saved or names[0].endswith("-stage1.pth"))
+    finally:
+        recbole_rawp.unregister()
+    assert recbole.trainer.Trainer.__module__.startswith("recbole.")
+
+
+class Fake:
+    """A judge whose clean and robust scores are functions of the one weight."""
+
+    def __init__(self, model, clean, robust, bigger=True, tolerance=0.985):
+        self.model, self._clean, self._robust = model, clean, robust
+        self.trainer = SimpleNamespace(valid_metric_bigger=bigger)
+        self.settings = SimpleNamespace(clean_tolerance=tolerance)
+
+    def clean(self):
+        return self._clean(self.model.weight.item())
+
+    def robust(self):
+        return self._robust(self.model.weight.item())
+
+    better, keeps = Judge.better, Judge.keeps
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "bigger", "alpha"),
+    [
+        (lambda a: 1.0, lambda a: a, True, 1.0),
+        (lambda a: 1.0, lambda a: 1 - (a - 0.3) ** 2, True, 0.3),
+        (lambda a: 1.0 - 0.05 * a, lambda a: a, True, 0.3),  # 1 - 0.015 is reached at 0.3
+        (lambda a: 1.0, lambda a: 0.0, True, 0.0),  # no gain: nothing is changed
+        (lambda a: 1.0, lambda a: float("nan") if a > 0.5 else a, True, 0.5),
+        (lambda a: 1.0, lambda a: -a, False, 1.0),  # less is better
+        (lambda a: 1.0 + 0.05 * a, lambda a: -a, False, 0.3),  # 1 / 0.985 is reached at 0.304
+    ],
+)
+def test_the_best_robust_score_whose_clean_score_stays_within_the_tolerance(clean, robust, bigger, alpha):
+    model = nn.Linear(1, 1, bias=False)
+    before, tuned = torch.zeros(1, 1), torch.ones(1, 1)
+    progress = Progress(
+        start_epoch=0, clean=clean(0.0), robust=robust(0.0), before={"weight": before}, best={"weight": tuned}
+    )
+    judge = Fake(model, lambda a: clean(round(a, 6)), lambda a: robust(round(a, 6)), bigger)
+    finetune.interpolate(model, {"weight": model.weight}, judge, progress)
+    assert [row["alpha"] for row in progress.sweep] == list(ALPHAS)
+    assert [row["alpha"] for row in progress.sweep if row["chosen"]] == [alpha]
+    assert model.weight.item() == pytest.approx(alpha) and progress.changed() == (alpha > 0)
+    if alpha in (0.0, 1.0):
+        assert torch.equal(model.weight.detach(), tuned if alpha else before)
+
+
+def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(settings):
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", ft_radius=0.3, attack_batches=2, epochs=5))
+    trainer, data = make(config)
+    trainer.fit(data.train, data.valid, saved=False)
+    weights = recbole_rawp.weights.perturbed_weights(trainer.model, "hidden")
+    records = evaluation.under_attack(
+        *(trainer, data.train, data.valid), weights=weights, radii=[0.3], defense="x", attacks=["fgsm"], batches=2
+    )
+    found = {r["radius"]: r["value"] for r in records if r["metric"] == trainer.valid_metric}
+    judge = Judge(trainer, data.train, data.valid, weights, trainer.fine_tuning)
+    assert judge.robust() == found[0.3] and judge.clean() == found[0.0] and found[0.0] != found[0.3]

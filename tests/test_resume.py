@@ -1,0 +1,236 @@
+"""Does a run that was killed, at whatever moment, end as if it had not been?"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from recbole.trainer.trainer import Trainer
+from torch import nn
+
+from recbole_rawp import continue_run, finetune, resume, run_recbole_rawp
+from recbole_rawp.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+class Killed(BaseException):
+    """Stands for the kill: nothing catches it."""
+
+
+def options(settings, name, folder, **overrides):
+    return settings(
+        name, epochs=3, rawp_output_dir=folder, attack_radii=[0.2], attack_batches=2, attack_steps=2, **overrides
+    )
+
+
+def content(folder):
+    """Return what must be equal: the checkpoint's tensors and numbers, and the records."""
+    checkpoint = torch.load(Path(folder, "model.pth"), weights_only=False)
+    records = Path(folder, "records.csv").read_text()
+    return checkpoint["state_dict"], checkpoint["optimizer"]["state"], checkpoint["best_valid_score"], records
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, tuple):
+        return all(map(equal, a, b))
+    return a == b
+
+
+def kill_at(monkeypatch, moment):
+    """Raise at the given call of what every batch, save and measurement passes; return the counter."""
+    calls = [0]
+
+    def counting(function):
+        def wrapped(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == moment:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    monkeypatch.setattr(Trainer, "_check_nan", counting(Trainer._check_nan))
+    monkeypatch.setattr(os, "replace", counting(os.replace))  # a file is written, not yet in its place
+    monkeypatch.setattr(finetune, "measure", counting(finetune.measure))
+    return calls
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "DCN", "DiffRec", "MKR", "RecVAE"])
+def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, settings, monkeypatch):
+    special = {"rawp_layer_weights": "criticality", "criticality_every": 2} if name == "NeuMF" else {}
+    with monkeypatch.context() as patch:
+        calls = kill_at(patch, None)
+        whole = run_recbole_rawp(config_dict=options(settings, name, "whole", **special))
+        total = calls[0]
+    expected = content("whole")
+    for moment in (total // 5, total // 2, total - 12):
+        folder = f"killed-{moment}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, moment)
+            with pytest.raises(Killed):
+                run_recbole_rawp(config_dict=options(settings, name, folder, **special))
+        with monkeypatch.context() as patch:  # once more, soon after
+            kill_at(patch, 9)
+            with pytest.raises(Killed):
+                continue_run(folder)
+        result = continue_run(folder)
+        assert equal(expected, content(folder)), moment
+        assert result["best_valid_result"] == whole["best_valid_result"]
+        assert result["records"] == whole["records"] and result["repair"] == whole["repair"]
+
+
+def test_a_process_killed_again_and_again_ends_bit_equal(data_path, tmp_path):
+    """SIGKILL at moments that the clock decides, the plain baseline first."""
+    common = [sys.executable, ROOT / "run_recbole_rawp.py"]
+    begin = [*("-m", "NeuMF", "-d", "toy", f"--data_path={data_path}", "--epochs=6", "--ft_epochs=6", "--baseline")]
+    begin += ["--attack_radii=[0.2]", "--attack_batches=2", "--state=error", "--show_progress=False"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(*words):
+        return subprocess.Popen(
+            [*common, *words], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    whole = start(*begin, "--rawp_output_dir=whole")
+    output, _ = whole.communicate(timeout=200)
+    assert whole.returncode == 0, output
+    process = start(*begin, "--rawp_output_dir=killed")
+    for wait in (1.0, 0.7, 1.6):
+        deadline = time.time() + 100
+        states = {path: path.stat().st_mtime_ns for path in Path(tmp_path, "killed").rglob("resume.pt")}
+        while process.poll() is None and time.time() < deadline:  # until it has moved on
+            now = {path: path.stat().st_mtime_ns for path in Path(tmp_path, "killed").rglob("resume.pt")}
+            if now != states:
+                break
+            time.sleep(0.02)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = start("--resume=killed", "--show_progress=False")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    for part in ("", "baseline"):
+        pair = [torch.load(Path(tmp_path, run, part, "model.pth"), weights_only=False) for run in ("whole", "killed")]
+        assert equal(*(checkpoint["state_dict"] for checkpoint in pair))
+    assert Path(tmp_path, "whole/records.csv").read_text() == Path(tmp_path, "killed/records.csv").read_text()
+    assert "continued:" in Path(tmp_path, "killed/environment.txt").read_text()
+
+
+@pytest.fixture
+def finished(settings):
+    run_recbole_rawp(config_dict=options(settings, "NeuMF", "run"))
+    return Path("run")
+
+
+def test_the_file_loads_with_weights_only_and_is_rewritten_whole(finished):
+    state = torch.load(finished / "resume.pt", weights_only=True)
+    assert state["stage"] == 3 and not list(finished.rglob("*.partial"))
+    assert {"optimizers", "rng", "generators", "masks", "weights", "outside", "counters"} <= state.keys()
+
+
+def test_a_finished_run_is_reported_again_without_training(finished, monkeypatch):
+    before = content(finished)
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *_, **__: pytest.fail("trained"))
+    continue_run("run")
+    assert equal(before, content(finished))
+
+
+def test_settings_of_another_run_are_refused(finished, monkeypatch):
+    for words, message in (
+        (["--epochs=9"], "epochs: 9, but the run in 'run' has 3. A run goes on as it began: leave --epochs out"),
+        (["--model=DCN"], "model: 'DCN', but the run in 'run' has 'NeuMF'"),
+        (["--rawp_steps=2"], "rawp_steps: 2, but the run in 'run' has 1"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["test", *words])
+        with pytest.raises(InputError) as refused:
+            continue_run("run")
+        assert str(refused.value).startswith(message)
+    monkeypatch.setattr(sys, "argv", ["test", "--epochs=3", "--state=error"])  # what agrees or changes nothing is fine
+    continue_run("run")
+    file = finished / "settings.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"learning_rate": 0.5}))
+    with pytest.raises(InputError, match="belongs to a run with other settings"):
+        continue_run("run")
+
+
+def test_a_folder_without_a_run_and_a_damaged_file_are_one_line(finished):
+    Path("empty").mkdir()
+    for folder in ("empty", "nowhere"):
+        with pytest.raises(InputError, match=f"resume: '{folder}' holds no settings.yaml"):
+            continue_run(folder)
+    file = finished / "resume.pt"
+    for damaged in (file.read_bytes()[: len(file.read_bytes()) // 2], b"", b"nonsense"):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="resume: 'run/resume.pt' is damaged"):
+            continue_run("run")
+
+
+def test_a_pickle_in_place_of_the_state_is_not_executed(finished):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, ("hacked",))
+
+    torch.save({"fingerprint": Evil()}, finished / "resume.pt")
+    with pytest.raises(InputError, match="is damaged"):
+        continue_run("run")
+    assert not Path("hacked").exists()
+
+
+def test_a_run_killed_before_its_first_epoch_starts_anew(finished):
+    before = content(finished)
+    shutil.copytree("run", "fresh")
+    for path in Path("fresh").iterdir():
+        if path.name != "settings.yaml":
+            path.unlink()
+    continue_run("fresh")
+    assert equal(before, content("fresh"))
+
+
+def test_state_outside_the_state_dict_is_what_changed():
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.graph = torch.eye(3).to_sparse()
+            self.history = torch.zeros(2)
+            self.pairs = np.arange(4)
+            self.pointer = 0
+            self.share = 0.5
+            self.restore_user_e = torch.ones(1)
+            self.attention = torch.eye(2).to_sparse()
+            self.late = None
+            self.register_buffer("scratch", torch.zeros(1), persistent=False)
+
+    def changed(model):
+        model.history += 1
+        model.pairs[::2] = 7
+        model.pointer, model.late = 3, torch.ones(2)
+        model.attention = torch.ones(2, 2).to_sparse()
+        model.scratch += 2
+        model.restore_user_e = torch.zeros(1)
+        return model
+
+    model = Stateful()
+    watch = resume.Outside(model)
+    assert watch.changed() == {}
+    state = (changed(model), watch.changed())[1]
+    assert set(state) == {"/history", "/pairs", "/pointer", "/late", "/attention", "/scratch"}
+    torch.save(state, "state.pt")
+    twin = Stateful()
+    alias = twin.history
+    resume.put_outside(twin, torch.load("state.pt", weights_only=True))
+    assert alias.tolist() == [1.0, 1.0] and twin.history is alias  # in place
+    assert twin.pairs.tolist() == [7, 1, 7, 3] and twin.pairs.dtype == model.pairs.dtype
+    assert (twin.pointer, twin.share, twin.late.tolist()) == (3, 0.5, [1.0, 1.0])
+    assert torch.equal(twin.attention.to_dense(), torch.ones(2, 2)) and twin.scratch.item() == 2
