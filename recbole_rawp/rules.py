@@ -66,6 +66,7 @@ POSITIVE = number(float, "float > 0", lambda v: v > 0)
 SHARE = number(float, "float in (0, 1]", lambda v: 0 < v <= 1)
 COUNT = number(int, "int >= 1", lambda v: v >= 1)
 TIMES = number(int, "int >= 0", lambda v: v >= 0)
+COUNT_OR_NONE = Rule("int >= 1 or null", lambda v: v is None or COUNT.accepts(v))
 RADIUS_OR_NONE = Rule("float > 0 or null", lambda v: v is None or POSITIVE.accepts(v))
 
 RULES: dict[str, Rule] = {
@@ -101,6 +102,7 @@ RULES: dict[str, Rule] = {
     "ft_modules": COUNT,
     "ft_epochs": COUNT,
     "ft_radius": RADIUS_OR_NONE,
+    "ft_steps": COUNT_OR_NONE,
     "ft_learner": choice(("sgd", "adam", "adamw", "adagrad", "rmsprop")),
     "ft_learning_rate": POSITIVE,
     "ft_momentum": number(float, "float in [0, 1)", lambda v: 0 <= v < 1),

@@ -105,7 +105,12 @@ def fine_tuning(config: Config) -> FineTuning:
     return FineTuning(
         **{name: v[f"ft_{name}"] for name in (*own, "attack_steps")},
         target=v["rawp_target"],
-        recipe=replace(_recipe(v), radius=v["ft_radius"] or v["rawp_radius"], mask_probability=1.0),
+        recipe=replace(
+            _recipe(v),
+            radius=v["ft_radius"] or v["rawp_radius"],
+            steps=v["ft_steps"] or v["rawp_steps"],
+            mask_probability=1.0,
+        ),
         criticality=_criticality(v),
     )
 
