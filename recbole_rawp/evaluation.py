@@ -179,12 +179,17 @@ def loader_generators(loader: Any) -> list[torch.Generator]:
 
 def measure(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> dict[str, float]:
     """Return the metrics of RecBole's own evaluation at w + delta (none without `eval_data`), and the loss there."""
+    return {**ranked(trainer, eval_data, loss.weights, delta), LOSS: loss.value(delta)}
+
+
+def ranked(trainer: Any, eval_data: Any, weights: Weights, delta: Weights) -> dict[str, float]:
+    """Return the metrics of RecBole's own evaluation at w + delta."""
     seed_generators()
     clear_caches(trainer.model.modules())  # loading weights does not, for some models
-    shifted = {name: loss.weights[name].detach() + change for name, change in delta.items()}
+    shifted = {name: weights[name].detach() + change for name, change in delta.items()}
     with overlay(trainer.model, shifted) if shifted else nullcontext():
         result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False) or {}
-    return {**{metric: float(value) for metric, value in result.items()}, LOSS: loss.value(delta)}
+    return {metric: float(value) for metric, value in result.items()}
 
 
 def seed_generators() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from recbole_rawp import ball, criticality
-from recbole_rawp.evaluation import AttackLoss, fixed_batches, measure, measuring
+from recbole_rawp.evaluation import AttackLoss, fixed_batches, measuring, ranked
 from recbole_rawp.objective import Loss, LossFunction, Objective
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.perturbation import ascend
@@ -98,18 +98,17 @@ class Judge:
 
     def robust(self) -> float:
         """Return the valid metric at the worst change of the weights within the radius of stage 2."""
-        recipe = self.settings.recipe
+        recipe, steps = self.settings.recipe, self.settings.attack_steps
         with measuring(self.trainer, self.train_data, self.valid_data):
+            loss = AttackLoss(self.trainer.model, self.batches, self.weights)
             bound = ball.around(self.weights, recipe.radius, relative=recipe.relative)
-            loss = self._loss()
-            steps = self.settings.attack_steps
-            return self._score(ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator()))
+            delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
+            if not any(change.any() for change in delta.values()):
+                self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
+            return self._score(delta)
 
     def _score(self, delta: Weights) -> float:
-        return measure(self.trainer, self.valid_data, self._loss(), delta)[self.trainer.valid_metric]
-
-    def _loss(self) -> AttackLoss:
-        return AttackLoss(self.trainer.model, self.batches, self.weights)
+        return ranked(self.trainer, self.valid_data, self.weights, delta)[self.trainer.valid_metric]
 
     def better(self, score: float, than: float | None) -> bool:
         """Tell whether a score beats another; NaN beats nothing."""

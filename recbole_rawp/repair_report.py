@@ -111,6 +111,7 @@ def plot_ranking(frame: pd.DataFrame, path: Path, *, title: str) -> None:
         bars = axes.barh(rows["module"], rows["rise"], color=[REPAIRED if r else OTHER for r in repaired])
         axes.bar_label(bars, [f"{r:.1%}" for r in rows["relative_rise"]], padding=3, fontsize=8)
         axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter("{x:.2g}")
         axes.invert_yaxis()
         axes.set_xlabel("loss rise at the worst change of this module (and relative to the loss)")
         axes.set_title(f"{title}: criticality" + f", round {number + 1}" * (len(rounds) > 1))

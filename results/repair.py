@@ -8,8 +8,8 @@ Variants of one model and seed, all from the same stage 1 (defense rawp):
     stage 1           the best epoch by the clean valid metric
     reference         stage 2 on the weakest module by the settings of properties/rawp.yaml, 5 epochs
     found             stage 2 by the recipe in FOUND
-    more              stage 1 goes on from its last state for the gradient evaluations of `found`; best epoch as in stage 1
-    more, as found    the same with the loss of `found`, and its choice by robust valid metric and clean tolerance
+    more              stage 1 goes on from its last state for the gradient evaluations of `found`; best epoch as there
+    more, as found    the same with the loss of `found`, and its choice by robust valid metric and tolerance
 
 A gradient evaluation is one batch differentiated: ascent, descent, ranking and choosing all count. Everything is chosen
 on validation data; test data are measured once per variant, at the end, clean and under FGSM and BIM in 10 steps.

@@ -63,7 +63,7 @@ def kill_at(monkeypatch, moment):
 
     monkeypatch.setattr(Trainer, "_check_nan", counting(Trainer._check_nan))
     monkeypatch.setattr(os, "replace", counting(os.replace))  # a file is written, not yet in its place
-    monkeypatch.setattr(finetune, "measure", counting(finetune.measure))
+    monkeypatch.setattr(finetune, "ranked", counting(finetune.ranked))
     return calls
 
 
