@@ -1,5 +1,6 @@
 """How is an existing RecBole checkpoint read?  It is a pickle, which can run code: trusted files only."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from recbole_rawp.preserve import modules_kept
 KEYS = ("config", "state_dict", "epoch")
 
 
-def read(file: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint that RecBole's Trainer saved.
+def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
+    """Return the content of a checkpoint that RecBole's Trainer saved, its tensors on `device`.
 
     Raises:
         InputError: if there is no such file, or it is damaged or something else.
@@ -26,7 +27,7 @@ def read(file: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint: there is no file '{file}'. Name a .pth file that RecBole saved.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
+        content = torch.load(path, map_location=device, weights_only=False)
     except Exception as error:  # what a damaged pickle raises is anybody's guess
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise InputError(
@@ -46,19 +47,19 @@ def settings(
     checkpoint: Mapping[str, Any],
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
+    *,
+    ours: Mapping[str, Any] | None = None,
 ) -> RAWPConfig:
-    """Return the checkpoint's settings; the given ones, and the command line, win.
+    """Return the checkpoint's settings; `ours`, then files, dictionary and command line win over them.
 
     Raises:
         InputError: if another model or dataset is asked for than the checkpoint holds.
     """
     theirs: Config = checkpoint["config"]
-    config = RAWPConfig(
-        model=None,
-        dataset=None,
-        config_file_list=config_file_list,
-        config_dict={**environment.settings(theirs), **(config_dict or {})},
-    )
+    with tempfile.TemporaryDirectory() as folder:  # as the first config file: those that are given come later and win
+        first = Path(folder, "checkpoint.yaml")
+        first.write_text(environment.as_yaml(environment.settings(theirs) | dict(ours or {})), encoding="utf-8")
+        config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict)
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:
             raise InputError(

@@ -71,6 +71,11 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"'{word}': not a command or option.{suggestion(word, COMMANDS)}{hint} Try --help.")
     if len(rest) < wanted:
         raise InputError(f"{command}: name the checkpoint, as in `recbole-rawp {command} saved/NeuMF.pth`.")
+    for key in ("baseline", "resume"):
+        if key in options and command != "train":
+            raise InputError(f"--{key}: goes with train, not with {command}. Leave it out.")
+    if "baseline" in options and "resume" in options:
+        raise InputError("--baseline: a run that goes on knows whether it has one. Leave it out.")
     if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
         raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")
     return COMMANDS[command](options, *rest)

@@ -18,6 +18,11 @@ from recbole.config import Config
 import recbole_rawp
 from recbole_rawp.defaults import defaults
 
+# Derived, or of one run alone: its place and its processes.
+ONCE = (
+    *("MODEL_TYPE", "config_files", "rawp_output_dir"),
+    *("local_rank", "nproc", "world_size", "ip", "port", "offset", "single_spec"),
+)
 PACKAGES = ("recbole", "torch", "numpy", "pandas", "scipy", "ray")
 
 
@@ -55,7 +60,8 @@ def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     chosen |= {"model": config["model"], "dataset": config["dataset"]}
     if config["defense"] is not None:  # a plain RecBole run has none
         chosen["defense"] = config["defense"]
-    for key in ("MODEL_TYPE", "config_files", "rawp_output_dir"):  # derived, or the place of this run alone
+        chosen["ft_rounds"] = config["ft_rounds"]  # a baseline has none
+    for key in ONCE:
         chosen.pop(key, None)
     ours = defaults(config["model"], config["defense"] or "none")
     at_default = {

@@ -162,13 +162,18 @@ def training_loss(model: Any) -> Callable[[Any], Any]:
 
 def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any]:
     """Return the first batches that the loader gives, the same on every call, and leave the loader as it was."""
-    if hasattr(train_data, "set_mode"):  # both tasks' fields; RecBole's trainers set the mode themselves
+    mode = getattr(train_data, "state", None)
+    if hasattr(train_data, "set_mode"):  # both tasks' fields
         train_data.set_mode(KGDataLoaderState.RSKG)
-    with preserve.rng(loader_generators(train_data)):
-        for generator in loader_generators(train_data):
-            generator.manual_seed(SEED)
-        seed_generators()
-        return [batch.to(device) for batch in islice(train_data, count)]
+    try:
+        with preserve.rng(loader_generators(train_data)):
+            for generator in loader_generators(train_data):
+                generator.manual_seed(SEED)
+            seed_generators()
+            return [batch.to(device) for batch in islice(train_data, count)]
+    finally:
+        if hasattr(train_data, "set_mode"):
+            train_data.state = mode
 
 
 def loader_generators(loader: Any) -> list[torch.Generator]:

@@ -20,10 +20,16 @@ from recbole_rawp import ball, criticality
 from recbole_rawp.evaluation import AttackLoss, fixed_batches, measuring, ranked
 from recbole_rawp.objective import Loss, LossFunction, Objective
 from recbole_rawp.overlay import clear_caches
-from recbole_rawp.perturbation import ascend
+from recbole_rawp.perturbation import AdamMoments, ascend
 from recbole_rawp.selection import Weights, modules
 from recbole_rawp.settings import FineTuning
 
+LEARNERS: dict[str, Any] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+}
 ALPHAS = tuple(step / 10 for step in range(11))
 
 
@@ -37,6 +43,7 @@ class Progress:
         clean, robust: stage 1's valid scores, once `started`.
         chosen: the parameters under repair; empty between rounds.
         before, best: their values at the round's start, and at its best epoch.
+        derived: buffers and frozen parameters at the round's start.
         original: the values of all parameters repaired so far, before stage 2.
         best_score: robust valid score of that epoch.
         optimizer: state of the round's optimizer.
@@ -53,6 +60,7 @@ class Progress:
     chosen: list[str] = field(default_factory=list)
     before: dict[str, torch.Tensor] = field(default_factory=dict)
     best: dict[str, torch.Tensor] = field(default_factory=dict)
+    derived: dict[str, torch.Tensor] = field(default_factory=dict)
     original: dict[str, torch.Tensor] = field(default_factory=dict)
     best_score: float | None = None
     optimizer: dict[str, Any] | None = None
@@ -64,7 +72,7 @@ class Progress:
     def end_round(self) -> None:
         """Forget what only the round that is over needed."""
         self.round, self.epoch, self.chosen = self.round + 1, 0, []
-        self.before, self.best, self.best_score, self.optimizer = {}, {}, None, None
+        self.before, self.best, self.derived, self.best_score, self.optimizer = {}, {}, {}, None, None
 
     def changed(self) -> bool:
         """Tell whether a repair was worth keeping."""
@@ -118,9 +126,14 @@ class Judge:
 
     def keeps(self, score: float, of: float) -> bool:
         """Tell whether a clean score stays within the tolerance of stage 1's."""
-        share = self.settings.clean_tolerance
-        slack = (1 - share) * abs(of) if self.trainer.valid_metric_bigger else (1 / share - 1) * abs(of)
-        return score >= of - slack if self.trainer.valid_metric_bigger else score <= of + slack
+        bigger = self.trainer.valid_metric_bigger
+        bound = limit(of, self.settings.clean_tolerance, bigger=bigger)
+        return score >= bound if bigger else score <= bound
+
+
+def limit(clean: float, tolerance: float, *, bigger: bool) -> float:
+    """Return the clean score that must be kept: tolerance * clean, or clean / tolerance where less is better."""
+    return clean - (1 - tolerance) * abs(clean) if bigger else clean + (1 / tolerance - 1) * abs(clean)
 
 
 def repair(
@@ -176,6 +189,9 @@ def choose(
     progress.chosen = [name for target in targets for name in parameters_of(trainer.model, target, units[target])]
     progress.before = values(trainer.model, progress.chosen)
     progress.original = {**progress.before, **progress.original}
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    state = trainer.model.state_dict()
+    progress.derived = {name: value.clone() for name, value in state.items() if name not in trained}
     return bool(targets)
 
 
@@ -204,7 +220,7 @@ def tune(
     objective = Objective(
         trainer.model, perturbed, settings.recipe, omega=dict.fromkeys(perturbed, 1.0), generator=seeds
     )
-    optimizer = build_optimizer(trainer, parameters, settings)
+    optimizer = build_optimizer(parameters, settings)
     if progress.optimizer is not None:
         optimizer.load_state_dict(progress.optimizer)
     for epoch in range(progress.epoch, settings.epochs):
@@ -213,11 +229,19 @@ def tune(
         number = progress.start_epoch + progress.round * settings.epochs + epoch
         seeds.manual_seed(trainer.config["seed"] + number)  # each epoch of its own, so that a killed run can go on
         objective.draw()
+        objective.adam = AdamMoments()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1.0 if 2 * epoch < settings.epochs else 0.1)
         with progress.timed():
-            with alone(trainer, parameters, optimizer, objective):
-                loss = trainer._train_epoch(train_data, number, show_progress=show_progress)
+            try:
+                with alone(trainer, parameters, optimizer, objective):
+                    loss = trainer._train_epoch(train_data, number, show_progress=show_progress)
+            except (RuntimeError, ValueError) as error:  # RecBole stops at a loss of NaN; some losses refuse it
+                finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
+                if finite and "nan" not in str(error):
+                    raise
+                trainer.logger.warning(f"Stage 2 diverged in epoch {epoch}; try a smaller ft_learning_rate.")
+                break
             if objective.batches == 0:
                 raise RuntimeError(f"{type(trainer).__name__}: its loop did not use loss_func; nothing was repaired")
             objective.reset()
@@ -271,7 +295,7 @@ def alone(
             parameter.requires_grad_(True)
 
 
-def build_optimizer(trainer: Any, parameters: dict[str, nn.Parameter], settings: FineTuning) -> torch.optim.Optimizer:
+def build_optimizer(parameters: dict[str, nn.Parameter], settings: FineTuning) -> torch.optim.Optimizer:
     """Return the optimizer of stage 2: SGD with momentum, or one of RecBole's learners."""
     if settings.learner == "sgd":
         return torch.optim.SGD(
@@ -280,12 +304,8 @@ def build_optimizer(trainer: Any, parameters: dict[str, nn.Parameter], settings:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
-    return trainer._build_optimizer(
-        params=list(parameters.values()),
-        learner=settings.learner,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
+    learner = LEARNERS[settings.learner]
+    return learner(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def interpolate(model: nn.Module, parameters: dict[str, nn.Parameter], judge: Judge, progress: Progress) -> None:
@@ -302,6 +322,8 @@ def interpolate(model: nn.Module, parameters: dict[str, nn.Parameter], judge: Ju
         if judge.keeps(row["clean"], of=progress.clean) and judge.better(row["robust"], choice["robust"]):
             choice = row
     choice["chosen"] = True
+    if choice["alpha"] == 0:  # what the model derived from its weights meanwhile goes, too: RecVAE's prior
+        model.load_state_dict(progress.derived, strict=False)
     put(model, {name: mix(before[name], tuned[name], choice["alpha"]) for name in parameters})
     progress.sweep += rows
 

@@ -21,12 +21,13 @@ from recbole_rawp import (
 )
 from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.rules import RULES
-from recbole_rawp.steps import attack, check_weights, fit, make_trainer, write_settings
+from recbole_rawp.steps import attack, check_repairable, check_weights, fit, make_trainer, write_settings
 from recbole_rawp.weights import perturbed_weights
 
-STAGE_1 = "model-stage1.pth"
+ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
 
 
 def run_recbole_rawp(
@@ -68,9 +69,12 @@ def continue_run(folder: str) -> dict[str, Any]:
     file, place = home / "environment.txt", _place(config)
     before = file.read_text(encoding="utf-8") if file.exists() else ""
     output.write_text(file, f"{before}\ncontinued:\n{place}\n")
-    untouched = (home / STAGE_1).exists() and not (home / resume.NAME).exists()  # `harden`, killed early
+    stage_1 = home / ORIGINAL
     return _run(
-        config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=home / STAGE_1 if untouched else None
+        config,
+        baseline=(home / "baseline").is_dir(),
+        folder=home,
+        stage_1=stage_1 if stage_1.exists() else None,
     )
 
 
@@ -85,7 +89,9 @@ def harden_checkpoint(
     Raises:
         InputError: for a file that is not a RecBole checkpoint or does not fit the data, and for options as above.
     """
-    config = checkpoint.settings(checkpoint.read(file), config_file_list, {"ft_rounds": 1, **(config_dict or {})})
+    config = checkpoint.settings(checkpoint.read(file), config_file_list, config_dict, ours={"ft_rounds": 1})
+    if not config["ft_rounds"]:
+        raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
     output.check_free(config["rawp_output_dir"])
     return _run(config, stage_1=Path(file).expanduser())
 
@@ -101,14 +107,12 @@ def rank_checkpoint(
     Raises:
         InputError: as `harden_checkpoint`.
     """
-    content = checkpoint.read(file)
-    config = checkpoint.settings(content, config_file_list, config_dict)
+    config = checkpoint.settings(checkpoint.read(file), config_file_list, config_dict)
     output.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     check_weights(config, network)
-    checkpoint.load_into(network, content)
+    checkpoint.load_into(network, checkpoint.read(file, config["device"]))
     folder = output.reserve(config["rawp_output_dir"], *_names(config, "rank"), environment=_place(config))
-    write_settings([config], folder)
     trainer = make_trainer(config, network, folder, saved=False)
     trainer.eval_collector.data_collect(data.train)
     settings = options.fine_tuning(config)
@@ -142,12 +146,13 @@ def _run(
         data, network = prepare(current)
         check_weights(config, network)
         if stage_1 is not None:
-            checkpoint.load_into(network, checkpoint.read(stage_1))
+            check_repairable(network, data)
+            checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))
         if folder is None:  # nothing is written before the input is known to work
             name = config["defense"] if stage_1 is None else "harden"
             folder = output.reserve(config["rawp_output_dir"], *_names(config, name), environment=_place(config))
             if stage_1 is not None:
-                output.copy(stage_1, folder / STAGE_1)
+                output.copy(stage_1, folder / ORIGINAL)
             write_settings(runs, folder)
         home = folder if current is config else folder / "baseline"
         trainer = make_trainer(current, network, home, saved)
@@ -165,6 +170,7 @@ def _run(
         settings={key: config[key] for key in RULES},
         environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
         sections=repair_report.sections(trainer, folder),
+        again="train" if stage_1 is None else f"harden {ORIGINAL}",
     )
     result |= {"records": records, "checks": verdicts, "table": table, "output_dir": str(folder)}
     return result | {"repair": finetune.summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}

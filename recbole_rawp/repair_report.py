@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp.finetune import FineTuning, Progress
+from recbole_rawp.finetune import FineTuning, Progress, limit
 from recbole_rawp.output import whole
 
 REPAIRED, OTHER, CLEAN, ROBUST = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
@@ -24,7 +24,7 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     write_ranking(progress.ranking, folder, title=title)
     whole(folder / "tuning.csv", lambda path: epochs.to_csv(path, index=False))
     whole(folder / "interpolation.csv", lambda path: sweep.to_csv(path, index=False))
-    floor = progress.clean * settings.clean_tolerance
+    floor = limit(progress.clean, settings.clean_tolerance, bigger=trainer.valid_metric_bigger)
     whole(folder / "interpolation.png", lambda path: plot_sweep(sweep, path, metric=metric, floor=floor, title=title))
     steps = "FGSM" if settings.attack_steps == 1 else f"BIM in {settings.attack_steps} steps"
     return [
@@ -131,7 +131,7 @@ def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, ti
         axes.plot(rows["alpha"], rows["clean"], color=CLEAN, marker="o", label="clean")
         axes.plot(rows["alpha"], rows["robust"], color=ROBUST, marker="v", linestyle="--", label="robust")
         if math.isfinite(floor):
-            axes.axhline(floor, color=CLEAN, linestyle=":", label="least clean score allowed")
+            axes.axhline(floor, color=CLEAN, linestyle=":", label="worst clean score allowed")
         chosen = rows["alpha"][rows["chosen"]].iloc[0]
         axes.axvline(chosen, color="black", linewidth=1, label=f"chosen: alpha = {chosen:g}")
         axes.set_xlabel("alpha (0: before, 1: tuned)")

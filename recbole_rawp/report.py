@@ -37,6 +37,7 @@ def write(
     settings: dict[str, Any],
     environment: str,
     sections: Sequence[str] = (),
+    again: str = "train",
 ) -> str:
     """Write records.csv, robustness.png and report.md into `folder`; return the table that the report opens with.
 
@@ -45,6 +46,7 @@ def write(
         bigger: whether more of it is better (`valid_metric_bigger`).
         settings, environment: printed at the end of the report.
         sections: further parts of the report, after the table.
+        again: the command that repeats the run.
     """
     frame = pd.DataFrame(records, columns=list(SCHEMA))
     whole(folder / "records.csv", lambda path: frame.to_csv(path, index=False))
@@ -66,7 +68,7 @@ def write(
         check_table(checks),
         "## Settings",
         "```yaml\n" + "\n".join(f"{key}: {value}" for key, value in settings.items()) + "\n```",
-        "`settings.yaml` beside this file repeats the run: `recbole-rawp train --config_files=settings.yaml`.",
+        f"`settings.yaml` beside this file repeats the run: `recbole-rawp {again} --config_files=settings.yaml`.",
         "## Environment",
         f"```\n{environment}\n```",
     ]

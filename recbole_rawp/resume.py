@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from recbole.config import Config
 from torch import nn
 
 from recbole_rawp import preserve
@@ -24,10 +25,15 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import loader_generators
 from recbole_rawp.output import whole
 from recbole_rawp.overlay import CACHES, clear_caches
+from recbole_rawp.rules import RULES
 
 State = dict[str, Any]
 NAME = "resume.pt"
 FREE = ("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir")  # do not change the result
+KEYS = (
+    *("fingerprint", "stage", "counters", "weights", "outside", "optimizers", "optimizer_names", "generators"),
+    *("masks", "objective", "omega", "rng", "repair"),
+)
 COUNTERS = ("start_epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict", "seconds")
 
 
@@ -52,9 +58,19 @@ def capture(trainer: Any, loaders: list[Any], outside: "Outside", *, epoch: int)
 
 
 def restore(trainer: Any, loaders: list[Any], state: State) -> None:
-    """Put a trainer and its loaders into the captured state."""
-    trainer.model.load_state_dict(state["weights"])
-    put_outside(trainer.model, state["outside"])
+    """Put a trainer and its loaders into the captured state.
+
+    Raises:
+        InputError: if the model is of another size: the data have changed.
+    """
+    try:
+        trainer.model.load_state_dict(state["weights"])
+    except RuntimeError as error:
+        raise InputError(
+            f"resume: the saved state does not fit the model on this data: {' '.join(str(error).split())} Use the data "
+            "that the run began with."
+        ) from error
+    put_outside(trainer.model, moved(state["outside"], trainer.device))
     optimizers = optimizers_of(trainer)
     for name, saved in state["optimizers"].items():
         optimizers[name].load_state_dict(saved)
@@ -63,7 +79,7 @@ def restore(trainer: Any, loaders: list[Any], state: State) -> None:
         setattr(trainer, name, value)
     trainer.measured_omega = state["omega"]
     if state["objective"] is not None:
-        vars(trainer.build_objective().adam).update(state["objective"])
+        vars(trainer.build_objective().adam).update(moved(state["objective"], trainer.device))
     generators = [generator for loader in loaders for generator in loader_generators(loader)]
     for generator, saved in zip(generators, state["generators"], strict=True):
         generator.set_state(saved)
@@ -94,8 +110,8 @@ def load(file: Path, fingerprint: str) -> State | None:
         return None
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        theirs = state["fingerprint"]
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        theirs = {key: state[key] for key in KEYS}["fingerprint"]
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
             f"resume: '{file}' is damaged ({type(error).__name__}). Start a new run; model.pth beside it, if there is "
             "one, holds the best model so far."
@@ -108,9 +124,10 @@ def load(file: Path, fingerprint: str) -> State | None:
     return state
 
 
-def fingerprint(folder: Path) -> str:
-    """Return the digest of the settings in `folder`."""
-    return hashlib.sha256((folder / "settings.yaml").read_bytes()).hexdigest()
+def fingerprint(folder: Path, config: Config) -> str:
+    """Return the digest of the settings in `folder` and of our options' values, defaults too."""
+    ours = sorted((key, repr(config[key])) for key in RULES if key != "rawp_output_dir")
+    return hashlib.sha256((folder / "settings.yaml").read_bytes() + repr(ours).encode()).hexdigest()
 
 
 def settings(folder: Path) -> RAWPConfig:
@@ -188,11 +205,18 @@ def put_outside(model: nn.Module, state: State) -> None:
         module = model.get_submodule(path)
         now = module._buffers.get(name, vars(module).get(name))
         if isinstance(now, np.ndarray):
-            setattr(module, name, value.numpy().astype(now.dtype))
+            setattr(module, name, value.cpu().numpy().astype(now.dtype))
         elif isinstance(now, torch.Tensor) and now.layout is torch.strided and now.shape == value.shape:
             now.copy_(value)
         else:
-            setattr(module, name, value.to(now.device) if isinstance(now, torch.Tensor) else value)
+            setattr(module, name, value)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Return the value with its tensors, also those in dictionaries, on `device`."""
+    if isinstance(value, dict):
+        return {key: moved(entry, device) for key, entry in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def plain(value: Any) -> Any:

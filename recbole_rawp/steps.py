@@ -11,7 +11,7 @@ from torch import nn
 
 from recbole_rawp import checks, environment, evaluation, finetune, output, resume
 from recbole_rawp import settings as options
-from recbole_rawp.errors import naming
+from recbole_rawp.errors import InputError, naming
 from recbole_rawp.prepare import Data, recboles
 from recbole_rawp.trainer import RAWPFTTrainer, robustify
 from recbole_rawp.weights import chosen_weights, perturbed_weights
@@ -26,6 +26,16 @@ def check_weights(config: Config, model: nn.Module) -> None:
         chosen_weights(model, settings)
     with naming("attack_target"):
         perturbed_weights(model, options.attack(config).target)
+
+
+def check_repairable(model: nn.Module, data: Data) -> None:
+    """Raise InputError if stage 2 could not run on this model and data."""
+    if not data.valid:
+        raise InputError("eval_args: stage 2 chooses by valid data, and this split has none. Split some off.")
+    if getattr(model, "train_stage", "finetune") != "finetune":
+        raise InputError(
+            f"train_stage: {model.train_stage!r} is a stage of pretraining, which is not repaired. Fine-tune first."
+        )
 
 
 def write_settings(runs: Sequence[Config], folder: Path) -> None:
@@ -43,7 +53,7 @@ def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) ->
         trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.saved_model_file = str(folder / "model.pth")
     if saved:
-        trainer.fingerprint = resume.fingerprint(folder)
+        trainer.fingerprint = resume.fingerprint(folder, config)
         trainer.resume_file = folder / resume.NAME
         trainer.resumed = resume.load(trainer.resume_file, trainer.fingerprint)
     return trainer

@@ -69,6 +69,7 @@ class RAWPTrainer(Trainer):
         self.loaders: list[Any] = []
         self.epoch_begun: int | None = None
         self.seconds = 0.0
+        self.clock = time.perf_counter()
 
     def _perturbable(self) -> bool:
         """Tell whether there is something to perturb, where it is wanted."""
@@ -180,7 +181,7 @@ class RAWPTrainer(Trainer):
 
     def _save_state(self, stage: int, epoch: int | None = None) -> None:
         """Write the resume file, if one is wanted: before an epoch of stage 1 or 2, or as stage 3 when all is done."""
-        if self.resume_file is None:
+        if self.resume_file is None or self.pretraining:  # RecBole's pretraining does not pass through `fit`
             return
         if stage == 1:
             self.seconds = time.perf_counter() - self.clock
@@ -255,7 +256,8 @@ class RAWPFTTrainer(RAWPTrainer):
             if first:
                 self._load_best(saved)
             number = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
-            self.progress = finetune.Progress(**state.get("repair") or {"start_epoch": number})
+            repair = resume.moved(state.get("repair") or {"start_epoch": number}, self.device)
+            self.progress = finetune.Progress(**repair)
             self._repair(train_data, valid_data, saved, verbose, show_progress)
         elif state["stage"] == 3 and state["repair"]:
             self.progress = finetune.Progress(**state["repair"])
@@ -285,7 +287,7 @@ class RAWPFTTrainer(RAWPTrainer):
     def _load_best(self, saved: bool) -> None:
         """Load stage 1's best weights, and keep its checkpoint beside the one to come."""
         if saved:
-            checkpoint.load_into(self.model, checkpoint.read(self.saved_model_file))
+            checkpoint.load_into(self.model, checkpoint.read(self.saved_model_file, self.device))
             file = Path(self.saved_model_file)
             copy(file, file.with_stem(f"{file.stem}-stage1"))
         elif self.best_weights is not None:

@@ -14,7 +14,7 @@ from recbole_rawp.prepare import prepare
 from recbole_rawp.trainer import robustify
 from tests import toy_data
 
-QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epochs": 2}
+QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epochs": 2, "ft_modules": 1, "ft_steps": 1}
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def test_a_plain_checkpoint_is_ranked(plain):
     assert rises == sorted(rises, reverse=True) and len(rises) == 3 and rises[0] > 0
     assert {row["metric"] for row in result["rows"]} == {"mrr@10"}
     names = {path.name for path in Path("out").iterdir()}
-    assert {"criticality.csv", "criticality.png", "settings.yaml", "environment.txt"} == names
+    assert {"criticality.csv", "criticality.png", "environment.txt"} == names
     assert plain.read_bytes() == before and list(Path("theirs").iterdir()) == [plain]
 
 
 def test_a_plain_checkpoint_is_hardened_beside_not_over_it(plain):
     before = plain.read_bytes()
     result = harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "out", "ft_learning_rate": 0.1, **QUICK})
-    assert plain.read_bytes() == before == Path("out/model-stage1.pth").read_bytes()
+    assert plain.read_bytes() == before == Path("out/original.pth").read_bytes()
     assert list(Path("theirs").iterdir()) == [plain]
     assert len(result["repair"]) == 1 and Path("out/interpolation.png").exists()
     theirs, ours = (torch.load(file, weights_only=False)["state_dict"] for file in (plain, "out/model.pth"))
@@ -62,7 +62,7 @@ def test_a_hardening_that_was_killed_early_goes_on_as_hardening(plain):
 
     harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "whole", **QUICK})
     Path("killed").mkdir()
-    for name in ("settings.yaml", "model-stage1.pth"):
+    for name in ("settings.yaml", "original.pth"):
         Path("killed", name).write_bytes(Path("whole", name).read_bytes())
     continue_run("killed")
     one, two = (torch.load(f"{run}/model.pth", weights_only=False)["state_dict"] for run in ("whole", "killed"))
@@ -135,3 +135,37 @@ def test_what_is_saved_holds_no_cached_embeddings(settings):
         "restore_user_e": None,
         "restore_item_e": None,
     }
+
+
+def test_files_options_and_command_line_win_over_the_checkpoints_settings(plain, monkeypatch):
+    import sys
+
+    Path("mine.yaml").write_text("seed: 7\nft_rounds: 3\neval_batch_size: 99\n")
+    content = checkpoint.read(plain)
+    config = checkpoint.settings(content, ["mine.yaml"], {"eval_batch_size": 98}, ours={"ft_rounds": 1})
+    assert (config["seed"], config["ft_rounds"], config["eval_batch_size"]) == (7, 3, 98)
+    monkeypatch.setattr(sys, "argv", ["test", "--seed=8"])
+    assert checkpoint.settings(content, ["mine.yaml"])["seed"] == 8
+    theirs = content["config"]
+    config = checkpoint.settings(content)
+    for key in (
+        "eval_args",
+        "metrics",
+        "topk",
+        "load_col",
+        "mlp_hidden_size",
+        "train_neg_sample_args",
+        "learning_rate",
+    ):
+        assert config[key] == theirs[key], key
+
+
+def test_hardening_without_a_round_or_valid_data_is_refused_before_anything_is_written(plain, capsys):
+    for word, message in (
+        ("--ft_rounds=0", "ft_rounds: 0 leaves nothing to do for harden"),
+        ("--eval_args={'split': {'RS': [0.9, 0, 0.1]}}", "eval_args: stage 2 chooses by valid data"),
+        ("--baseline", "--baseline: goes with train, not with harden"),
+    ):
+        assert cli.main(["harden", str(plain), word]) == 2
+        assert message in capsys.readouterr().err
+    assert not Path("runs").exists()

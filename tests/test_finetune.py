@@ -200,3 +200,37 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     found = {r["radius"]: r["value"] for r in records if r["metric"] == trainer.valid_metric}
     judge = Judge(trainer, data.train, data.valid, weights, trainer.fine_tuning)
     assert judge.robust() == found[0.3] and judge.clean() == found[0.0] and found[0.0] != found[0.3]
+
+
+def test_alpha_0_leaves_everything_as_it_was_what_the_model_copies_from_itself_too(settings, monkeypatch):
+    monkeypatch.setattr(Judge, "better", lambda self, score, than: than is None)  # no alpha beats 0
+    trainer, before, after = repaired(settings, "RecVAE", ft_modules=99, ft_learning_rate=0.01)
+    assert not trainer.progress.changed()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_a_repair_that_diverges_is_given_up_not_the_run(settings, caplog):
+    trainer, before, after = repaired(settings, "NeuMF", ft_learning_rate=1e30, ft_epochs=3)
+    assert any("Stage 2 diverged" in r.message for r in caplog.records)
+    assert all(torch.equal(value, after[key]) or value.isfinite().all() for key, value in after.items())
+    assert all(value.isfinite().all() for value in after.values()) and before.keys() == after.keys()
+    assert len(trainer.progress.sweep) == 11
+
+
+def test_measuring_omega_leaves_the_knowledge_graph_loader_in_its_mode(settings):
+    config = RAWPConfig(config_dict=settings("MKR", rawp_layer_weights="criticality", criticality_every=1))
+    trainer, data = make(config)
+    modes = []
+    inner = trainer.build_objective()
+    call = inner.__class__.__call__
+
+    class Spy(inner.__class__):
+        def __call__(self, *args):
+            modes.append(data.train.state)
+            return call(self, *args)
+
+    inner.__class__ = Spy
+    trainer.fit(data.train, data.valid, saved=False)
+    from recbole.utils import KGDataLoaderState
+
+    assert set(modes) == {KGDataLoaderState.RS, KGDataLoaderState.KG}

@@ -69,7 +69,10 @@ def kill_at(monkeypatch, moment):
 
 @pytest.mark.parametrize("name", ["NeuMF", "DCN", "DiffRec", "MKR", "RecVAE"])
 def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, settings, monkeypatch):
-    special = {"rawp_layer_weights": "criticality", "criticality_every": 2} if name == "NeuMF" else {}
+    special = {
+        "NeuMF": {"rawp_layer_weights": "criticality", "criticality_every": 2},
+        "DCN": {"rawp_direction": "adam"},
+    }.get(name, {})
     with monkeypatch.context() as patch:
         calls = kill_at(patch, None)
         whole = run_recbole_rawp(config_dict=options(settings, name, "whole", **special))
