@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from recbole.config import Config
 from recbole.utils import get_trainer, set_color
 from torch import nn
 
-from recbole_rawp import checks, environment, evaluation, finetune, output, resume
+from recbole_rawp import checks, environment, evaluation, finetune, output, report, resume
 from recbole_rawp import settings as options
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.prepare import Data, recboles
@@ -86,7 +87,8 @@ def attack(
         return final, verdicts
     with finetune.undone(trainer.model, trainer.progress):
         before = under_attack(trainer, data, stage=1)
-    return before + final, checks.verify(before, None, decimals=decimals) + verdicts
+    earlier = [replace(c, defense=c.defense + report.BEFORE) for c in checks.verify(before, None, decimals=decimals)]
+    return before + final, earlier + verdicts
 
 
 def under_attack(trainer: RAWPFTTrainer, data: Data, *, stage: int) -> list[evaluation.Record]:

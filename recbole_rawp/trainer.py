@@ -167,8 +167,9 @@ class RAWPTrainer(Trainer):
             RuntimeError: if epochs were to be hardened and none was.
         """
         self.loaders = [loader for loader in (train_data, valid_data) if loader is not None]
-        if self.resumed is not None:
-            resume.restore(self, self.loaders, self.resumed)
+        state, self.resumed = self.resumed, None
+        if state is not None:
+            resume.restore(self, self.loaders, state)
         self.clock = time.perf_counter() - self.seconds
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
         self.seconds = time.perf_counter() - self.clock

@@ -1,0 +1,67 @@
+"""Do the parts of the report on stage 2 say what it saw and chose?"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from recbole_rawp import repair_report
+from recbole_rawp.finetune import Progress
+from recbole_rawp.objective import Recipe
+from recbole_rawp.settings import Criticality, FineTuning
+
+
+def row(module, rise, repaired, round_=0):
+    drop = {"metric": "ndcg@10", "clean": 0.2, "attacked": 0.15, "drop": 0.05}
+    scores = {"loss": 0.5, "worst_loss": 0.5 + rise, "rise": rise, "relative_rise": rise / 0.5}
+    about = {"round": round_, "module": module, "weights": f"{module}.weight", "parameters": 12}
+    return about | scores | drop | {"repaired": repaired}
+
+
+def sweep(alpha, round_=0):
+    return [
+        {"round": round_, "alpha": a, "clean": 0.2 - 0.01 * a, "robust": 0.1 + 0.05 * a, "chosen": a == alpha}
+        for a in (0.0, 0.5, 1.0)
+    ]
+
+
+def trainer(progress, bigger=True):
+    criticality = Criticality(0.008, "row", 10, 10)
+    settings = FineTuning(1, 1, 5, "sgd", 0.01, 0.9, 0.0, 0.985, 5, "hidden", Recipe(0.3), criticality)
+    return SimpleNamespace(
+        progress=progress,
+        fine_tuning=settings,
+        valid_metric="ndcg@10",
+        valid_metric_bigger=bigger,
+        config={"model": "M", "dataset": "D"},
+        seconds=40.0,
+        train_loss_dict={0: 1.0},
+    )
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_parts_name_the_module_the_choice_and_the_cost(rounds):
+    progress = Progress(start_epoch=3, clean=0.2, robust=0.1, seconds=9.0)
+    for number in range(rounds):
+        names = [("predict", 0.1, number == 0), ("mlp.0", 0.02, number == 1)]
+        progress.ranking += [row(*name, number) for name in names]
+        progress.sweep += sweep((1.0, 0.0)[number], number)
+        progress.epochs += [{"round": number, "epoch": 0, "loss": 1.0, "robust": 0.15}]
+    text = "\n".join(repair_report.sections(trainer(progress), Path(".")))
+    assert "| predict  | 12" in text.replace("| 1       ", "") and "20.0%" in text and "drop of NDCG@10" in text
+    assert "Repaired `predict`. **alpha = 1: clean NDCG@10 0.2000 -> 0.1900, robust 0.1000 -> 0.1500.**" in text
+    assert ("alpha = 0: no gain" in text) == (rounds == 2)
+    assert "BIM in 5 steps moves every ranked weight by 0.3 of its norm" in text
+    assert "Stage 2 took 9.0 s, 0.23 of stage 1's 40.0 s." in text
+    assert len(pd.read_csv("criticality.csv")) == 2 * rounds and len(pd.read_csv("interpolation.csv")) == 3 * rounds
+    assert list(pd.read_csv("tuning.csv")) == ["round", "epoch", "loss", "robust"]
+    for name in ("criticality.png", "interpolation.png"):
+        picture = imread(name)
+        assert picture.shape[1] > 500 and picture.std() > 0.01
+    assert not list(Path(".").glob("*.partial"))
+
+
+def test_without_stage_2_there_are_no_parts_and_no_files():
+    assert repair_report.sections(trainer(None), Path(".")) == [] and not list(Path(".").iterdir())
