@@ -145,6 +145,7 @@ def repair(
     settings: FineTuning,
     progress: Progress,
     save: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda text: None,
     show_progress: bool = False,
 ) -> None:
     """Repair the weakest modules of the trainer's model, in place, and note in `progress` what was seen.
@@ -160,6 +161,7 @@ def repair(
         settings: of stage 2.
         progress: where to begin; that of a killed run goes on.
         save: called before each epoch, when `progress` is enough to go on from.
+        log: told of the ranking, each epoch and the choice.
         show_progress: RecBole's bars.
     """
     with progress.timed():
@@ -170,11 +172,13 @@ def repair(
         with progress.timed():
             if not progress.chosen and not choose(trainer, train_data, valid_data, weights, settings, progress):
                 break
+            log(f"Stage 2, round {progress.round + 1}: repairing {', '.join(progress.chosen)}.")
         parameters = {name: trainer.model.get_parameter(name) for name in progress.chosen}
-        tune(trainer, train_data, weights, parameters, judge, progress, save, show_progress)
+        tune(trainer, train_data, weights, parameters, judge, progress, save, log, show_progress)
         with progress.timed():
             interpolate(trainer.model, parameters, judge, progress)
         progress.end_round()
+        log(summary(progress, trainer.valid_metric)[-1])
 
 
 def choose(
@@ -211,6 +215,7 @@ def tune(
     judge: Judge,
     progress: Progress,
     save: Callable[[], None],
+    log: Callable[[str], None],
     show_progress: bool,
 ) -> None:
     """Train `parameters` alone, and note their values after the epoch with the best robust valid score."""
@@ -248,6 +253,7 @@ def tune(
             score = judge.robust()
         summed = sum(loss) if isinstance(loss, tuple) else loss
         progress.epochs.append({"round": progress.round, "epoch": epoch, "loss": float(summed), "robust": score})
+        log(f"Stage 2 epoch {epoch} [train loss: {summed:.4f}, robust valid {trainer.valid_metric}: {score:.6f}]")
         trainer.tensorboard.add_scalar("RAWP/robust_valid_score", score, number)
         if judge.better(score, progress.best_score):
             progress.best, progress.best_score = values(trainer.model, parameters), score

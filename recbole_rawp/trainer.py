@@ -306,10 +306,9 @@ class RAWPFTTrainer(RAWPTrainer):
             settings=self.fine_tuning,
             progress=self.progress,
             save=lambda: self._save_state(2),
+            log=self.logger.info if verbose else lambda text: None,
             show_progress=show_progress,
         )
-        if verbose:
-            self.logger.info("\n".join(finetune.summary(self.progress, self.valid_metric)))
         self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
         if saved:
             self._save_checkpoint(self.progress.start_epoch - 1, verbose)
