@@ -23,7 +23,7 @@ STYLES = {
 SPARE = (("#000000", "P"), ("#E69F00", "X"))
 DASHES = {"fgsm": "-", "bim": "--", "random": ":"}
 LABELS = {"none": "plain"}
-BEFORE = " before repair"
+BEFORE, AFTER = " before repair", " repaired"
 ATTACK_LABELS = {"fgsm": "FGSM", "bim": "FGSM in steps (BIM)", "random": "random noise of the same norm"}
 
 
@@ -85,15 +85,19 @@ def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def named(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the records with models told apart by `defense`: a repaired one from what it was before its repair."""
-    repaired = set(frame["defense"][frame["stage"] == 2])
-    before = frame["defense"].isin(repaired) & (frame["stage"] == 1)
-    return frame.assign(defense=frame["defense"].mask(before, frame["defense"] + BEFORE))
+    both = frame.groupby("defense")["stage"].transform("nunique") == 2
+    return frame.assign(defense=frame["defense"] + both * frame["stage"].map({1: BEFORE, 2: AFTER}).fillna(""))
 
 
 def label(defense: str) -> str:
     """Return the name of a defense as the report prints it."""
-    name, before, _ = defense.partition(BEFORE)
-    return LABELS.get(name, name) + before
+    name = bare(defense)
+    return LABELS.get(name, name) + defense.removeprefix(name)
+
+
+def bare(defense: str) -> str:
+    """Return the name of a defense without what tells the stages apart."""
+    return defense.removesuffix(BEFORE).removesuffix(AFTER)
 
 
 def shares(wide: pd.DataFrame, *, bigger: bool) -> pd.DataFrame:
@@ -170,7 +174,7 @@ def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     FigureCanvasAgg(figure)
     value_axes, share_axes = figure.subplots(1, 2)
     spare = iter(SPARE * 4)
-    styles = {name: STYLES.get(name) or next(spare) for name in wide.index.unique("defense")}
+    styles = {name: STYLES.get(name.removesuffix(AFTER)) or next(spare) for name in wide.index.unique("defense")}
     for (defense, attack), seeds in wide.groupby(level=["defense", "attack"], sort=False):
         colour, marker = styles[defense]
         line = {"color": colour, "marker": marker, "linestyle": DASHES[attack], "markersize": 5}

@@ -87,8 +87,10 @@ def attack(
         return final, verdicts
     with finetune.undone(trainer.model, trainer.progress):
         before = under_attack(trainer, data, stage=1)
-    earlier = [replace(c, defense=c.defense + report.BEFORE) for c in checks.verify(before, None, decimals=decimals)]
-    return before + final, earlier + verdicts
+    earlier = checks.verify(before, None, decimals=decimals)
+    return before + final, [replace(c, defense=c.defense + report.BEFORE) for c in earlier] + [
+        replace(c, defense=c.defense + report.AFTER) for c in verdicts
+    ]
 
 
 def under_attack(trainer: RAWPFTTrainer, data: Data, *, stage: int) -> list[evaluation.Record]:

@@ -102,7 +102,7 @@ def test_a_repaired_model_is_told_from_what_it_was_before(frame):
     both = pd.concat([frame.assign(stage=1), frame[frame["defense"] == "rawp"].assign(stage=2, value=0.175)])
     lines = report.table(both, "ndcg@10", bigger=True).splitlines()[2:]
     names = [line.split("|")[1].strip() for line in lines]
-    assert names == ["plain", "plain", *["rawp before repair"] * 2, "rawp", "rawp"]
+    assert names == ["plain", "plain", *["rawp before repair"] * 2, *["rawp repaired"] * 2]
     assert "0.1750 (100%)" in lines[-1] and "0.1710 (95%)" in lines[3]
     text = report.verdict(both, "ndcg@10", bigger=True)
-    assert "**rawp before repair** keeps 95%" in text and "**rawp** keeps 100%" in text
+    assert "**rawp before repair** keeps 95%" in text and "**rawp repaired** keeps 100%" in text
