@@ -7,20 +7,19 @@ Best is the robust valid metric: the valid metric at the worst change of all ran
 the clean valid metric must stay within a tolerance of stage 1's. Stage 2 of RAWP-FT; test data are never seen.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from recbole_rawp import ball, criticality
-from recbole_rawp.evaluation import AttackLoss, fixed_batches, measuring, ranked
+from recbole_rawp import criticality
+from recbole_rawp.judge import Judge
 from recbole_rawp.objective import Loss, LossFunction, Objective
 from recbole_rawp.overlay import clear_caches
-from recbole_rawp.perturbation import AdamMoments, ascend
+from recbole_rawp.perturbation import AdamMoments
+from recbole_rawp.progress import Progress, summary
 from recbole_rawp.selection import Weights, modules
 from recbole_rawp.settings import FineTuning
 
@@ -31,109 +30,6 @@ LEARNERS: dict[str, Any] = {
     "rmsprop": torch.optim.RMSprop,
 }
 ALPHAS = tuple(step / 10 for step in range(11))
-
-
-@dataclass
-class Progress:
-    """How far stage 2 has come and what it has seen: tensors, numbers and strings, so that a run can go on from it.
-
-    Attributes:
-        round, epoch: what comes next, counted from 0; epochs within the round.
-        start_epoch: number of the first epoch of stage 2 for logs and for trainers that alternate by epoch.
-        clean, robust: stage 1's valid scores, once `started`.
-        chosen: the parameters under repair; empty between rounds.
-        before, best: their values at the round's start, and at its best epoch.
-        derived: buffers and frozen parameters at the round's start.
-        original: the values of all parameters repaired so far, before stage 2.
-        best_score: robust valid score of that epoch.
-        optimizer: state of the round's optimizer.
-        ranking, epochs, sweep: rows for the report, each with its round.
-        seconds: time spent on ranking, tuning and sweeping.
-    """
-
-    start_epoch: int
-    round: int = 0
-    epoch: int = 0
-    started: bool = False
-    clean: float = float("nan")
-    robust: float = float("nan")
-    chosen: list[str] = field(default_factory=list)
-    before: dict[str, torch.Tensor] = field(default_factory=dict)
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    derived: dict[str, torch.Tensor] = field(default_factory=dict)
-    original: dict[str, torch.Tensor] = field(default_factory=dict)
-    best_score: float | None = None
-    optimizer: dict[str, Any] | None = None
-    ranking: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    sweep: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def end_round(self) -> None:
-        """Forget what only the round that is over needed."""
-        self.round, self.epoch, self.chosen = self.round + 1, 0, []
-        self.before, self.best, self.derived, self.best_score, self.optimizer = {}, {}, {}, None, None
-
-    def changed(self) -> bool:
-        """Tell whether a repair was worth keeping."""
-        return any(row["chosen"] and row["alpha"] > 0 for row in self.sweep)
-
-    def now(self) -> tuple[float, float]:
-        """Return the clean and robust valid scores of the model as repaired so far."""
-        chosen = [row for row in self.sweep if row["chosen"]]
-        return (chosen[-1]["clean"], chosen[-1]["robust"]) if chosen else (self.clean, self.robust)
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Add the time spent inside to `seconds`."""
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
-
-
-class Judge:
-    """Scores the model as it is now on valid data: clean, and under the attack by which stage 2 chooses."""
-
-    def __init__(self, trainer: Any, train_data: Any, valid_data: Any, weights: Weights, settings: FineTuning) -> None:
-        self.trainer, self.train_data, self.valid_data = trainer, train_data, valid_data
-        self.weights, self.settings = weights, settings
-        self.batches = fixed_batches(train_data, settings.criticality.batches, trainer.device)
-
-    def clean(self) -> float:
-        """Return the valid metric, unrounded."""
-        with measuring(self.trainer, self.train_data, self.valid_data):
-            return self._score({})
-
-    def robust(self) -> float:
-        """Return the valid metric at the worst change of the weights within the radius of stage 2."""
-        recipe, steps = self.settings.recipe, self.settings.attack_steps
-        with measuring(self.trainer, self.train_data, self.valid_data):
-            loss = AttackLoss(self.trainer.model, self.batches, self.weights)
-            bound = ball.around(self.weights, recipe.radius, relative=recipe.relative)
-            delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
-            if not any(change.any() for change in delta.values()):
-                self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
-            return self._score(delta)
-
-    def _score(self, delta: Weights) -> float:
-        return ranked(self.trainer, self.valid_data, self.weights, delta)[self.trainer.valid_metric]
-
-    def better(self, score: float, than: float | None) -> bool:
-        """Tell whether a score beats another; NaN beats nothing."""
-        if than is None:
-            return score == score
-        return score > than if self.trainer.valid_metric_bigger else score < than
-
-    def keeps(self, score: float, of: float) -> bool:
-        """Tell whether a clean score stays within the tolerance of stage 1's."""
-        bigger = self.trainer.valid_metric_bigger
-        bound = limit(of, self.settings.clean_tolerance, bigger=bigger)
-        return score >= bound if bigger else score <= bound
-
-
-def limit(clean: float, tolerance: float, *, bigger: bool) -> float:
-    """Return the clean score that must be kept: tolerance * clean, or clean / tolerance where less is better."""
-    return clean - (1 - tolerance) * abs(clean) if bigger else clean + (1 / tolerance - 1) * abs(clean)
 
 
 def repair(
@@ -186,17 +82,19 @@ def choose(
 ) -> bool:
     """Rank the modules and note the weakest that were not repaired yet; return False when none is left."""
     done = {row["module"] for row in progress.ranking if row["repaired"]}
+    units = modules(trainer.model, weights)
+    if done == units.keys():
+        return False
     rows = criticality.rank(trainer, train_data, valid_data, weights=weights, settings=settings.criticality)
     targets = [row["module"] for row in rows if row["module"] not in done][: settings.modules]
     progress.ranking += [{"round": progress.round, **row, "repaired": row["module"] in targets} for row in rows]
-    units = modules(trainer.model, weights)
     progress.chosen = [name for target in targets for name in parameters_of(trainer.model, target, units[target])]
     progress.before = values(trainer.model, progress.chosen)
     progress.original = {**progress.before, **progress.original}
     trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     state = trainer.model.state_dict()
     progress.derived = {name: value.clone() for name, value in state.items() if name not in trained}
-    return bool(targets)
+    return True
 
 
 def parameters_of(model: nn.Module, module: str, weights: list[str]) -> list[str]:
@@ -361,21 +259,3 @@ def put(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         model.get_parameter(name).copy_(tensor)
     clear_caches(model.modules())
-
-
-def summary(progress: Progress, metric: str) -> list[str]:
-    """Return in words what stage 2 ranked and chose, a line for each round."""
-    lines = []
-    for round_ in range(progress.round):
-        ranking, sweep = (
-            [row for row in rows if row["round"] == round_] for rows in (progress.ranking, progress.sweep)
-        )
-        order = ", ".join(f"{row['module']} {row['rise']:.3g}" for row in ranking)
-        repaired = ", ".join(row["module"] for row in ranking if row["repaired"])
-        chosen = next(row for row in sweep if row["chosen"])
-        lines.append(
-            f"Stage 2, round {round_ + 1}: loss rise {order}. Repaired {repaired}: alpha {chosen['alpha']:g}, valid "
-            f"{metric} {sweep[0]['clean']:.4f} -> {chosen['clean']:.4f}, under attack {sweep[0]['robust']:.4f} -> "
-            f"{chosen['robust']:.4f}."
-        )
-    return lines

@@ -13,7 +13,6 @@ from recbole_rawp import (
     criticality,
     environment,
     evaluation,
-    finetune,
     output,
     repair_report,
     report,
@@ -23,6 +22,7 @@ from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
+from recbole_rawp.progress import summary
 from recbole_rawp.rules import RULES
 from recbole_rawp.steps import attack, check_repairable, check_weights, fit, make_trainer, write_settings
 from recbole_rawp.weights import perturbed_weights
@@ -173,7 +173,7 @@ def _run(
         again="train" if stage_1 is None else f"harden {ORIGINAL}",
     )
     result |= {"records": records, "checks": verdicts, "table": table, "output_dir": str(folder)}
-    return result | {"repair": finetune.summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
+    return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 
 def with_baseline(config: RAWPConfig) -> list[Config]:

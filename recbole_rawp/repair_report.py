@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp.finetune import FineTuning, Progress, limit
+from recbole_rawp.judge import limit
 from recbole_rawp.output import whole
+from recbole_rawp.progress import Progress
+from recbole_rawp.settings import FineTuning
 
 REPAIRED, OTHER, CLEAN, ROBUST = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 

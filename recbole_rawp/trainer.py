@@ -26,6 +26,7 @@ from recbole_rawp.objective import LossFunction, Objective
 from recbole_rawp.output import copy
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.preserve import modules_kept
+from recbole_rawp.progress import Progress
 from recbole_rawp.selection import TARGETS
 from recbole_rawp.weights import chosen_weights, perturbed_weights, weight_table
 
@@ -224,7 +225,7 @@ class RAWPFTTrainer(RAWPTrainer):
     stage 1's best weights, which stay beside the checkpoint as `*-stage1.pth`; the repaired model becomes the best one.
 
     Attributes:
-        progress: what stage 2 saw and chose (`finetune.Progress`); None before it.
+        progress: what stage 2 saw and chose (`progress.Progress`); None before it.
         skip_stage_1: set to repair the model as it is.
     """
 
@@ -233,7 +234,7 @@ class RAWPFTTrainer(RAWPTrainer):
         self.fine_tuning = options.fine_tuning(config)
         if self.fine_tuning.rounds and not config["single_spec"]:
             raise InputError("ft_rounds: stage 2 runs in one process. Leave nproc out, or set ft_rounds=0.")
-        self.progress: finetune.Progress | None = None
+        self.progress: Progress | None = None
         self.skip_stage_1 = False
         self.best_weights: dict[str, torch.Tensor] | None = None
 
@@ -258,10 +259,10 @@ class RAWPFTTrainer(RAWPTrainer):
                 self._load_best(saved)
             number = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
             repair = resume.moved(state.get("repair") or {"start_epoch": number}, self.device)
-            self.progress = finetune.Progress(**repair)
+            self.progress = Progress(**repair)
             self._repair(train_data, valid_data, saved, verbose, show_progress)
         elif state["stage"] == 3 and state["repair"]:
-            self.progress = finetune.Progress(**state["repair"])
+            self.progress = Progress(**state["repair"])
         self._save_state(3)
         return self.best_valid_score, self.best_valid_result
 

@@ -40,7 +40,7 @@ from tabulate import tabulate
 
 from recbole_rawp import checkpoint, checks, environment, evaluation, objective, output
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.finetune import Judge
+from recbole_rawp.judge import Judge
 from recbole_rawp.prepare import prepare
 from recbole_rawp.trainer import robustify
 from recbole_rawp.weights import perturbed_weights

@@ -12,8 +12,10 @@ from torch import nn
 import recbole_rawp
 from recbole_rawp import evaluation, finetune
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.finetune import ALPHAS, Judge, Progress
+from recbole_rawp.finetune import ALPHAS
+from recbole_rawp.judge import Judge
 from recbole_rawp.prepare import prepare
+from recbole_rawp.progress import Progress
 from recbole_rawp.trainer import robustify
 
 

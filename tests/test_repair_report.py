@@ -8,8 +8,8 @@ import pytest
 from matplotlib.image import imread
 
 from recbole_rawp import repair_report
-from recbole_rawp.finetune import Progress
 from recbole_rawp.objective import Recipe
+from recbole_rawp.progress import Progress
 from recbole_rawp.settings import Criticality, FineTuning
 
 

@@ -15,7 +15,7 @@ import yaml
 from recbole.trainer.trainer import Trainer
 from torch import nn
 
-from recbole_rawp import continue_run, finetune, resume, run_recbole_rawp
+from recbole_rawp import continue_run, judge, resume, run_recbole_rawp
 from recbole_rawp.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +63,7 @@ def kill_at(monkeypatch, moment):
 
     monkeypatch.setattr(Trainer, "_check_nan", counting(Trainer._check_nan))
     monkeypatch.setattr(os, "replace", counting(os.replace))  # a file is written, not yet in its place
-    monkeypatch.setattr(finetune, "ranked", counting(finetune.ranked))
+    monkeypatch.setattr(judge, "ranked", counting(judge.ranked))
     return calls
 
 

@@ -1,0 +1,56 @@
+"""How good is the model as it is now, and is that better?"""
+
+from typing import Any
+
+import torch
+
+from recbole_rawp import ball
+from recbole_rawp.evaluation import AttackLoss, fixed_batches, measuring, ranked
+from recbole_rawp.perturbation import ascend
+from recbole_rawp.selection import Weights
+from recbole_rawp.settings import FineTuning
+
+
+class Judge:
+    """Scores the model as it is now on valid data: clean, and under the attack by which stage 2 chooses."""
+
+    def __init__(self, trainer: Any, train_data: Any, valid_data: Any, weights: Weights, settings: FineTuning) -> None:
+        self.trainer, self.train_data, self.valid_data = trainer, train_data, valid_data
+        self.weights, self.settings = weights, settings
+        self.batches = fixed_batches(train_data, settings.criticality.batches, trainer.device)
+
+    def clean(self) -> float:
+        """Return the valid metric, unrounded."""
+        with measuring(self.trainer, self.train_data, self.valid_data):
+            return self._score({})
+
+    def robust(self) -> float:
+        """Return the valid metric at the worst change of the weights within the radius of stage 2."""
+        recipe, steps = self.settings.recipe, self.settings.attack_steps
+        with measuring(self.trainer, self.train_data, self.valid_data):
+            loss = AttackLoss(self.trainer.model, self.batches, self.weights)
+            bound = ball.around(self.weights, recipe.radius, relative=recipe.relative)
+            delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
+            if not any(change.any() for change in delta.values()):
+                self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
+            return self._score(delta)
+
+    def _score(self, delta: Weights) -> float:
+        return ranked(self.trainer, self.valid_data, self.weights, delta)[self.trainer.valid_metric]
+
+    def better(self, score: float, than: float | None) -> bool:
+        """Tell whether a score beats another; NaN beats nothing."""
+        if than is None:
+            return score == score
+        return score > than if self.trainer.valid_metric_bigger else score < than
+
+    def keeps(self, score: float, of: float) -> bool:
+        """Tell whether a clean score stays within the tolerance of stage 1's."""
+        bigger = self.trainer.valid_metric_bigger
+        bound = limit(of, self.settings.clean_tolerance, bigger=bigger)
+        return score >= bound if bigger else score <= bound
+
+
+def limit(clean: float, tolerance: float, *, bigger: bool) -> float:
+    """Return the clean score that must be kept: tolerance * clean, or clean / tolerance where less is better."""
+    return clean - (1 - tolerance) * abs(clean) if bigger else clean + (1 / tolerance - 1) * abs(clean)
