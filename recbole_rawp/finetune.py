@@ -3,8 +3,8 @@
     freeze everything but module l*; minimise the hardened loss with perturbations of l* alone; keep the best epoch
     theta(a) = (1 - a) * theta_before + a * theta_tuned,  a = 0, 0.1 .. 1;  keep the best a
 
-Best is the robust valid metric: the valid metric at the worst change of all ranked weights (FGSM, per tensor). For a,
-the clean valid metric must stay within a tolerance of stage 1's. Stage 2 of RAWP-FT; test data are never seen.
+Best is the robust valid metric: the valid metric at the worst change of all ranked weights (`judge`). For a, the clean
+valid metric must stay within a tolerance of stage 1's. Stage 2 of RAWP-FT; test data are never seen.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +20,7 @@ from recbole_rawp.objective import Loss, LossFunction, Objective
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.perturbation import AdamMoments
 from recbole_rawp.progress import Progress, summary
+from recbole_rawp.resume import optimizers_of
 from recbole_rawp.selection import Weights, modules
 from recbole_rawp.settings import FineTuning
 
@@ -170,7 +171,7 @@ def alone(
     kept = {id(parameter) for parameter in parameters.values()}
     others = [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in kept]
     norms = [module for module in trainer.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    originals = {name: value for name, value in vars(trainer).items() if isinstance(value, torch.optim.Optimizer)}
+    originals = optimizers_of(trainer)
 
     def hardened(loss_function: LossFunction) -> LossFunction:
         """Return the hardened form of a loss function, with a trace of the module in it."""

@@ -15,7 +15,7 @@ from recbole_rawp import settings as options
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.prepare import Data, recboles
 from recbole_rawp.trainer import RAWPFTTrainer, robustify
-from recbole_rawp.weights import chosen_weights, perturbed_weights
+from recbole_rawp.weights import chosen_weights, perturbed_weights, pretraining
 
 logger = logging.getLogger()
 
@@ -33,7 +33,7 @@ def check_repairable(model: nn.Module, data: Data) -> None:
     """Raise InputError if stage 2 could not run on this model and data."""
     if not data.valid:
         raise InputError("eval_args: stage 2 chooses by valid data, and this split has none. Split some off.")
-    if getattr(model, "train_stage", "finetune") != "finetune":
+    if pretraining(model):
         raise InputError(
             f"train_stage: {model.train_stage!r} is a stage of pretraining, which is not repaired. Fine-tune first."
         )

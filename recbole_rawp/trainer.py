@@ -27,8 +27,8 @@ from recbole_rawp.output import copy
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.preserve import modules_kept
 from recbole_rawp.progress import Progress
-from recbole_rawp.selection import TARGETS
-from recbole_rawp.weights import chosen_weights, perturbed_weights, weight_table
+from recbole_rawp.selection import TARGETS, Weights
+from recbole_rawp.weights import chosen_weights, perturbed_weights, pretraining, weight_table
 
 
 class RAWPTrainer(Trainer):
@@ -89,7 +89,7 @@ class RAWPTrainer(Trainer):
     @property
     def pretraining(self) -> bool:
         """Whether the model is in a stage before the one that counts (S3Rec, RaCT)."""
-        return getattr(self.model, "train_stage", "finetune") != "finetune"
+        return pretraining(self.model)
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
@@ -115,12 +115,12 @@ class RAWPTrainer(Trainer):
     def _begin(self, train_data: Any, epoch_idx: int, first: bool) -> Objective:
         """Return the objective for this pass; the first of an epoch draws masks and, where due, measures omega."""
         objective = self.objective or self.build_objective()
+        weights, omega = chosen_weights(self.model, self.settings)
         if first:
             if self.settings.layer_weights == "criticality":
-                self._measure_omega(train_data, epoch_idx)
+                self._measure_omega(train_data, weights, epoch_idx)
             objective.draw()
-        objective.weights, objective.omega = chosen_weights(self.model, self.settings)
-        objective.omega = self.measured_omega or objective.omega
+        objective.weights, objective.omega = weights, self.measured_omega or omega
         return objective
 
     def build_objective(self) -> Objective:
@@ -130,12 +130,10 @@ class RAWPTrainer(Trainer):
         self.objective = Objective(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
         return self.objective
 
-    def _measure_omega(self, train_data: Any, epoch_idx: int) -> None:
-        if (
-            self.measured_omega is None
-            or (epoch_idx - self.settings.warmup_epochs) % self.settings.criticality_every == 0
-        ):
-            weights, _ = chosen_weights(self.model, self.settings)
+    def _measure_omega(self, train_data: Any, weights: Weights, epoch_idx: int) -> None:
+        """Measure omega by criticality at the first hardened epoch, and at every k-th after it."""
+        age = epoch_idx - self.settings.warmup_epochs
+        if self.measured_omega is None or age % self.settings.criticality_every == 0:
             self.measured_omega = criticality.omega(
                 self, train_data, weights=weights, settings=self.settings.criticality
             )
