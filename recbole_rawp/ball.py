@@ -4,10 +4,13 @@ A ball bounds delta in groups: each tensor, each row of a tensor (dim 0, one out
 together. With T = 1, except for `element`, where T = |w| + 0.01 (ASAM, Kwon et al., ICML 2021):
 
     ball       { delta : ||delta / T||_2 <= radius   in each group }
-    normalize  delta = radius * T^2 g / ||T g||_2    the point of the sphere that a linear loss g likes best
+    normalize  delta = radius * T^2 g / ||T g||_2    the point of the ball that a linear loss g likes best
+
+`sign` bounds each entry instead: |delta_i| <= radius, and normalize gives radius * sign(g) (FGSM, Goodfellow et al.,
+ICLR 2015).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from recbole_rawp.selection import Weights
 
-GRANULARITIES = ("tensor", "row", "global", "element")
+GRANULARITIES = ("tensor", "row", "global", "element", "sign")
 ELEMENT_FLOOR = 0.01
 
 
@@ -24,18 +27,24 @@ class Ball:
     """Bounds of a perturbation.
 
     Attributes:
-        granularity: `tensor`, `row`, `global` (one norm over all tensors: SAM) or `element` (ASAM, also global).
-        radius: name -> radius, shaped to broadcast against the weight: scalar, or [rows, 1, ...] for `row`.
+        granularity: `tensor`, `row`, `global` (one norm over all tensors: SAM), `element` (ASAM, also global) or `sign`.
+        radius: name -> radius, shaped to broadcast against delta: scalar, or [rows, 1, ...] for `row`.
         scale: name -> T, shaped like the weight; None stands for 1.
+        users: whether delta has a leading dimension of users, each with a ball of their own (`row` and `sign` only).
     """
 
     granularity: str
     radius: Weights
     scale: Weights | None = None
+    users: bool = False
 
     def shrunk(self, factor: float) -> "Ball":
         """Return the same ball with every radius multiplied by `factor`."""
-        return Ball(self.granularity, {name: r * factor for name, r in self.radius.items()}, self.scale)
+        return replace(self, radius={name: r * factor for name, r in self.radius.items()})
+
+    def norms(self, tensors: Weights) -> Weights:
+        """Return the norm of each group, shaped to broadcast against its tensor."""
+        return group_norms(tensors, self.granularity, users=self.users)
 
 
 @torch.no_grad()
@@ -52,7 +61,7 @@ def around(
     Args:
         weights: name -> weight, any shapes.
         radius: gamma. Relative: a fraction of the group's norm (for `element`, rho = gamma * ||w|| / rms(w), which
-            is gamma * sqrt(number of elements)). Absolute: the radius itself.
+            is gamma * sqrt(number of elements); for `sign`, of the tensor's rms). Absolute: the radius itself.
         granularity: one of `GRANULARITIES`.
         relative: whether `radius` is a fraction of the group's norm.
         omega: factor per tensor; only groups within a tensor can have one.
@@ -66,7 +75,9 @@ def around(
             shared = shared * sum(weight.numel() for weight in weights.values()) ** 0.5
         scale = {n: w.abs() + ELEMENT_FLOOR for n, w in weights.items()} if granularity == "element" else None
         return Ball(granularity, dict.fromkeys(weights, shared), scale)
-    norms = group_norms(weights, granularity)
+    norms = group_norms(weights, "tensor" if granularity == "sign" else granularity)
+    if granularity == "sign":  # relative to the root mean square of the entries
+        norms = {name: norm / weights[name].numel() ** 0.5 for name, norm in norms.items()}
     factors = omega or {}
     return Ball(
         granularity,
@@ -80,8 +91,10 @@ def around(
 @torch.no_grad()
 def normalize(direction: Weights, ball: Ball) -> Weights:
     """Stretch `direction` to the surface of the ball; a group without direction (zero or not finite) stays 0."""
+    if ball.granularity == "sign":
+        return times({name: d.sgn().nan_to_num(0.0) for name, d in direction.items()}, ball.radius)
     scaled = direction if ball.scale is None else times(direction, ball.scale)
-    norms = group_norms(scaled, ball.granularity)
+    norms = ball.norms(scaled)
     ratio = {name: ball.radius[name] / norm for name, norm in norms.items()}
     usable = {name: ratio[name].isfinite() & norm.isfinite() for name, norm in norms.items()}
     factor = {name: torch.where(usable[name], ratio[name], 0.0) for name in norms}
@@ -93,9 +106,9 @@ def normalize(direction: Weights, ball: Ball) -> Weights:
 
 @torch.no_grad()
 def project(delta: Weights, ball: Ball) -> Weights:
-    """Return the point of the ball on the ray from 0 through `delta`: `delta` itself where it lies inside."""
+    """Return the point of the ball on the ray from 0 through `delta` (`sign`: the nearest): `delta` itself if inside."""
     inner = delta if ball.scale is None else {name: d / ball.scale[name] for name, d in delta.items()}
-    norms = group_norms(inner, ball.granularity)
+    norms = ball.norms(inner)
     shrink = {
         name: torch.where(norm > ball.radius[name], ball.radius[name] / norm, 1.0) for name, norm in norms.items()
     }
@@ -110,11 +123,15 @@ def random_direction(weights: Weights, generator: torch.Generator) -> Weights:
     }
 
 
-def group_norms(tensors: Weights, granularity: str) -> Weights:
-    """Return the L2 norm of each group, shaped to broadcast against its tensor."""
+def group_norms(tensors: Weights, granularity: str, *, users: bool = False) -> Weights:
+    """Return the L2 norm of each group, shaped to broadcast against its tensor; `users` as for a `Ball`."""
+    if granularity == "sign":
+        return {name: t.abs() for name, t in tensors.items()}
     if granularity == "row":
+        first = 2 if users else 1
         return {
-            name: torch.linalg.vector_norm(t, dim=tuple(range(1, t.dim())), keepdim=True) for name, t in tensors.items()
+            name: torch.linalg.vector_norm(t, dim=tuple(range(first, t.dim())), keepdim=True)
+            for name, t in tensors.items()
         }
     norms = cast(list[Tensor], torch._foreach_norm(list(tensors.values())))
     if granularity == "tensor":
