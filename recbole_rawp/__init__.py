@@ -12,7 +12,13 @@ from recbole_rawp.errors import InputError
 
 if TYPE_CHECKING:
     from recbole_rawp.config import RAWPConfig
-    from recbole_rawp.quick_start import continue_run, harden_checkpoint, rank_checkpoint, run_recbole_rawp
+    from recbole_rawp.quick_start import (
+        attack_checkpoint,
+        continue_run,
+        harden_checkpoint,
+        rank_checkpoint,
+        run_recbole_rawp,
+    )
     from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, register, robustify, unregister
 
 __version__ = "0.1.0"
@@ -21,6 +27,7 @@ __all__ = [
     "RAWPConfig",
     "RAWPFTTrainer",
     "RAWPTrainer",
+    "attack_checkpoint",
     "continue_run",
     "harden_checkpoint",
     "rank_checkpoint",
@@ -35,6 +42,7 @@ compat.apply()
 _HOME = {
     "RAWPConfig": "config",
     "run_recbole_rawp": "quick_start",
+    "attack_checkpoint": "quick_start",
     "continue_run": "quick_start",
     "harden_checkpoint": "quick_start",
     "rank_checkpoint": "quick_start",

@@ -92,7 +92,8 @@ def around(
 def normalize(direction: Weights, ball: Ball) -> Weights:
     """Stretch `direction` to the surface of the ball; a group without direction (zero or not finite) stays 0."""
     if ball.granularity == "sign":
-        return times({name: d.sgn().nan_to_num(0.0) for name, d in direction.items()}, ball.radius)
+        signs = {name: torch.where(d.isfinite(), d.sgn(), torch.zeros_like(d)) for name, d in direction.items()}
+        return times(signs, ball.radius)
     scaled = direction if ball.scale is None else times(direction, ball.scale)
     norms = ball.norms(scaled)
     ratio = {name: ball.radius[name] / norm for name, norm in norms.items()}

@@ -15,12 +15,16 @@ recbole-rawp trains a RecBole model whose ranking survives small changes of its 
     recbole-rawp train --resume=runs/NeuMF-ml-100k-rawp_ft-20261124-120000
     recbole-rawp rank saved/NeuMF.pth
     recbole-rawp harden saved/NeuMF.pth --ft_epochs=5
+    recbole-rawp attack saved/NeuMF.pth --attack=standard
+    recbole-rawp report runs/NeuMF-ml-100k-none-20261124-120000 runs/NeuMF-ml-100k-rawp_ft-20261124-130000
     python run_recbole_rawp.py -m NeuMF -d ml-100k --defense=awp --epochs=50 --config_files="my.yaml other.yaml"
 
 train (the default)  trains with a defense, repairs the least robust module, attacks the result on test data, and
                      writes model.pth, records.csv, report.md, robustness.png and more into one new folder
 rank CHECKPOINT      ranks the modules of any model that RecBole saved, least robust first
 harden CHECKPOINT    repairs its least robust module, without training it first; the checkpoint is not touched
+attack CHECKPOINT    attacks any model that RecBole saved: --attack=quick, standard, published, or a YAML file
+report FOLDER...     puts what runs found side by side in one report
 
   --model, -m NAME      a RecBole model trained by gradient descent
   --dataset, -d NAME    a RecBole dataset: ml-100k ships with RecBole, others belong into --data_path (dataset/)
@@ -63,14 +67,16 @@ def run(arguments: list[str]) -> int:
 
     options, rest = command_line.read(arguments)
     command = rest.pop(0) if rest and rest[0] in COMMANDS else "train"
-    wanted = 0 if command == "train" else 1
+    wanted = {"train": 0, "report": len(rest)}.get(command, 1)
     for word in rest[wanted:] + [word for word in rest[:wanted] if word.startswith("-")]:
         if word.startswith("-"):
             raise InputError(f"{word}: no value given. Write {word}=VALUE.")
         hint = " Quote several config files: --config_files='a.yaml b.yaml'." * ("config_files" in options)
         raise InputError(f"'{word}': not a command or option.{suggestion(word, COMMANDS)}{hint} Try --help.")
-    if len(rest) < wanted:
-        raise InputError(f"{command}: name the checkpoint, as in `recbole-rawp {command} saved/NeuMF.pth`.")
+    if len(rest) < wanted or (command == "report" and not rest):
+        what = "a run's folder" if command == "report" else "the checkpoint"
+        example = "runs/NeuMF" if command == "report" else "saved/NeuMF.pth"
+        raise InputError(f"{command}: name {what}, as in `recbole-rawp {command} {example}`.")
     for key in ("baseline", "resume"):
         if key in options and command != "train":
             raise InputError(f"--{key}: goes with train, not with {command}. Leave it out.")
@@ -112,7 +118,29 @@ def rank(options: dict[str, Any], checkpoint: str) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"train": train, "rank": rank, "harden": harden}
+def attack(options: dict[str, Any], checkpoint: str) -> int:
+    """Attack the model in a checkpoint, and report."""
+    from recbole_rawp import quick_start
+
+    return show(quick_start.attack_checkpoint(checkpoint, config_file_list=files(options)))
+
+
+def report(options: dict[str, Any], *folders: str) -> int:
+    """Put what runs found side by side."""
+    from recbole_rawp import runs
+
+    for key in options.keys() - {"rawp_output_dir"}:
+        raise InputError(f"--{key}: report takes folders and --rawp_output_dir alone. Leave it out.")
+    return show(runs.combine(folders, options.get("rawp_output_dir")))
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "train": train,
+    "rank": rank,
+    "harden": harden,
+    "attack": attack,
+    "report": report,
+}
 
 
 def files(options: dict[str, Any]) -> list[str] | None:
@@ -124,12 +152,12 @@ def show(result: dict[str, Any]) -> int:
     """Print what a run found and where it lies."""
     folder = result["output_dir"]
     print(f"\n{result['table']}\n")
-    for line in result["repair"]:
+    for line in result.get("repair", []):
         print(line + "\n")
-    for check in result["checks"]:
+    for check in result.get("checks", []):
         if check.status == "failed":
             print(f"SELF-CHECK FAILED ({check.defense}): {check.name}; not at {check.detail}")
-    print(f"report:  {folder}/report.md\npicture: {folder}/robustness.png")
+    print(f"report:  {folder}/report.md, {folder}/report.html\npicture: {folder}/robustness.png")
     return 0
 
 

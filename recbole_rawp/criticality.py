@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from recbole_rawp import ball
-from recbole_rawp.evaluation import LOSS, AttackLoss, fixed_batches, measure, measuring
+from recbole_rawp.losses import AttackLoss, fixed_batches
+from recbole_rawp.measurement import measuring, ranked, ranked_at
 from recbole_rawp.perturbation import ascend
 from recbole_rawp.selection import Weights, mean_one, modules
 from recbole_rawp.settings import Criticality
@@ -40,18 +41,19 @@ def rank(trainer: Any, train_data: Any, valid_data: Any, *, weights: Weights, se
     rows = []
     with measuring(trainer, train_data, valid_data):
         loss = AttackLoss(trainer.model, fixed_batches(train_data, settings.batches, trainer.device), weights)
-        clean = measure(trainer, valid_data, loss, {})
+        clean, at_w = ranked(trainer, valid_data).metrics, loss.value({})
         for module, names in modules(trainer.model, weights).items():
             group = {name: weights[name] for name in names}
-            hit = measure(trainer, valid_data, loss, worst(loss, group, settings))
+            delta = worst(loss, group, settings)
+            hit, peak = ranked_at(trainer, valid_data, loss, delta).metrics, loss.value(delta)
             row = {
                 "module": module,
                 "weights": ",".join(names),
                 "parameters": sum(weight.numel() for weight in group.values()),
-                "loss": clean[LOSS],
-                "worst_loss": hit[LOSS],
-                "rise": hit[LOSS] - clean[LOSS],
-                "relative_rise": (hit[LOSS] - clean[LOSS]) / abs(clean[LOSS]) if clean[LOSS] else float("nan"),
+                "loss": at_w,
+                "worst_loss": peak,
+                "rise": peak - at_w,
+                "relative_rise": (peak - at_w) / abs(at_w) if at_w else float("nan"),
             }
             metric = trainer.valid_metric
             if valid_data:

@@ -1,38 +1,97 @@
-"""How well does it hold?  model x attack x radius -> records; radius 0 is the clean model."""
+"""How well does it hold?  model x threat x method x radius -> records; radius 0 is the clean model."""
 
-import inspect
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from recbole.evaluator import Evaluator
-from recbole.utils import KGDataLoaderState
-from torch import nn
 from tqdm import tqdm
 
-from recbole_rawp import ball, preserve
-from recbole_rawp.objective import gradients, shifted_loss, total
-from recbole_rawp.overlay import clear_caches, overlay
-from recbole_rawp.perturbation import ascend
-from recbole_rawp.selection import Weights
+from recbole_rawp import candidates as ranking
+from recbole_rawp.attacks import ATTACKS
+from recbole_rawp.errors import InputError
+from recbole_rawp.global_scope import Global
+from recbole_rawp.losses import SEED
+from recbole_rawp.measurement import Measured, habits, measuring, ranked_users
+from recbole_rawp.per_user import EachUser
+from recbole_rawp.suites import Threat
+from recbole_rawp.users import Users
 
 Record = dict[str, Any]
 SCHEMA = (
-    *("model", "dataset", "defense", "stage", "seed", "split", "attack", "target", "granularity", "scope", "steps"),
-    *("radius", "metric", "value"),
+    *("model", "dataset", "defense", "stage", "seed", "split", "attack", "target", "granularity", "unit", "scope"),
+    *("labels", "steps", "radius", "metric", "value"),
 )
+LOSS = "loss"  # the metric name of what the attack raises: on training batches, or on the users' candidates
 
-# A global weight attack is one delta for the whole evaluation: name -> direction of `perturbation.ascend`. `fgsm` is
-# `bim` with one step (Kurakin et al., 2017); a model that resists the one and not the other hides its gradient.
-ATTACKS = {"random": "random", "fgsm": "gradient", "bim": "gradient"}
-LOSS = "loss"  # the metric name of the attacked loss itself, on training batches
-UNROUNDED = 17  # decimals; a float has no more
-SEED = 2020  # of whatever RecBole draws while measuring: the same attacked batches and candidates (uniN) everywhere
+
+@dataclass
+class Outcome:
+    """What the attacks found.
+
+    Attributes:
+        model: the fields of `SCHEMA` that say what was attacked.
+        records: with the fields `SCHEMA`, unrounded, for every threat, method, radius and metric.
+        users: scope -> the same user by user; nothing for metrics that are no mean over users.
+        notes: what was passed over, and which way attacks per user went.
+        responds: whether huge noise on all weights changes RecBole's result; None if nothing was ranked.
+    """
+
+    model: Record
+    records: list[Record] = field(default_factory=list)
+    users: dict[str, Users] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    responds: bool | None = None
+    _cells: dict[str, list[tuple[Record, Measured]]] = field(default_factory=dict)
+
+    def add(self, threat: Threat, method: str, radius: float, measured: Measured, loss: float) -> None:
+        """Add what was measured at one radius."""
+        target = threat.target if isinstance(threat.target, str) else ",".join(threat.target)
+        cell = self.model | {
+            "attack": method,
+            "target": target,
+            "granularity": threat.granularity,
+            "unit": threat.unit,
+            "scope": threat.scope,
+            "labels": threat.labels,
+            "steps": max(1, ATTACKS[method].steps(threat.steps)),
+            "radius": radius,
+        }
+        split = "train" if threat.scope == "global" else cell["split"]
+        rows = [*({"metric": m, "value": v} for m, v in measured.metrics.items())]
+        rows.append({"metric": LOSS, "value": loss, "split": split})
+        self.records += [{name: (cell | row)[name] for name in SCHEMA} for row in rows]
+        if measured.users:
+            self._cells.setdefault(threat.scope, []).append((cell, measured))
+
+    def gather(self, train_data: Any, sides: Mapping[str, Global | EachUser]) -> None:
+        """Put what was measured in each scope together, user by user."""
+        for scope, cells in self._cells.items():
+            self.users[scope] = by_user(cells, train_data, sides[scope].eval_data)
+        self._cells.clear()
+
+
+def by_user(cells: list[tuple[Record, Measured]], train_data: Any, eval_data: Any) -> Users:
+    """Return what was measured, clean first, user by user."""
+    activity, popularity = habits(train_data, eval_data)
+    clean = cells[0][1].top
+    assert clean is not None and cells[0][0]["radius"] == 0
+    metrics = list(cells[0][1].users)
+    return Users(
+        user=ranked_users(eval_data).astype(np.int64),
+        activity=activity,
+        popularity=popularity,
+        metrics=metrics,
+        cells=[cell for cell, _ in cells],
+        values=np.stack([[m.users[name] for name in metrics] for _, m in cells]).astype(np.float32),
+        overlap=np.stack([overlap(clean, m.top) for _, m in cells]).astype(np.float32),
+        k=clean.shape[1],
+    )
+
+
+def overlap(clean: np.ndarray, attacked: Any) -> np.ndarray:
+    """Return the share of each user's clean list that is still in the attacked one, [U], for lists [U, k]."""
+    return (attacked[:, :, None] == clean[:, None, :]).any(axis=1).mean(axis=1)
 
 
 def under_attack(
@@ -40,199 +99,61 @@ def under_attack(
     train_data: Any,
     eval_data: Any,
     *,
-    weights: Weights,
-    radii: Iterable[float],
+    threats: tuple[Threat, ...],
+    batches: int,
     defense: str,
-    attacks: Sequence[str] = tuple(ATTACKS),
-    steps: int = 10,
-    granularity: str = "tensor",
-    batches: int = 10,
-    target: str | Sequence[str] = "hidden",
+    negatives: int = 99,
+    candidates: ranking.Candidates | None = None,
     split: str = "test",
     stage: int = 1,
     show_progress: bool = False,
-) -> list[Record]:
-    """Measure RecBole's metrics, unrounded, while `weights` are attacked at each radius, and the attacked loss.
+) -> Outcome:
+    """Measure RecBole's metrics while the model is attacked, and the loss that the attack raises.
 
-    The global attack moves the weights once, by radius * norm of each group: along the gradient of the model's own
-    training loss, summed over fixed training batches in evaluation mode, in one step (`fgsm`) or several (`bim`), or in
-    a random direction of the same norm (`random`, the control). Nothing is left behind: weights are bit-equal,
-    caches clear and generators where they were.
+    A global attack moves the weights (or activations) once, along the gradient of the model's own training loss, summed
+    over fixed training batches in evaluation mode. An attack per user moves them for each user, along the cross entropy
+    on the user's candidates (`per_user`). Nothing is left behind: weights are bit-equal, caches clear and generators
+    where they were.
 
     Args:
         trainer: any RecBole Trainer holding the model to be measured.
         train_data: the loader whose loss is attacked.
-        eval_data: the loader that is ranked.
-        weights: name -> attacked weight.
-        radii: fractions of each group's norm; 0 is always measured, first.
+        eval_data: the loader that is ranked; None measures the loss alone.
+        threats: what is tried, see `suites.Threat`.
+        batches: how many training batches a global attack uses.
         defense: for the records.
-        attacks: names of `ATTACKS`.
-        steps: of `bim`.
-        granularity: what one norm spans, see `ball`.
-        batches: how many training batches the attack uses.
-        target, split, stage: for the records.
+        negatives: candidates per positive that attacks per user draw where `eval_data` ranks all items.
+        candidates: of `eval_data` if it samples, and of attacks per user; None draws them, the same on every call.
+        split, stage: for the records.
         show_progress: whether to show a bar over attacks and radii.
 
-    Returns:
-        Records with the fields `SCHEMA`, for every attack, radius and metric.
+    Raises:
+        InputError: if the model has nothing that a threat could move, unless the threat is optional.
     """
-    config = trainer.config
-    common = {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "defense": defense,
-        "stage": stage,
-        "seed": config["seed"],
-        "target": target if isinstance(target, str) else ",".join(target),
-        "granularity": granularity,
-        "scope": "global",
-    }
-    curve = sorted({0.0, *radii})
-    records: list[Record] = []
-    with measuring(trainer, train_data, eval_data):
-        loss = AttackLoss(trainer.model, fixed_batches(train_data, batches, trainer.device), weights)
-        clean = measure(trainer, eval_data, loss, {})
-        grid = [(attack, radius) for attack in attacks for radius in curve]
-        for attack, radius in tqdm(grid, desc="Attack", ncols=100, disable=not show_progress):
-            taken = steps if attack == "bim" else 1
-            measured = clean
-            if radius > 0:
-                bound = ball.around(weights, radius, granularity=granularity)
-                noise = torch.Generator().manual_seed(config["seed"])
-                delta = ascend(loss.gradient, weights, bound, direction=ATTACKS[attack], steps=taken, generator=noise)
-                measured = measure(trainer, eval_data, loss, delta)
-            for metric, value in measured.items():
-                where = {"split": "train" if metric == LOSS else split, "attack": attack, "steps": taken}
-                records.append(common | where | {"radius": radius, "metric": metric, "value": value})
-    return [{field: record[field] for field in SCHEMA} for record in records]
+    own = {key: trainer.config[key] for key in ("model", "dataset", "seed")}
+    outcome = Outcome({**own, "defense": defense, "stage": stage, "split": split})
+    if candidates is None and ranking.samples(eval_data):
+        candidates = ranking.draw(eval_data, SEED)
+    with measuring(trainer, train_data, eval_data), progress(threats, show_progress) as bar:
+        everyone = Global(trainer, train_data, eval_data, batches, candidates)
+        each = EachUser(trainer, train_data, eval_data, negatives, candidates)
+        for threat in threats:
+            try:
+                side = everyone if threat.scope == "global" else each
+                for cell in side.curves(threat, bar.update):
+                    outcome.add(threat, *cell)
+            except InputError as error:
+                if not threat.optional:
+                    raise
+                outcome.notes.append(f"Passed over: {error}")
+        outcome.notes += everyone.notes + each.notes
+        if eval_data:
+            outcome.responds = everyone.responds()
+            outcome.gather(train_data, {"global": everyone, "per_user": each})
+    return outcome
 
 
-class AttackLoss:
-    """The training loss over fixed batches as a function of delta, with the same random numbers on each call.
-
-    `delta` may hold some of the weights only; the others stay where they are.
-    """
-
-    def __init__(self, model: nn.Module, batches: list[Any], weights: Weights) -> None:
-        self.model, self.batches, self.weights = model, batches, weights
-        self.function = training_loss(model)
-        self._at_weights: Weights | None = None
-
-    def value(self, delta: Weights) -> float:
-        """Return the mean loss over the batches at w + delta."""
-        with torch.no_grad():
-            losses = [float(total(loss)) for loss in self._losses(delta)]
-        return sum(losses) / len(losses)
-
-    def gradient(self, delta: Weights | None) -> Weights:
-        """Return the gradient at w + delta by the weights in delta, summed over the batches.
-
-        At w (None) it is by all weights, and computed once for all radii and modules.
-        """
-        if delta is None and self._at_weights is not None:
-            return self._at_weights
-        summed: Weights = {}
-        # cuDNN's recurrent layers have no backward pass in evaluation mode.
-        names = self.weights if delta is None else delta
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            for loss in self._losses(delta):
-                found = gradients(loss, {name: self.weights[name] for name in names})
-                summed = {name: summed[name] + g if summed else g for name, g in found.items()}
-        if delta is None:
-            self._at_weights = summed
-        return summed
-
-    def _losses(self, delta: Weights | None) -> Iterator[Any]:
-        for batch in self.batches:
-            with preserve.rng(), preserve.state(self.model):
-                seed_generators()
-                yield shifted_loss(self.model, self.function, batch, self.weights, delta or None)
-
-
-def training_loss(model: Any) -> Callable[[Any], Any]:
-    """Return the loss of the recommendation task.
-
-    MKR keeps it apart from that of its knowledge graph; RecVAE has two, of which the decoder's is the plain one.
-    """
-    loss = getattr(model, "calculate_rs_loss", None) or model.calculate_loss
-    if "encoder_flag" in inspect.signature(loss).parameters:
-        return partial(loss, encoder_flag=False)
-    return loss
-
-
-def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any]:
-    """Return the first batches that the loader gives, the same on every call, and leave the loader as it was."""
-    mode = getattr(train_data, "state", None)
-    if hasattr(train_data, "set_mode"):  # both tasks' fields
-        train_data.set_mode(KGDataLoaderState.RSKG)
-    try:
-        with preserve.rng(loader_generators(train_data)):
-            for generator in loader_generators(train_data):
-                generator.manual_seed(SEED)
-            seed_generators()
-            return [batch.to(device) for batch in islice(train_data, count)]
-    finally:
-        if hasattr(train_data, "set_mode"):
-            train_data.state = mode
-
-
-def loader_generators(loader: Any) -> list[torch.Generator]:
-    """Return the generators that a RecBole loader draws its order from; a knowledge graph's loader has two."""
-    parts = [getattr(loader, name, None) for name in ("general_dataloader", "kg_dataloader")]
-    return [part.generator for part in parts if part is not None] or [loader.generator]
-
-
-def measure(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> dict[str, float]:
-    """Return the metrics of RecBole's own evaluation at w + delta (none without `eval_data`), and the loss there."""
-    return {**ranked(trainer, eval_data, loss.weights, delta), LOSS: loss.value(delta)}
-
-
-def ranked(trainer: Any, eval_data: Any, weights: Weights, delta: Weights) -> dict[str, float]:
-    """Return the metrics of RecBole's own evaluation at w + delta."""
-    seed_generators()
-    clear_caches(trainer.model.modules())  # loading weights does not, for some models
-    shifted = {name: weights[name].detach() + change for name, change in delta.items()}
-    with overlay(trainer.model, shifted) if shifted else nullcontext():
-        result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False) or {}
-    return {metric: float(value) for metric, value in result.items()}
-
-
-def seed_generators() -> None:
-    """Seed what RecBole draws from: Python's, numpy's and torch's generators. Callers put them back."""
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
-
-
-@contextmanager
-def measuring(trainer: Any, *loaders: Any) -> Iterator[None]:
-    """Measure and leave no trace: generators, the loaders' too, the model's state, mode and metrics are put back."""
-    generators = [generator for loader in loaders if loader is not None for generator in loader_generators(loader)]
-    with preserve.rng(generators), preserve.state(trainer.model), evaluation_mode(trainer.model), unrounded(trainer):
-        yield
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode: no dropout, BatchNorm by its running statistics, as when the model is deployed."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
-def unrounded(trainer: Any) -> Iterator[None]:
-    """Let RecBole's evaluator keep all decimals, and keep attacked scores out of wandb's summary."""
-    config, evaluator, logs = trainer.config, trainer.evaluator, trainer.wandblogger.log_wandb
-    decimals = config["metric_decimal_place"]
-    config["metric_decimal_place"] = UNROUNDED
-    trainer.evaluator = Evaluator(config)
-    trainer.wandblogger.log_wandb = False
-    try:
-        yield
-    finally:
-        config["metric_decimal_place"] = decimals
-        trainer.evaluator, trainer.wandblogger.log_wandb = evaluator, logs
+def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
+    """Return the bar over methods and radii, with the time that is left."""
+    cells = sum(len(threat.methods) * (len(threat.radii) - 1) for threat in threats)
+    return tqdm(total=cells, desc="Attack", ncols=100, disable=not shown, unit="radius")

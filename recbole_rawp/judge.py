@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from recbole_rawp import ball
-from recbole_rawp.evaluation import AttackLoss, fixed_batches, measuring, ranked
+from recbole_rawp.losses import AttackLoss, fixed_batches
+from recbole_rawp.measurement import measuring, ranked, ranked_at
 from recbole_rawp.perturbation import ascend
 from recbole_rawp.selection import Weights
 from recbole_rawp.settings import FineTuning
@@ -22,7 +23,7 @@ class Judge:
     def clean(self) -> float:
         """Return the valid metric, unrounded."""
         with measuring(self.trainer, self.train_data, self.valid_data):
-            return self._score({})
+            return ranked(self.trainer, self.valid_data).metrics[self.trainer.valid_metric]
 
     def robust(self) -> float:
         """Return the valid metric at the worst change of the weights within the radius of stage 2."""
@@ -33,10 +34,7 @@ class Judge:
             delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
             if not any(change.any() for change in delta.values()):
                 self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
-            return self._score(delta)
-
-    def _score(self, delta: Weights) -> float:
-        return ranked(self.trainer, self.valid_data, self.weights, delta)[self.trainer.valid_metric]
+            return ranked_at(self.trainer, self.valid_data, loss, delta).metrics[self.trainer.valid_metric]
 
     def better(self, score: float, than: float | None) -> bool:
         """Tell whether a score beats another; NaN beats nothing."""

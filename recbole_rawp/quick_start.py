@@ -7,24 +7,14 @@ from typing import Any
 
 from recbole.config import Config
 
-from recbole_rawp import (
-    checkpoint,
-    checks,
-    criticality,
-    environment,
-    evaluation,
-    output,
-    repair_report,
-    report,
-    resume,
-)
+from recbole_rawp import checkpoint, criticality, environment, output, repair_report, resume
 from recbole_rawp import settings as options
+from recbole_rawp.attack_steps import Findings, attack, check_attack, write
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import summary
-from recbole_rawp.rules import RULES
-from recbole_rawp.steps import attack, check_repairable, check_weights, fit, make_trainer, write_settings
+from recbole_rawp.steps import check_repairable, check_weights, fit, make_trainer, write_settings
 from recbole_rawp.weights import perturbed_weights
 
 ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
@@ -122,6 +112,33 @@ def rank_checkpoint(
     return {"rows": rows, "table": table, "output_dir": str(folder)}
 
 
+def attack_checkpoint(
+    file: str, config_file_list: Sequence[str] | None = None, config_dict: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
+
+    Returns:
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown) and `output_dir`.
+
+    Raises:
+        InputError: as `harden_checkpoint`.
+    """
+    content = checkpoint.read(file)
+    plain = {} if content["config"]["defense"] else {"defense": "none"}
+    config = checkpoint.settings(content, config_file_list, config_dict, ours=plain)
+    output.check_free(config["rawp_output_dir"])
+    data, network = prepare(config)
+    candidates = check_attack(config, network, data)
+    checkpoint.load_into(network, checkpoint.read(file, config["device"]))
+    folder = output.reserve(config["rawp_output_dir"], *_names(config, "attack"), environment=_place(config))
+    write_settings([config], folder)
+    trainer = make_trainer(config, network, folder, saved=False)
+    trainer.eval_collector.data_collect(data.train)
+    findings = Findings()
+    attack(trainer, data, candidates, findings)
+    return write(trainer, folder, findings, candidates, sections=[], again=f"attack {file}")
+
+
 def _run(
     config: RAWPConfig,
     *,
@@ -139,12 +156,12 @@ def _run(
         folder: that of a run to go on with; None reserves a new one.
         stage_1: a checkpoint that takes the place of stage 1.
     """
-    records: list[evaluation.Record] = []
-    verdicts: list[checks.Check] = []
+    findings = Findings()
     runs = with_baseline(config) if baseline else [config]
     for current in runs:
         data, network = prepare(current)
         check_weights(config, network)
+        candidates = check_attack(config, network, data)
         if stage_1 is not None:
             check_repairable(network, data)
             checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))
@@ -158,21 +175,11 @@ def _run(
         trainer = make_trainer(current, network, home, saved)
         trainer.skip_stage_1 = stage_1 is not None
         result = fit(trainer, data, saved)
-        found, checked = attack(trainer, data, result["test_result"])
-        records, verdicts = records + found, verdicts + checked
+        attack(trainer, data, candidates, findings)
     assert folder is not None
-    table = report.write(
-        folder,
-        records,
-        verdicts,
-        metric=config["valid_metric"].lower(),
-        bigger=config["valid_metric_bigger"],
-        settings={key: config[key] for key in RULES},
-        environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
-        sections=repair_report.sections(trainer, folder),
-        again="train" if stage_1 is None else f"harden {ORIGINAL}",
-    )
-    result |= {"records": records, "checks": verdicts, "table": table, "output_dir": str(folder)}
+    sections = repair_report.sections(trainer, folder)
+    again = "train" if stage_1 is None else f"harden {ORIGINAL}"
+    result |= write(trainer, folder, findings, candidates, sections=sections, again=again)
     return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 

@@ -1,30 +1,60 @@
-"""What did we find?  Records -> CSV, Markdown and a picture, in one folder."""
+"""What did we find?  Records -> CSV, JSON, Markdown, HTML, LaTeX and pictures, in one folder."""
 
-import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
-from recbole_rawp.checks import FAILED, Check
-from recbole_rawp.evaluation import SCHEMA, Record
-from recbole_rawp.output import whole, write_text
+from recbole_rawp import output as folders_of_runs
+from recbole_rawp import page, pictures, runs, user_report
+from recbole_rawp.budget import Setting
+from recbole_rawp.checks import Check
+from recbole_rawp.curves import (
+    AFTER,
+    BEFORE,
+    LABELS,
+    LOSS,
+    NOISE,
+    attack_title,
+    complete,
+    curves,
+    label,
+    meaning,
+    named,
+    places,
+    settings_of,
+    shares,
+    within,
+)
+from recbole_rawp.evaluation import Record
+from recbole_rawp.output import write_text
+from recbole_rawp.pictures import STYLES, plot
+from recbole_rawp.side_by_side import merge
+from recbole_rawp.tables import check_table, latex, table
+from recbole_rawp.users import Users
+from recbole_rawp.verdict import verdict
 
-# Colour-blind-safe (Okabe and Ito), told apart in grey by dash and marker.
-STYLES = {
-    "none": ("#D55E00", "o"),
-    "noise": ("#56B4E9", "^"),
-    "awp": ("#009E73", "D"),
-    "rawp": ("#0072B2", "s"),
-    "rawp_ft": ("#CC79A7", "v"),
-}
-SPARE = (("#000000", "P"), ("#E69F00", "X"))
-DASHES = {"fgsm": "-", "bim": "--", "random": ":"}
-LABELS = {"none": "plain"}
-BEFORE, AFTER = " before repair", " repaired"
-ATTACK_LABELS = {"fgsm": "FGSM", "bim": "FGSM in steps (BIM)", "random": "random noise of the same norm"}
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "LABELS",
+    "STYLES",
+    "combine",
+    "curves",
+    "plot",
+    "shares",
+    "table",
+    "tensorboard",
+    "verdict",
+    "write",
+]
+
+HEADLINE = "robustness"  # the picture of the first setting; others add the setting's name
+STEPS = 10_000  # TensorBoard's steps are whole numbers: the radius in units of 1 / STEPS
 
 
 def write(
@@ -38,161 +68,145 @@ def write(
     environment: str,
     sections: Sequence[str] = (),
     again: str = "train",
+    users: Mapping[str, Users] | None = None,
+    notes: Sequence[str] = (),
+    command: str | None = None,
 ) -> str:
-    """Write records.csv, robustness.png and report.md into `folder`; return the table that the report opens with.
+    """Write the report and what it rests on into `folder`; return the table that it opens with.
+
+    report.md and report.html say the same. For papers: robustness*.png, robustness*.svg, table.tex. For programs:
+    records.csv, records.json, users.npz, checks.json, report.json.
 
     Args:
         metric: the headline metric, as RecBole names it in results (`ndcg@10`).
         bigger: whether more of it is better (`valid_metric_bigger`).
         settings, environment: printed at the end of the report.
-        sections: further parts of the report, after the table.
-        again: the command that repeats the run.
+        sections: further parts of the report, Markdown, after the tables; the pictures they name lie in `folder`.
+        again: the command that repeats the run with settings.yaml.
+        users: what happened to each user, by scope.
+        notes: what the reader must know, such as what was skipped and why.
+        command: the whole command that repeats the report, where settings.yaml does not.
     """
-    frame = pd.DataFrame(records, columns=list(SCHEMA))
-    whole(folder / "records.csv", lambda path: frame.to_csv(path, index=False))
-    summary = table(frame, metric, bigger=bigger)
-    whole(folder / "robustness.png", lambda path: plot(frame, metric, path, bigger=bigger))
+    raw = pd.DataFrame(records, columns=runs.COLUMNS)
+    facts = {"metric": metric, "bigger": bigger, "settings": settings, "notes": list(notes), "environment": environment}
+    runs.save(folder, runs.Run(folder.name, raw, checks, users or {}, facts))
+    frame = complete(raw)
+    for number, setting in enumerate(settings_of(frame)):
+        pictures.save(within(frame, setting), metric, folder, stem(setting, number), bigger=bigger)
+    write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))
+    title = f"{places(frame)} under attack"
     parts = [
-        f"# {frame['model'].iloc[0]} on {frame['dataset'].iloc[0]} under a global weight attack",
-        verdict(frame, metric, bigger=bigger),
-        "![value and share kept, against the radius](robustness.png)",
-        f"## {metric.upper()} on test data, and the share of the clean value kept",
-        summary,
-        "Radius: norm of the change of each attacked weight tensor, as a share of the tensor's own norm. `fgsm` moves "
-        "the weights along the gradient of the training loss in one step, `bim` in several; `random` is noise of the "
-        "same norm, the control. All metrics, unrounded: `records.csv`."
-        + " Less of this metric is better: the share kept is clean value / attacked value."
-        * (not bigger),
+        f"# {title}",
+        verdict(frame, metric, bigger=bigger, checks=checks),
+        *findings(frame, metric, list((users or {}).values()), bigger=bigger),
         *sections,
+        *foundations(checks, notes, settings, environment, command or again_command(again)),
+    ]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+    write_text(folder / "report.html", page.render(title, parts, folder))
+    return table(frame, metric, bigger=bigger)
+
+
+def findings(frame: pd.DataFrame, metric: str, users: Sequence[Users], *, bigger: bool) -> list[str]:
+    """Return the parts of the report on what was measured: picture, table and users of each setting."""
+    parts: list[str] = []
+    for number, setting in enumerate(settings_of(frame)):
+        rows, picture = within(frame, setting), f"{stem(setting, number)}.png"
+        heading = f"## {metric.upper()} on test data, and the share of the clean value kept"
+        image = f"![{metric.upper()} and the share of it kept, against the radius: {setting.title}]({picture})"
+        opening = (
+            [image, heading, f"Attacked: {setting.title}."]
+            if number == 0
+            else [f"## {setting.title[:1].upper()}{setting.title[1:]}", image]
+        )
+        parts += [*opening, table(rows, metric, bigger=bigger), f"Radius: {setting.radius}."]
+        if number == 0:
+            parts.append(key(rows, metric, bigger=bigger))
+        parts += user_report.sections(users, frame, setting, metric, bigger=bigger, slices=number == 0)
+    return parts
+
+
+def key(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
+    """Explain the table's attacks and shares."""
+    attacks = "; ".join(f"`{name}`: {attack_title(name)}" for name in frame["attack"].unique())
+    noise = " Noise is the control: an attack must beat it." * (NOISE in set(frame["attack"]))
+    seeds = frame["seed"].nunique()
+    spread = f" Means over {seeds} seeds; the bands of the picture reach from the lowest to the highest." * (seeds > 1)
+    files = "All metrics, unrounded: `records.csv`, `records.json`; for LaTeX: `table.tex`."
+    return f"{attacks}.{noise} {meaning(metric, bigger=bigger)}{spread} {files}"
+
+
+def foundations(
+    checks: list[Check], notes: Sequence[str], settings: Mapping[str, Any], environment: str, command: str
+) -> list[str]:
+    """Return the parts of the report on why it can be trusted and how it is repeated."""
+    return [
         "## Self-checks",
         check_table(checks),
+        *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Settings",
-        "```yaml\n" + "\n".join(f"{key}: {value}" for key, value in settings.items()) + "\n```",
-        f"`settings.yaml` beside this file repeats the run: `recbole-rawp {again} --config_files=settings.yaml`.",
+        "```yaml\n" + "\n".join(f"{name}: {value}" for name, value in settings.items()) + "\n```",
+        f"Repeat with: {command}.",
         "## Environment",
         f"```\n{environment}\n```",
     ]
-    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
-    return summary
 
 
-def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the values of `metric`: a row per (defense, attack, seed) as they appear, a column per radius."""
-    rows = named(frame[frame["metric"] == metric]).set_index(["defense", "attack", "seed", "radius"])["value"]
-    wide = rows.unstack("radius", sort=False)
-    return wide[sorted(wide.columns)]
+def again_command(again: str) -> str:
+    """Return the command that repeats a run from its folder."""
+    return f"`recbole-rawp {again} --config_files=settings.yaml`, with `settings.yaml` beside this file"
 
 
-def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the records with models told apart by `defense`: a repaired one from what it was before its repair."""
-    both = frame.groupby("defense")["stage"].transform("nunique") == 2
-    return frame.assign(defense=frame["defense"] + both * frame["stage"].map({1: BEFORE, 2: AFTER}).fillna(""))
+def stem(setting: Setting, number: int) -> str:
+    """Return the name of a setting's picture, without ending."""
+    return HEADLINE if number == 0 else f"{HEADLINE}-{setting.name}"
 
 
-def label(defense: str) -> str:
-    """Return the name of a defense as the report prints it."""
-    name = bare(defense)
-    return LABELS.get(name, name) + defense.removeprefix(name)
+def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]:
+    """Write one report on several runs, side by side, into a new folder.
 
+    Args:
+        folders: output folders of runs, or of earlier combined reports.
+        output: the new folder; None is `reports/TIME`.
 
-def bare(defense: str) -> str:
-    """Return the name of a defense without what tells the stages apart."""
-    return defense.removesuffix(BEFORE).removesuffix(AFTER)
+    Returns:
+        `records`, `checks`, `table` (Markdown), `verdict` and `output_dir`.
 
-
-def shares(wide: pd.DataFrame, *, bigger: bool) -> pd.DataFrame:
-    """Return the share of the clean value kept: value / clean, or clean / value where less is better."""
-    ratio = wide.div(wide[0.0], axis=0)
-    return ratio.where(wide[0.0].abs() > 0) if bigger else (1 / ratio).where(wide > 0)
-
-
-def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
-    """Return the Markdown table of values, and of the share kept, at each radius: means over seeds."""
-    wide = curves(frame, metric)
-    level = ["defense", "attack"]
-    values, kept = (f.groupby(level=level, sort=False).mean() for f in (wide, shares(wide, bigger=bigger)))
-    rows = [
-        [
-            label(defense),
-            attack,
-            f"{row[0.0]:.4f}",
-            *(f"{row[r]:.4f} ({percent(kept.loc[(defense, attack), r])})" for r in wide.columns if r > 0),
-        ]
-        for (defense, attack), row in values.iterrows()
-    ]
-    headers = ["defense", "attack", *(f"radius {radius:g}" for radius in wide.columns)]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def percent(share: float) -> str:
-    """Return a share in percent; one that has no meaning (a clean value of 0, scores of NaN) as n/a."""
-    return "n/a" if math.isnan(share) else f"{share:.0%}"
-
-
-def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
-    """Say in one sentence what the strongest attack leaves where the models differ most (one model: mid-curve)."""
-    wide = curves(frame, metric)
-    kept = shares(wide, bigger=bigger).groupby(level=["defense", "attack"], sort=False).mean()
-    attacks = [name for name in kept.index.unique("attack") if name != "random"] or ["random"]
-    worst = kept[kept.index.isin(attacks, level="attack")].groupby(level="defense", sort=False)
-    worst = worst.agg(lambda column: column.min(skipna=False))
-    radii = [radius for radius in worst.columns if radius > 0]
-    if not radii:
-        return "No attack was measured: attack_radii holds only 0."
-    spread = (worst.iloc[-1] - worst.iloc[0])[radii].abs().fillna(0.0)
-    radius = spread.idxmax() if len(worst) > 1 else radii[(len(radii) - 1) // 2]
-    clean = wide[0.0].groupby(level="defense", sort=False).mean()
-    noise = {name: kept.loc[(name, "random"), radius] for name, attack in kept.index if attack == "random"}
-    parts = [
-        f"**{label(name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
-        f"{clean[name]:.4f}" + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
-        for name in worst.index
-    ]
-    means = "the worse of " * (len(attacks) > 1) + " and ".join(ATTACK_LABELS[attack] for attack in attacks)
-    return f"When {means} moves each weight tensor by {radius:.0%} of its norm, {'; '.join(parts)}."
-
-
-def check_table(checks: list[Check]) -> str:
-    """Return the Markdown table of self-checks; a failed one is in capitals."""
-    rows = [(label(c.defense), c.name, c.status.upper() if c.status == FAILED else c.status, c.detail) for c in checks]
-    return tabulate(rows, headers=["defense", "check", "status", "seen"], tablefmt="github")
-
-
-def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
-    """Draw the metric and the share of it kept against the radius, one line per defense and attack.
-
-    Over several seeds a line is the mean, and a band reaches from the lowest to the highest (up to six lines: more
-    bands would hide one another).
+    Raises:
+        InputError: for a folder that cannot be read, different headline metrics, or an output folder in use.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    folders_of_runs.check_free(output)
+    together = merge(runs.load_all(folders))
+    facts = together.facts
+    home = folders_of_runs.reserve(output or unused(), "", "", "", environment=facts["environment"])
+    records = together.frame.to_dict("records")
+    notes = [f"This report puts together: {', '.join(f'`{folder}`' for folder in folders)}.", *facts.pop("notes")]
+    command = f"`{shlex.join(['recbole-rawp', 'report', *folders])}`"
+    text = write(home, records, together.checks, users=together.users, notes=notes, command=command, **facts)
+    words = verdict(together.frame, facts["metric"], bigger=facts["bigger"], checks=together.checks)
+    result = {"records": records, "checks": together.checks, "table": text, "verdict": words}
+    return result | {"output_dir": str(home)}
 
-    wide = curves(frame, metric)
-    bands = len(wide.index.droplevel("seed").unique()) <= 6
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    value_axes, share_axes = figure.subplots(1, 2)
-    spare = iter(SPARE * 4)
-    styles = {name: STYLES.get(name.removesuffix(AFTER)) or next(spare) for name in wide.index.unique("defense")}
-    for (defense, attack), seeds in wide.groupby(level=["defense", "attack"], sort=False):
-        colour, marker = styles[defense]
-        line = {"color": colour, "marker": marker, "linestyle": DASHES[attack], "markersize": 5}
-        title = f"{label(defense)}, {ATTACK_LABELS[attack]}"
-        for axes, values in ((value_axes, seeds), (share_axes, shares(seeds, bigger=bigger))):
-            axes.plot(values.columns, values.mean(), label=title, **line)
-            if bands:
-                axes.fill_between(values.columns, values.min(), values.max(), color=colour, alpha=0.15, linewidth=0)
-    value_axes.set_ylabel(metric.upper())
-    share_axes.set_ylabel("share of the clean score kept")
-    share_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in (value_axes, share_axes):
-        axes.set_xlabel("radius (share of each weight tensor's norm)")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(
-        f"{frame['model'].iloc[0]} on {frame['dataset'].iloc[0]}: {metric.upper()} when its weights are attacked"
-    )
-    figure.legend(*value_axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=150, format="png")
+
+def unused() -> str:
+    """Return the name of a folder in `reports` that does not exist."""
+    base = Path("reports", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    names = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in count(1))
+    return str(next(name for name in names if not name.exists()))
+
+
+def tensorboard(writer: Any, records: Sequence[Record]) -> None:
+    """Add the curves to TensorBoard: `attack/SETTING/ATTACK/METRIC`, and `/MODEL` where there are several.
+
+    The step is the radius in units of 0.0001, because steps are whole numbers: 1000 is radius 0.1.
+    """
+    if not records:
+        return
+    rows = named(complete(pd.DataFrame(list(records))))
+    rows = rows[rows["metric"] != LOSS]
+    several = rows["defense"].nunique() > 1
+    for setting in settings_of(rows):
+        for row in within(rows, setting).to_dict("records"):
+            model = "/" + label(row["defense"]).replace(" ", "_") if several else ""
+            tag = f"attack/{setting.name}/{row['attack']}/{row['metric']}{model}"
+            writer.add_scalar(tag, row["value"], round(row["radius"] * STEPS))

@@ -22,7 +22,7 @@ from recbole_rawp import preserve
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.defaults import defaults
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation import loader_generators
+from recbole_rawp.losses import loader_generators
 from recbole_rawp.output import whole
 from recbole_rawp.overlay import CACHES, clear_caches
 from recbole_rawp.rules import RULES

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_rawp import ball, perturbation, selection
+from recbole_rawp.attacks import ATTACKS
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.evaluation import ATTACKS
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 COMMAND_LINE_ONLY = {"baseline", "resume"}
@@ -36,9 +36,9 @@ def number(kind: type, text: str, accepts: Callable[[float], bool]) -> Rule:
 
 
 def choice(options: Iterable[str]) -> Rule:
-    """Return the rule for one of some words."""
+    """Return the rule for one of some words; `null` among them stands for None."""
     options = tuple(options)
-    return Rule(" | ".join(options), lambda v: v in options)
+    return Rule(" | ".join(options), lambda v: (v if v is not None else "null") in options and v != "null")
 
 
 def patterns(text: str, *, optional: bool = False) -> Rule:
@@ -110,14 +110,20 @@ RULES: dict[str, Rule] = {
     "ft_clean_tolerance": SHARE,
     "ft_attack_steps": COUNT,
     "attack": Rule(
-        "list of random | fgsm | bim",
-        lambda v: is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v),
+        "suite, YAML file, or list of " + " | ".join(ATTACKS),
+        lambda v: is_word(v) or (is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v)),
     ),
-    "attack_steps": COUNT,
-    "attack_radii": Rule("list of floats >= 0", is_list_of(NOT_NEGATIVE.accepts)),
-    "attack_target": patterns("hidden | embeddings | all | patterns | null", optional=True),
-    "attack_granularity": choice(ball.GRANULARITIES),
+    "attack_radii": Rule("list of floats >= 0, or null", lambda v: v is None or is_list_of(NOT_NEGATIVE.accepts)(v)),
+    "attack_target": patterns("hidden | embeddings | all | activations | patterns | null", optional=True),
+    "attack_granularity": choice((*ball.GRANULARITIES, "null")),
+    "attack_unit": choice(("relative", "absolute", "null")),
+    "attack_scope": choice(("global", "per_user", "null")),
+    "attack_labels": choice(("pseudo", "truth", "null")),
+    "attack_steps": COUNT_OR_NONE,
+    "attack_restarts": COUNT_OR_NONE,
     "attack_batches": COUNT,
+    "attack_negatives": COUNT,
+    "attack_candidates": Rule("path or null", lambda v: v is None or is_word(v)),
     "rawp_output_dir": Rule("path or null", lambda v: v is None or is_word(v)),
 }
 

@@ -10,6 +10,7 @@ from recbole_rawp.command_line import ALIASES
 from recbole_rawp.defaults import default_defense, defaults
 from recbole_rawp.objective import Recipe
 from recbole_rawp.rules import PREFIXES, RULES, check_names, check_values
+from recbole_rawp.suites import Threat, threats
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,19 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Attack:
-    """The attack of the evaluation as set; radii are sorted, start at 0 and are fractions of each group's norm."""
+    """The evaluation under attack as set.
 
-    names: tuple[str, ...]
-    steps: int
-    target: str | Sequence[str]
-    granularity: str
+    Attributes:
+        threats: what is tried.
+        batches: training batches whose loss a global attack follows.
+        negatives: candidates drawn for each positive where attacks per user have no sampled ones to rank.
+        candidates: a file of candidates to use; None draws them.
+    """
+
+    threats: tuple[Threat, ...]
     batches: int
-    radii: tuple[float, ...]
+    negatives: int
+    candidates: str | None
 
 
 def values(config: Config) -> dict[str, Any]:
@@ -138,15 +144,10 @@ def _criticality(v: Mapping[str, Any]) -> Criticality:
 
 
 def attack(config: Config) -> Attack:
-    """Return the settings of the attack."""
+    """Return the settings of the evaluation under attack.
+
+    Raises:
+        InputError: if the suite cannot be read.
+    """
     v = values(config)
-    radii = tuple(sorted({0.0, *map(float, v["attack_radii"])}))
-    names = tuple(v["attack"])
-    return Attack(
-        names,
-        v["attack_steps"],
-        v["attack_target"] or v["rawp_target"],
-        v["attack_granularity"],
-        v["attack_batches"],
-        radii,
-    )
+    return Attack(threats(v), v["attack_batches"], v["attack_negatives"], v["attack_candidates"])

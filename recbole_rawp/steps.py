@@ -1,8 +1,7 @@
 """What does each step of a run do?"""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,21 @@ from recbole.config import Config
 from recbole.utils import get_trainer, set_color
 from torch import nn
 
-from recbole_rawp import checks, environment, evaluation, finetune, output, report, resume
+from recbole_rawp import environment, output, resume
 from recbole_rawp import settings as options
-from recbole_rawp.errors import InputError, naming
+from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import Data, recboles
 from recbole_rawp.trainer import RAWPFTTrainer, robustify
-from recbole_rawp.weights import chosen_weights, perturbed_weights, pretraining
+from recbole_rawp.weights import chosen_weights, pretraining
 
 logger = logging.getLogger()
 
 
 def check_weights(config: Config, model: nn.Module) -> None:
-    """Raise InputError, naming the option, if there is no weight to perturb or attack."""
+    """Raise InputError, naming the option, if there is no weight to perturb."""
     settings = options.training(config)
     if settings.defense != "none" or config["ft_rounds"]:
         chosen_weights(model, settings)
-    with naming("attack_target"):
-        perturbed_weights(model, options.attack(config).target)
 
 
 def check_repairable(model: nn.Module, data: Data) -> None:
@@ -73,46 +70,3 @@ def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:
         "best_valid_result": valid_result,
         "test_result": test_result,
     }
-
-
-def attack(
-    trainer: RAWPFTTrainer, data: Data, test_result: Mapping[str, float]
-) -> tuple[list[evaluation.Record], list[checks.Check]]:
-    """Measure the trained model on test data under the attack, before its repair too; return records and checks."""
-    final = under_attack(trainer, data, stage=2 if trainer.progress else 1)
-    own = test_result if ranks_fixed_candidates(trainer.config) else None
-    decimals = trainer.config["metric_decimal_place"]
-    verdicts = checks.verify(final, own, decimals=decimals)
-    if not trainer.progress or not trainer.progress.changed():
-        return final, verdicts
-    with finetune.undone(trainer.model, trainer.progress):
-        before = under_attack(trainer, data, stage=1)
-    earlier = checks.verify(before, None, decimals=decimals)
-    return before + final, [replace(c, defense=c.defense + report.BEFORE) for c in earlier] + [
-        replace(c, defense=c.defense + report.AFTER) for c in verdicts
-    ]
-
-
-def under_attack(trainer: RAWPFTTrainer, data: Data, *, stage: int) -> list[evaluation.Record]:
-    """Return the records of the model as it is now, under the configured attack."""
-    settings = options.attack(trainer.config)
-    return evaluation.under_attack(
-        trainer,
-        data.train,
-        data.test,
-        weights=perturbed_weights(trainer.model, settings.target),
-        radii=settings.radii,
-        defense=trainer.settings.defense,
-        attacks=settings.names,
-        steps=settings.steps,
-        granularity=settings.granularity,
-        batches=settings.batches,
-        target=settings.target,
-        stage=stage,
-        show_progress=trainer.config["show_progress"],
-    )
-
-
-def ranks_fixed_candidates(config: Config) -> bool:
-    """Tell whether RecBole ranks the same candidates at every evaluation; sampled ones are drawn anew."""
-    return config["eval_args"]["mode"]["test"] in ("full", "labeled")

@@ -6,7 +6,7 @@ from tabulate import tabulate
 from torch import nn
 
 from recbole_rawp import selection
-from recbole_rawp.errors import naming
+from recbole_rawp.errors import InputError, naming
 from recbole_rawp.selection import Weights
 from recbole_rawp.settings import Training
 
@@ -19,6 +19,20 @@ def perturbed_weights(model: nn.Module, target: Any) -> Weights:
     """
     sizes = (getattr(model, name, None) for name in ("n_users", "n_items", "n_entities"))
     return selection.select(model, target, vocabulary=[size for size in sizes if isinstance(size, int)])
+
+
+def hidden_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers that own hidden weights, whose outputs an attack on activations moves: name -> layer.
+
+    Raises:
+        InputError: if there is none.
+    """
+    owners = selection.modules(model, perturbed_weights(model, "hidden"))
+    layers = {name: module for name, module in model.named_modules() if name in owners}
+    found = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+    if not found:
+        raise InputError(f"target 'activations': {type(model).__name__} has no hidden linear layer. Attack weights.")
+    return found
 
 
 def chosen_weights(model: nn.Module, settings: Training) -> tuple[Weights, dict[str, float]]:

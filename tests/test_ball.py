@@ -99,3 +99,22 @@ def test_noise_comes_from_the_generator_alone():
     before = torch.get_rng_state()
     assert torch.equal(gaussian(3)["a"], gaussian(3)["a"]) and not torch.equal(gaussian(3)["a"], gaussian(4)["a"])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_sign_bounds_each_entry_by_the_root_mean_square():
+    bound = ball.around(WEIGHTS, 0.1, granularity="sign")
+    g = gaussian()
+    torch.testing.assert_close(ball.normalize(g, bound)["b"], 0.1 * math.sqrt(3) * g["b"].sign())
+    torch.testing.assert_close(ball.project({"b": torch.tensor([[9.0, -9.0, 0.01]])}, bound)["b"][0, 2].item(), 0.01)
+    absolute = ball.around(WEIGHTS, 0.1, granularity="sign", relative=False)
+    assert float(ball.normalize(g, absolute)["a"].abs().max()) == pytest.approx(0.1)
+
+
+def test_each_user_has_a_ball_of_their_own():
+    rows = ball.around(WEIGHTS, 0.1, granularity="row").radius
+    many = {name: torch.stack([weight, 100 * weight]) for name, weight in gaussian().items()}
+    bound = ball.Ball("row", rows, users=True)
+    delta = ball.normalize(many, bound)["a"]
+    torch.testing.assert_close(delta[0], delta[1])
+    torch.testing.assert_close(delta.norm(dim=2)[0], torch.tensor([0.5, 1.2], dtype=torch.float64))
+    torch.testing.assert_close(ball.project({"a": 3 * delta}, bound)["a"], delta)

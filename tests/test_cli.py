@@ -75,7 +75,7 @@ def test_a_run_ends_with_the_table_and_the_pictures_path(data_path, capsys):
 
 def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "recbole_rawp.evaluation.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
+        "recbole_rawp.losses.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
     )
     status, out, _ = run(
         *(

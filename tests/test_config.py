@@ -96,7 +96,7 @@ def test_a_key_that_recbole_owns_stays_recboles():
         ("rawp_direction", "up"),
         ("rawp_warmup_epochs", -1),
         ("attack", ["pgdd"]),
-        ("attack", "fgsm"),
+        ("attack", ""),
         ("attack", ["fgsm", "fgsm"]),
         ("attack_steps", 0),
         ("attack_radii", 0.1),
@@ -259,5 +259,5 @@ def test_a_plain_config_is_completed_from_the_properties():
 
 
 def test_attack_radii_are_sorted_and_start_at_zero():
-    assert options.attack(build(attack_radii=[0.3, 0.1])).radii == (0.0, 0.1, 0.3)
-    assert options.attack(build(rawp_target="all")).target == "all"
+    (threat,) = options.attack(build(attack_radii=[0.3, 0.1], rawp_target="all")).threats
+    assert threat.radii == (0.0, 0.1, 0.3) and threat.target == "all"

@@ -7,10 +7,14 @@ import pytest
 import torch
 from recbole.utils import get_trainer
 
-from recbole_rawp import checks, evaluation, preserve
+from recbole_rawp import evaluation, preserve
 from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.losses import AttackLoss, fixed_batches
+from recbole_rawp.measurement import habits
 from recbole_rawp.objective import total
 from recbole_rawp.prepare import prepare
+from recbole_rawp.suites import Threat
 from recbole_rawp.trainer import robustify
 from recbole_rawp.weights import perturbed_weights
 
@@ -24,15 +28,22 @@ def trained(config, epochs=True):
     return trainer, data
 
 
-def attacked(trainer, data, **options):
-    target = options.pop("target", "hidden")
-    weights = perturbed_weights(trainer.model, target)
+def threat(**options):
+    fields = {
+        "methods": ("random", "fgsm", "bim"), "target": "hidden", "granularity": "tensor", "unit": "relative",
+        "scope": "global", "labels": "", "steps": 10, "restarts": 1, "radii": RADII,
+    }  # fmt: skip
+    return Threat(**(fields | options))
+
+
+def outcome(trainer, data, *threats, batches=2):
     return evaluation.under_attack(
-        trainer,
-        data.train,
-        data.test,
-        **{"weights": weights, "radii": RADII, "batches": 2, "defense": "none", "target": target, **options},
+        trainer, data.train, data.test, threats=threats, batches=batches, negatives=20, defense="none"
     )
+
+
+def attacked(trainer, data, **options):
+    return outcome(trainer, data, threat(**options)).records
 
 
 def values(records, attack, metric):
@@ -44,7 +55,7 @@ def test_fgsm_is_the_gradient_of_the_summed_loss_written_in_place(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     records = attacked(trainer, data)
     model = trainer.model.eval()
-    batches = evaluation.fixed_batches(data.train, 2, trainer.device)
+    batches = fixed_batches(data.train, 2, trainer.device)
     weights = perturbed_weights(model, "hidden")
     loss = sum(total(model.calculate_loss(batch)) for batch in batches)
     gradients = torch.autograd.grad(loss, list(weights.values()))
@@ -66,7 +77,7 @@ def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
     records = attacked(trainer, data, steps=4)
     model = trainer.model.eval()
-    batches = evaluation.fixed_batches(data.train, 2, trainer.device)
+    batches = fixed_batches(data.train, 2, trainer.device)
     weights = perturbed_weights(model, "hidden")
     saved = {name: weight.detach().clone() for name, weight in weights.items()}
     for radius in RADII[1:]:
@@ -133,7 +144,7 @@ def test_a_cache_of_embeddings_does_not_hide_the_attack(settings):
     config = RAWPConfig(config_dict=settings("LightGCN", defense="none", rawp_target="embeddings", epochs=5))
     trainer, data = trained(config)
     trainer.evaluate(data.test, load_best_model=False)  # fills the cache
-    records = attacked(trainer, data, target="embeddings", radii=[5.0])
+    records = attacked(trainer, data, target="embeddings", radii=(0.0, 5.0))
     ndcg = values(records, "random", "ndcg@10")
     assert ndcg[5.0] != ndcg[0.0]
 
@@ -144,21 +155,21 @@ def test_a_cache_that_loading_leaves_stale_is_cleared_at_radius_zero_too(setting
     trainer.evaluate(data.test, load_best_model=False)
     with torch.no_grad():
         trainer.model.user_embedding.weight.normal_()  # as loading a checkpoint does, behind the cache's back
-    records = attacked(trainer, data, target="embeddings", radii=[1e-9])
+    records = attacked(trainer, data, target="embeddings", radii=(0.0, 1e-9))
     ndcg = values(records, "fgsm", "ndcg@10")
     assert ndcg[0.0] == pytest.approx(ndcg[1e-9], abs=1e-3)
 
 
 def test_attacked_batches_are_the_same_on_every_call_also_where_python_draws(settings):
     data, _ = prepare(RAWPConfig(config_dict=settings("BERT4Rec", defense="none")))
-    one, two = (evaluation.fixed_batches(data.train, 1, torch.device("cpu"))[0] for _ in range(2))
+    one, two = (fixed_batches(data.train, 1, torch.device("cpu"))[0] for _ in range(2))
     assert all(torch.equal(one[field], two[field]) for field in one.interaction)
 
 
 def test_a_random_loss_is_the_same_function_on_every_call(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("DiffRec", defense="none")))
-    batches = evaluation.fixed_batches(data.train, 1, trainer.device)
-    loss = evaluation.AttackLoss(trainer.model, batches, perturbed_weights(trainer.model, "hidden"))
+    batches = fixed_batches(data.train, 1, trainer.device)
+    loss = AttackLoss(trainer.model, batches, perturbed_weights(trainer.model, "hidden"))
     first = loss.value({})
     torch.rand(7), random.random(), np.random.rand()
     assert loss.value({}) == first
@@ -167,9 +178,9 @@ def test_a_random_loss_is_the_same_function_on_every_call(settings):
 def test_sampled_candidates_are_the_same_at_every_radius(settings):
     args = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_args=args)))
-    records = attacked(trainer, data, radii=[1e-9])
+    records = attacked(trainer, data, radii=(0.0, 1e-9))
     assert values(records, "fgsm", "ndcg@10")[0.0] == values(records, "fgsm", "ndcg@10")[1e-9]
-    assert attacked(trainer, data, radii=[1e-9]) == records
+    assert attacked(trainer, data, radii=(0.0, 1e-9)) == records
 
 
 def test_records_have_the_schema_and_every_combination_once(settings):
@@ -181,52 +192,60 @@ def test_records_have_the_schema_and_every_combination_once(settings):
     assert {r["split"] for r in records if r["metric"] == "loss"} == {"train"}
 
 
-def test_a_real_attack_passes_its_checks(settings):
-    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=20)))
-    result = trainer.evaluate(data.test, load_best_model=False)
-    found = checks.verify(attacked(trainer, data, batches=10), result, decimals=4)
-    assert [c.status for c in found] == ["passed"] * 5, found
+def test_what_a_model_lacks_is_passed_over_or_refused(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("LightGCN", defense="none")))
+    weights, hidden = threat(target="embeddings"), threat(optional=True)
+    found = outcome(trainer, data, hidden, weights)
+    assert {r["target"] for r in found.records} == {"embeddings"}
+    assert "Passed over: target 'hidden': LightGCN has no hidden weight" in found.notes[0]
+    with pytest.raises(InputError, match="LightGCN has no hidden weight"):
+        outcome(trainer, data, threat())
 
 
-def record(attack, radius, metric, value):
-    return dict.fromkeys(evaluation.SCHEMA, "") | {
-        "defense": "none", "attack": attack, "radius": radius, "metric": metric, "value": value,
-    }  # fmt: skip
+def test_what_the_loss_does_not_depend_on_is_noted(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    with torch.no_grad():
+        trainer.model.predict_layer.weight.zero_()
+        trainer.model.predict_layer.bias.fill_(60.0)
+    notes = outcome(trainer, data, threat()).notes
+    assert any("no gradient by mlp_layers.mlp_layers.1.weight" in note for note in notes)
 
 
-def verified(fgsm, noise, ndcg=0.25, clean=0.25):
-    records = [
-        record(attack, radius, metric, value)
-        for attack, losses in (("fgsm", fgsm), ("random", noise))
-        for radius, loss in zip((0.0, 0.1), losses)
-        for metric, value in (("loss", loss), ("ndcg@10", ndcg))
-    ]
-    return {c.name: (c.status, c.detail) for c in checks.verify(records, {"ndcg@10": clean}, decimals=4)}
-
-
-def test_an_attack_without_gradient_fails_its_check():
-    found = verified(fgsm=(0.5, 0.5), noise=(0.5, 0.6))
-    assert found["the attack has a gradient"] == ("failed", "fgsm 0.1")
-    assert found["the attack raises the loss more than noise of the same norm"][0] == "failed"
-
-
-def test_nan_and_a_wrong_clean_value_fail_theirs():
-    found = verified(fgsm=(0.5, float("nan")), noise=(0.5, 0.6), ndcg=0.2504, clean=0.24)
-    assert found["all values are finite"] == ("failed", "fgsm 0.1")
-    assert found["radius 0 equals RecBole's own evaluation"] == ("failed", "ndcg@10 0.24")
-
-
-def test_a_sound_attack_passes_and_rounding_is_allowed():
-    found = verified(fgsm=(0.5, 0.9), noise=(0.5, 0.6), ndcg=0.24996, clean=0.25)
-    assert {status for status, _ in found.values()} == {"passed", "not applicable"}
-    assert found["more steps are no weaker than one"][0] == "not applicable"  # bim was not asked for
-
-
-def test_without_a_comparable_result_the_check_does_not_apply():
-    found = checks.verify(
-        [record(a, r, "loss", r + (a == "fgsm") * r) for a in ("fgsm", "random") for r in (0.0, 1.0)], None, decimals=4
+def test_of_several_random_starts_the_strongest_counts(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    one, five = (
+        values(attacked(trainer, data, methods=("pgd",), steps=2, restarts=number), "pgd", "loss") for number in (1, 5)
     )
-    assert {c.name: c.status for c in found}["radius 0 equals RecBole's own evaluation"] == "not applicable"
+    assert all(five[radius] >= one[radius] for radius in RADII) and five != one
+
+
+def test_users_add_up_to_the_metrics_and_top_lists_overlap(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    found = outcome(trainer, data, threat())
+    users = found.users["global"]
+    wide = {(c["attack"], c["radius"]): row for c, row in zip(users.cells, users.values)}
+    for record in found.records:
+        if record["metric"] != "loss":
+            mean = wide[record["attack"], record["radius"]][users.metrics.index(record["metric"])].mean()
+            assert mean == pytest.approx(record["value"], rel=1e-5)
+    radii = np.array([cell["radius"] for cell in users.cells])
+    assert (users.overlap[radius_is(radii, 0)] == 1).all()
+    assert 0 < users.overlap[radius_is(radii, 0.5)].mean() < 1
+    history = data.train._dataset.inter_feat
+    assert [int((history["user_id"] == u).sum()) for u in users.user] == users.activity.tolist()
+
+
+def radius_is(radii, value):
+    return np.isclose(radii, value)
+
+
+def test_popularity_is_the_mean_count_of_the_test_items(settings):
+    data, _ = prepare(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    _, popularity = habits(data.train, data.test)
+    history, test = data.train._dataset.inter_feat["item_id"], data.test._dataset.inter_feat
+    for user, found in zip(data.test.uid_list.tolist(), popularity):
+        items = test["item_id"][test["user_id"] == user]
+        assert found == pytest.approx(np.mean([(history == item).sum() for item in items]))
 
 
 def test_models_without_full_ranking_are_measured_by_their_own_metrics(settings):

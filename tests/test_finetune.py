@@ -16,6 +16,7 @@ from recbole_rawp.finetune import ALPHAS
 from recbole_rawp.judge import Judge
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import Progress
+from recbole_rawp.suites import Threat
 from recbole_rawp.trainer import robustify
 
 
@@ -196,9 +197,10 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     trainer, data = make(config)
     trainer.fit(data.train, data.valid, saved=False)
     weights = recbole_rawp.weights.perturbed_weights(trainer.model, "hidden")
+    fgsm = Threat(("fgsm",), "hidden", "tensor", "relative", "global", "", 1, 1, (0.0, 0.3))
     records = evaluation.under_attack(
-        *(trainer, data.train, data.valid), weights=weights, radii=[0.3], defense="x", attacks=["fgsm"], batches=2
-    )
+        *(trainer, data.train, data.valid), threats=(fgsm,), defense="x", batches=2
+    ).records
     found = {r["radius"]: r["value"] for r in records if r["metric"] == trainer.valid_metric}
     judge = Judge(trainer, data.train, data.valid, weights, trainer.fine_tuning)
     assert judge.robust() == found[0.3] and judge.clean() == found[0.0] and found[0.0] != found[0.3]

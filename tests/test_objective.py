@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.evaluation import fixed_batches
+from recbole_rawp.losses import fixed_batches
 from recbole_rawp.objective import Objective, Recipe, combine, total
 from recbole_rawp.prepare import prepare
 from recbole_rawp.selection import select

@@ -19,6 +19,8 @@ def worst_of_linear(granularity, radius):
     if granularity == "element":
         scale = W.abs() + 0.01
         return radius * 2.0 * scale**2 * G / (scale * G).norm()  # sqrt(4 elements) = 2
+    if granularity == "sign":
+        return radius * W.norm() / 2 * G.sign()  # rms of 4 entries
     return radius * W.norm() * G / G.norm()
 
 

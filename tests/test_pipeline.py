@@ -16,7 +16,8 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare, start_log
 
-FILES = {"model.pth", "resume.pt", "settings.yaml", "environment.txt", "report.md", "robustness.png", "records.csv"}
+FILES = {"model.pth", "resume.pt", "settings.yaml", "environment.txt", "report.md", "report.html", "report.json"}
+FILES |= {"robustness.png", "robustness.svg", "records.csv", "records.json", "table.tex", "users.npz", "checks.json"}
 REPAIR = {f"{name}.{kind}" for name in ("criticality", "interpolation") for kind in ("csv", "png")} | {"tuning.csv"}
 
 

@@ -1,0 +1,84 @@
+"""How do hidden activations move?  Outputs of hidden layers, before their activation function, are shifted.
+
+One shift of each layer serves all users: the universal form of the noise that RAT (random layer-wise adversarial
+training) puts on the activations of each example; an attack per user moves each candidate's own (`hooked`).
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_rawp import ball
+from recbole_rawp.ball import Ball
+from recbole_rawp.losses import AttackLoss
+from recbole_rawp.selection import Weights
+
+
+class ActivationLoss(AttackLoss):
+    """The training loss as a function of the shifts: name of the layer -> [out], added to each of its outputs."""
+
+    def __init__(self, model: nn.Module, batches: list[Any], layers: dict[str, nn.Linear]) -> None:
+        self.layers = layers
+        zeros = {name: layer.weight.new_zeros(layer.out_features) for name, layer in layers.items()}
+        super().__init__(model, batches, {name: zero.requires_grad_() for name, zero in zeros.items()})
+        self.typical = self._typical()
+
+    def ball(self, radius: float, *, granularity: str, relative: bool = True) -> Ball:
+        """Return the ball: L2 of a layer's shift (`row`) or each entry of it (`sign`).
+
+        A relative radius is a share of the root mean square of that norm over the attacked batches.
+        """
+        granularity = "tensor" if granularity == "row" else granularity
+        return ball.around(self.typical, radius, granularity=granularity, relative=relative)
+
+    def at(self, delta: Weights) -> AbstractContextManager[None]:
+        """Run the model with its activations shifted by delta."""
+        shifts = {name: zero + delta[name] if name in delta else zero for name, zero in self.shapes.items()}
+        return shifted({layer: shifts[name] for name, layer in self.layers.items()})
+
+    def _typical(self) -> Weights:
+        """Return the root mean square of each activation over the attacked batches, layer by layer, [out]."""
+        squares = {name: torch.zeros_like(zero, requires_grad=False) for name, zero in self.shapes.items()}
+        counts = dict.fromkeys(self.layers, 0)
+
+        def count(name: str, output: Tensor) -> None:
+            """Add the squares of one call."""
+            rows = output.detach().reshape(-1, output.shape[-1])
+            squares[name] += rows.square().sum(0)
+            counts[name] += len(rows)
+
+        with watched(self.layers, count), torch.no_grad():
+            for _ in self._losses({}):
+                pass
+        return {name: (square / max(counts[name], 1)).sqrt() for name, square in squares.items()}
+
+
+@contextmanager
+def shifted(shifts: dict[nn.Module, Tensor]) -> Iterator[None]:
+    """Add a shift to every output of each module, also if the code inside fails afterwards."""
+    handles = [
+        module.register_forward_hook(lambda module, args, output, shift=shift: output + shift)
+        for module, shift in shifts.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def watched(layers: dict[str, nn.Linear], see: Any) -> Iterator[None]:
+    """Call see(name, output) at every call of each layer."""
+    handles = [
+        layer.register_forward_hook(lambda module, args, output, name=name: see(name, output))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,158 @@
+"""What does it take to attack the model of a run?  Candidates, attacks, self-checks, report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from torch import nn
+
+from recbole_rawp import evaluation, finetune, report
+from recbole_rawp import settings as options
+from recbole_rawp.candidates import Candidates, check, draw, frozen, load, sampled_loader, samples, save
+from recbole_rawp.checks import Check, verify
+from recbole_rawp.curves import AFTER, BEFORE
+from recbole_rawp.errors import InputError, naming
+from recbole_rawp.losses import SEED
+from recbole_rawp.overlay import clear_caches
+from recbole_rawp.prepare import Data
+from recbole_rawp.rules import RULES
+from recbole_rawp.suites import Threat
+from recbole_rawp.trainer import RAWPFTTrainer
+from recbole_rawp.users import Users, join
+from recbole_rawp.weights import hidden_layers, perturbed_weights
+
+
+@dataclass
+class Findings:
+    """What the attacks on one or several models found: records, self-checks, users by scope, and notes."""
+
+    records: list[evaluation.Record] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    users: dict[str, list[Users]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, outcome: evaluation.Outcome, verdicts: list[Check]) -> None:
+        """Add what was found about one model."""
+        self.records += outcome.records
+        self.checks += verdicts
+        for scope, users in outcome.users.items():
+            self.users.setdefault(scope, []).append(users)
+        self.notes += [note for note in outcome.notes if note not in self.notes]
+
+    def everyone(self) -> dict[str, Users]:
+        """Return the users of all models, by scope."""
+        return {scope: join(parts) for scope, parts in self.users.items()}
+
+
+def attack(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, findings: Findings) -> None:
+    """Measure the model on test data under the attacks, before its repair too; add what was found."""
+    decimals, repaired = trainer.config["metric_decimal_place"], trainer.progress and trainer.progress.changed()
+    if repaired:
+        assert trainer.progress is not None
+        with finetune.undone(trainer.model, trainer.progress):
+            before = under_attack(trainer, data, candidates, stage=1)
+            verdicts = verify(before, own_result(trainer, data, candidates), decimals=decimals)
+        findings.add(before, [replace(c, defense=c.defense + BEFORE) for c in verdicts])
+    after = under_attack(trainer, data, candidates, stage=2 if trainer.progress else 1)
+    verdicts = verify(after, own_result(trainer, data, candidates), decimals=decimals)
+    findings.add(after, [replace(c, defense=c.defense + AFTER) for c in verdicts] if repaired else verdicts)
+
+
+def under_attack(
+    trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, *, stage: int
+) -> evaluation.Outcome:
+    """Return what the configured attacks find about the model as it is now."""
+    settings = options.attack(trainer.config)
+    return evaluation.under_attack(
+        trainer,
+        data.train,
+        data.test,
+        threats=settings.threats,
+        batches=settings.batches,
+        defense=trainer.settings.defense,
+        negatives=settings.negatives,
+        candidates=candidates,
+        stage=stage,
+        show_progress=trainer.config["show_progress"],
+    )
+
+
+def write(
+    trainer: RAWPFTTrainer,
+    folder: Path,
+    findings: Findings,
+    candidates: Candidates | None,
+    *,
+    sections: Sequence[str],
+    again: str,
+) -> dict[str, Any]:
+    """Write the report and what it rests on into `folder`; return records, checks, table and the folder."""
+    config = trainer.config
+    if candidates is not None:
+        save(folder / "candidates.npz", candidates)
+    table = report.write(
+        folder,
+        findings.records,
+        findings.checks,
+        metric=config["valid_metric"].lower(),
+        bigger=config["valid_metric_bigger"],
+        settings={key: config[key] for key in RULES},
+        environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
+        sections=sections,
+        again=again,
+        users=findings.everyone(),
+        notes=findings.notes,
+    )
+    report.tensorboard(trainer.tensorboard, findings.records)
+    return {
+        "records": findings.records,
+        "checks": findings.checks,
+        "table": table,
+        "output_dir": str(folder),
+    }
+
+
+def own_result(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None) -> dict[str, float]:
+    """Return RecBole's own evaluation, rounded as configured, on the candidates that the attacks rank."""
+    clear_caches(trainer.model.modules())
+    with frozen(data.test, candidates):
+        return trainer.evaluate(data.test, load_best_model=False)
+
+
+def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | None:
+    """Return the candidates that all attacks of the run rank: read, or drawn; None if all items are ranked.
+
+    Raises:
+        InputError: if there is nothing that the attacks could move, or candidates are missing or do not fit.
+    """
+    settings = options.attack(config)
+    possible = [threat for threat in settings.threats if can_move(model, threat)]
+    if not possible:
+        raise InputError(f"attack: {config['attack']!r} holds nothing that {type(model).__name__} has.")
+    loader, per_user = data.test, [threat for threat in possible if threat.scope == "per_user"]
+    if per_user:
+        try:
+            loader = sampled_loader(config, data.test, settings.negatives)
+        except InputError:
+            if not all(threat.optional for threat in per_user):
+                raise
+    if not samples(loader):
+        return None
+    if settings.candidates:
+        with naming("attack_candidates"):
+            return check(load(Path(settings.candidates).expanduser(), loader._dataset), loader)
+    return draw(loader, SEED)
+
+
+def can_move(model: nn.Module, threat: Threat) -> bool:
+    """Tell whether the model has what the threat moves; InputError if it lacks what the user asked for."""
+    try:
+        with naming("attack_target"):
+            hidden_layers(model) if threat.target == "activations" else perturbed_weights(model, threat.target)
+    except InputError:
+        if not threat.optional:
+            raise
+        return False
+    return True

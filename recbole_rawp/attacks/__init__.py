@@ -1,0 +1,9 @@
+"""Which attacks are there?  A new one is a class of three verbs in this folder, and a line here (docs/attacks.md)."""
+
+from recbole_rawp.attacks.attack import Attack, run
+from recbole_rawp.attacks.gradient import BIM, FGSM, MIM, PGD
+from recbole_rawp.attacks.noise import Noise
+
+__all__ = ["ATTACKS", "Attack", "run"]
+
+ATTACKS: dict[str, Attack] = {"random": Noise(), "fgsm": FGSM(), "bim": BIM(), "pgd": PGD(), "mim": MIM()}

@@ -1,0 +1,21 @@
+"""What does a change of the same size without malice do?  The control that every attack must beat."""
+
+import torch
+
+from recbole_rawp.attacks.attack import Attack
+from recbole_rawp.ball import Ball, normalize, random_direction
+from recbole_rawp.selection import Weights
+
+
+class Noise(Attack):
+    """Gaussian noise, stretched to the surface of the ball; it never asks for a gradient."""
+
+    title = "random noise of the same norm"
+
+    def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights:
+        """Return the noise."""
+        return normalize(random_direction(shapes, generator), ball)
+
+    def steps(self, wanted: int) -> int:
+        """Return 0: the start is all."""
+        return 0

@@ -1,0 +1,101 @@
+"""How is the model attacked for all users at once?  One move, along the model's own training loss."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from recbole_rawp import candidates as ranking
+from recbole_rawp.activations import ActivationLoss
+from recbole_rawp.attacks import ATTACKS, Attack, run
+from recbole_rawp.ball import Ball
+from recbole_rawp.losses import AttackLoss, fixed_batches
+from recbole_rawp.measurement import Cell, Measured, ranked_at
+from recbole_rawp.selection import Weights
+from recbole_rawp.suites import Threat
+from recbole_rawp.weights import hidden_layers, perturbed_weights
+
+RESTART = 7919  # between the seeds of two random starts
+HUGE = 5.0  # of each tensor's norm
+
+
+class Global:
+    """Attacks with one move for all users."""
+
+    def __init__(self, trainer: Any, train_data: Any, eval_data: Any, batches: int, candidates: Any) -> None:
+        self.trainer, self.eval_data = trainer, eval_data
+        self.batches = fixed_batches(train_data, batches, trainer.device)
+        self.candidates = candidates
+        self.losses: dict[Any, AttackLoss] = {}
+        self.notes: list[str] = []
+        self.clean: Measured | None = None
+
+    def curves(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Cell]:
+        """Yield what is measured for each method and radius, clean first."""
+        loss = self.loss(threat)
+        if self.clean is None:
+            self.clean = self.measure(loss, {})
+        self.note_still(loss, threat)
+        at_zero = loss.value({})
+        for method in threat.methods:
+            yield method, 0.0, self.clean, at_zero
+            for radius in threat.radii[1:]:
+                bound = loss.ball(radius, granularity=threat.granularity, relative=threat.unit == "relative")
+                delta = strongest(
+                    ATTACKS[method],
+                    loss,
+                    bound,
+                    restarts=threat.restarts,
+                    steps=threat.steps,
+                    seed=self.trainer.config["seed"],
+                )
+                yield method, radius, self.measure(loss, delta), loss.value(delta)
+                advance(1)
+
+    def note_still(self, loss: AttackLoss, threat: Threat) -> None:
+        """Note what the attack cannot move: the loss has no gradient by it."""
+        still = [name for name, g in loss.gradient(None).items() if not g.any()]
+        note = (
+            f"Target {threat.target}: the training loss has no gradient by {', '.join(still)}, which only noise moves."
+        )
+        if still and note not in self.notes:
+            self.notes.append(note)
+
+    def loss(self, threat: Threat) -> AttackLoss:
+        """Return the attacked loss; its gradient at the weights serves all threats to the same target."""
+        if threat.target not in self.losses:
+            model = self.trainer.model
+            if threat.target == "activations":
+                self.losses[threat.target] = ActivationLoss(model, self.batches, hidden_layers(model))
+            else:
+                weights = perturbed_weights(model, threat.target)
+                self.losses[threat.target] = AttackLoss(model, self.batches, weights)
+        return self.losses[threat.target]
+
+    def responds(self) -> bool:
+        """Tell whether noise of five times each weight's norm changes RecBole's result: a stale cache would hide it."""
+        weights = perturbed_weights(self.trainer.model, "all")
+        loss = AttackLoss(self.trainer.model, self.batches, weights)
+        bound = loss.ball(HUGE, granularity="tensor")
+        noise = strongest(ATTACKS["random"], loss, bound, restarts=1, steps=0, seed=0)
+        clean = self.clean or self.measure(loss, {})
+        return self.measure(loss, noise).metrics != clean.metrics
+
+    def measure(self, loss: AttackLoss, delta: Weights) -> Measured:
+        """Return RecBole's evaluation with the model moved by delta."""
+        with ranking.frozen(self.eval_data, self.candidates):
+            return ranked_at(self.trainer, self.eval_data, loss, delta)
+
+
+def strongest(attack: Attack, loss: AttackLoss, bound: Ball, *, restarts: int, steps: int, seed: int) -> Weights:
+    """Return the delta that the attack finds; of several random starts the one with the highest loss."""
+    starts = range(restarts if attack.restarts else 1)
+    best: tuple[float, Weights] | None = None
+    for number in starts:
+        generator = torch.Generator().manual_seed(seed + RESTART * number)
+        delta = run(attack, loss.gradient, loss.shapes, bound, steps=steps, generator=generator)
+        value = loss.value(delta) if len(starts) > 1 else 0.0
+        if best is None or value > best[0]:
+            best = value, delta
+    assert best is not None
+    return best[1]

@@ -1,0 +1,155 @@
+"""What does RecBole's own evaluation say of the model as it runs now?  Unrounded, and user by user."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import DataStruct
+from torch import nn
+
+from recbole_rawp import preserve
+from recbole_rawp.losses import AttackLoss, loader_generators, seed_generators
+from recbole_rawp.overlay import clear_caches
+from recbole_rawp.pieces import in_pieces
+from recbole_rawp.selection import Weights
+
+UNROUNDED = 17  # decimals; a float has no more
+PER_USER = ["rec.topk"]  # what a metric that is a mean over users needs of RecBole's collector
+TOP = "rec.items"  # the name of the lists of recommended items there
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Result of one evaluation.
+
+    Attributes:
+        metrics: RecBole's, unrounded.
+        users: metric -> its value for each user, [U]; only metrics that are a mean over users.
+        top: the items recommended to each user, [U, max(topk)]; None where nothing is ranked.
+    """
+
+    metrics: dict[str, float]
+    users: dict[str, np.ndarray]
+    top: np.ndarray | None
+
+
+Cell = tuple[str, float, Measured, float]  # method, radius, what RecBole measured there, the attacked loss
+
+
+class NotingEvaluator(Evaluator):
+    """RecBole's evaluator; it remembers what it was given last."""
+
+    collected: DataStruct | None = None
+
+    def evaluate(self, dataobject: DataStruct) -> dict[str, float]:
+        """Evaluate as RecBole does."""
+        self.collected = dataobject
+        return super().evaluate(dataobject)
+
+
+def ranked(trainer: Any, eval_data: Any) -> Measured:
+    """Return RecBole's own evaluation of the model as it runs now; nothing without `eval_data`. Within `measuring`."""
+    seed_generators()
+    clear_caches(trainer.model.modules())  # loading weights does not, for some models
+    result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
+    return measured(trainer.evaluator, result) if result is not None else Measured({}, {}, None)
+
+
+def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> Measured:
+    """Return RecBole's own evaluation of the model as `loss` moves it by delta; nothing without `eval_data`."""
+    with torch.no_grad(), loss.at(delta):
+        return ranked(trainer, eval_data)
+
+
+def measured(evaluator: NotingEvaluator, result: dict[str, float]) -> Measured:
+    """Return what the evaluator found, with its users."""
+    collected = evaluator.collected
+    assert collected is not None
+    metrics = {metric: float(value) for metric, value in result.items()}
+    return Measured(metrics, by_user(evaluator, collected), collected.get(TOP).numpy() if TOP in collected else None)
+
+
+def by_user(evaluator: Evaluator, collected: DataStruct) -> dict[str, np.ndarray]:
+    """Return every metric that RecBole averages over users before it does: name -> [U]."""
+    found = {}
+    for metric in evaluator.metric_class.values():
+        if getattr(metric, "metric_need", None) == PER_USER:
+            apart = copy.copy(metric)
+            apart.topk_result = lambda name, value, topk=apart.topk: {f"{name}@{k}": value[:, k - 1] for k in topk}
+            found.update(apart.calculate_metric(collected))
+    return found
+
+
+def ranked_users(eval_data: Any) -> np.ndarray:
+    """Return the internal id of the user in each row of the collected results, [U]."""
+    if isinstance(eval_data, FullSortEvalDataLoader) and eval_data.is_sequential:
+        return eval_data._dataset.inter_feat[eval_data.uid_field].numpy()
+    return np.asarray(eval_data.uid_list)
+
+
+def habits(train_data: Any, eval_data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each of `ranked_users`, the training interactions, [U], and how popular the test items are, [U].
+
+    Popularity is the mean count of training interactions of the user's test items.
+    """
+    history, test = train_data._dataset.inter_feat, eval_data._dataset.inter_feat
+    user, item = eval_data._dataset.uid_field, eval_data._dataset.iid_field
+    activity, counts = Counter(history[user].numpy().tolist()), Counter(history[item].numpy().tolist())
+    users = ranked_users(eval_data)
+    popularity = np.array([counts[i] for i in test[item].numpy().tolist()], dtype=float)
+    if len(users) != len(test) or not np.array_equal(users, test[user].numpy()):  # several rows of a user count as one
+        rows = test[user].numpy()
+        sums, numbers = np.bincount(rows, popularity), np.bincount(rows)
+        popularity = sums[users] / numbers[users]
+    return np.array([activity[u] for u in users.tolist()]), popularity
+
+
+@contextmanager
+def measuring(trainer: Any, *loaders: Any) -> Iterator[None]:
+    """Measure and leave no trace: generators, the loaders' too, the model's state, mode and metrics are put back."""
+    generators = [generator for loader in loaders if loader is not None for generator in loader_generators(loader)]
+    with (
+        preserve.rng(generators),
+        preserve.state(trainer.model),
+        evaluation_mode(trainer.model),
+        unrounded(trainer),
+        in_pieces(trainer),
+    ):
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode: no dropout, BatchNorm by its running statistics, as when the model is deployed."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def unrounded(trainer: Any) -> Iterator[None]:
+    """Let RecBole's evaluator keep all decimals and the lists of items, and attacked scores out of wandb's summary."""
+    config, evaluator, logs = trainer.config, trainer.evaluator, trainer.wandblogger.log_wandb
+    decimals, register = config["metric_decimal_place"], trainer.eval_collector.register
+    lists = vars(register).get(TOP)
+    config["metric_decimal_place"] = UNROUNDED
+    trainer.evaluator = NotingEvaluator(config)
+    trainer.wandblogger.log_wandb = False
+    if register.need("rec.topk"):
+        setattr(register, TOP, True)
+    try:
+        yield
+    finally:
+        config["metric_decimal_place"] = decimals
+        trainer.evaluator, trainer.wandblogger.log_wandb = evaluator, logs
+        setattr(register, TOP, lists)

@@ -1,0 +1,181 @@
+"""How is each user attacked?  The published protocol: one move per user, against the candidates of that user.
+
+For each user the candidates are scored, labelled (by the model itself, y = 1[sigmoid(logit) > .5], or truly), and the
+model moves along the gradient of the cross entropy on them; then the same candidates are ranked again.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
+from torch import Tensor
+
+from recbole_rawp import candidates as ranking
+from recbole_rawp import hooked
+from recbole_rawp.attacks import ATTACKS, Attack, run
+from recbole_rawp.copies import Candidates, NotSupported, PerUser
+from recbole_rawp.errors import InputError
+from recbole_rawp.logits import ends_in_sigmoid, predict_logits
+from recbole_rawp.losses import SEED, seed_generators
+from recbole_rawp.measurement import TOP, Cell, measured
+from recbole_rawp.overlay import clear_caches
+from recbole_rawp.suites import Threat
+from recbole_rawp.weights import hidden_layers, perturbed_weights
+
+CLEAN = ("", 0.0)
+
+
+class Rows:
+    """Rows of a batch as plain columns, which `torch.func.vmap` can take apart."""
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index: Tensor) -> "Rows":
+        return Rows({name: values[index] for name, values in self.columns.items()})
+
+
+class EachUser:
+    """Attacks with one move for each user.
+
+    Attributes:
+        eval_data: the loader that is ranked: the given one if it samples its candidates, else one that does.
+        notes: how the users' gradients were taken, where not in the fastest way.
+    """
+
+    def __init__(self, trainer: Any, train_data: Any, eval_data: Any, negatives: int, candidates: Any) -> None:
+        self.trainer, self.train_data, self.given = trainer, train_data, eval_data
+        self.negatives, self.candidates = negatives, candidates
+        self.choices: dict[Any, hooked.Choice] = {}
+        self.notes: list[str] = []
+
+    @cached_property
+    def eval_data(self) -> Any:
+        """The loader that is ranked. InputError if nothing is ranked here."""
+        return ranking.sampled_loader(self.trainer.config, self.given, self.negatives)
+
+    def curves(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Cell]:
+        """Yield what is measured for each method and radius, clean first: one pass over the users serves them all."""
+        loader, model = self.eval_data, self.trainer.model
+        if self.candidates is None:
+            self.candidates = ranking.draw(loader, SEED)
+        moves = hidden_layers(model) if threat.target == "activations" else perturbed_weights(model, threat.target)
+        keys = [CLEAN, *((method, radius) for method in threat.methods for radius in threat.radii[1:])]
+        collectors, losses, rows = {key: self._collector() for key in keys}, dict.fromkeys(keys, 0.0), 0
+        generator = torch.Generator().manual_seed(self.trainer.config["seed"])
+        self.trainer.tot_item_num = loader._dataset.item_num
+        seed_generators()
+        clear_caches(model.modules())
+        with ranking.frozen(loader, self.candidates):
+            for batch in loader:
+                users = self._users(batch, threat, moves)
+                engine = self._engine(users, threat)
+                for key, logits in attacked(engine, threat, generator):
+                    losses[key] += float(engine.loss(logits).sum())
+                    self._collect(collectors[key], batch, logits[users.mask])
+                rows += int(users.mask.sum())
+                advance((len(keys) - 1) / len(loader))
+        found = {key: self._evaluate(collectors[key]) for key in keys}
+        for method in threat.methods:
+            for radius in threat.radii:
+                key = (method, radius) if radius else CLEAN
+                yield method, radius, found[key], losses[key] / rows
+
+    def _users(self, batch: Any, threat: Threat, moves: Any) -> Candidates:
+        """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
+        interaction, owner, _, _ = batch
+        columns = interaction.to(self.trainer.device).interaction
+        index, mask = rectangle(owner.to(self.trainer.device))
+        rows = Rows(columns)[index.flatten()]
+        truth = columns[self.trainer.config["LABEL_FIELD"]][index] if threat.labels == "truth" else None
+        weights = {} if threat.target == "activations" else moves
+        return Candidates(self.trainer.model, self._score, weights, rows, mask, truth)
+
+    def _score(self, rows: Rows) -> Tensor:
+        return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)
+
+    @cached_property
+    def sigmoid(self) -> bool:
+        """Whether the model predicts probabilities."""
+        with ranking.frozen(self.eval_data, self.candidates):
+            interaction = next(iter(self.eval_data))[0]
+        return ends_in_sigmoid(self.trainer.model, interaction.to(self.trainer.device))
+
+    def _engine(self, users: Candidates, threat: Threat) -> PerUser:
+        if threat.target == "activations":
+            try:
+                return hooked.HookedActivations(users, list(hidden_layers(users.model)))
+            except NotSupported as error:
+                raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
+        if threat.target not in self.choices:
+            choice = self.choices[threat.target] = hooked.choose(users, rows=take, rebuild=Rows)
+            if choice.reason:
+                self.notes.append(f"Per user, target {threat.target}: users went by {choice.name} ({choice.reason}).")
+        return self.choices[threat.target].make(users)
+
+    def _collector(self) -> Collector:
+        collector = Collector(self.trainer.config)
+        setattr(collector.register, TOP, True)
+        collector.data_collect(self.train_data)
+        return collector
+
+    def _collect(self, collector: Collector, batch: Any, logits: Tensor) -> None:
+        """Give RecBole's collector the scores of a batch, as its trainer does: -inf for items that are not ranked."""
+        interaction, owner, positive_u, positive_i = batch
+        shape = (int(owner[-1]) + 1, self.trainer.tot_item_num)
+        scores = torch.full(shape, -torch.inf, device=logits.device)
+        items = interaction[self.trainer.config["ITEM_ID_FIELD"]]
+        scores[owner, items] = (logits.sigmoid() if self.sigmoid else logits).to(scores.dtype)
+        collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
+
+    def _evaluate(self, collector: Collector) -> Any:
+        evaluator = self.trainer.evaluator
+        return measured(evaluator, evaluator.evaluate(collector.get_data_struct()))
+
+
+def attacked(engine: PerUser, threat: Threat, generator: torch.Generator) -> Iterator[tuple[tuple[str, float], Tensor]]:
+    """Yield the candidates' logits [U, n] without attack, then for each method and radius."""
+    yield CLEAN, engine.logits(None)
+    for method in threat.methods:
+        for radius in threat.radii[1:]:
+            yield (method, radius), strongest(ATTACKS[method], engine, radius, threat, generator)
+
+
+def strongest(attack: Attack, engine: PerUser, radius: float, threat: Threat, generator: torch.Generator) -> Tensor:
+    """Return the logits [U, n] under attack; of several random starts each user's with the highest loss."""
+    ball = engine.ball(radius, granularity=threat.granularity, relative=threat.unit == "relative")
+    if attack.linear:
+        return engine.logits(engine.steepest(ball))
+    best: Tensor | None = None
+    for _ in range(threat.restarts if attack.restarts else 1):
+        delta = run(attack, engine.gradient, engine.weights, ball, steps=threat.steps, generator=generator)
+        logits = engine.logits(delta)
+        if best is None:
+            best = logits
+        else:
+            best = torch.where((engine.loss(logits) > engine.loss(best)).unsqueeze(1), logits, best)
+    assert best is not None
+    return best
+
+
+def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row numbers of each user's candidates, [U, n], and where they are real ones, [U, n].
+
+    `owner`, [rows], numbers the users in ascending order; users with fewer candidates repeat their first.
+    """
+    counts = torch.bincount(owner)
+    place = torch.arange(int(counts.max()), device=owner.device)
+    mask = place < counts.unsqueeze(1)
+    first = (counts.cumsum(0) - counts).unsqueeze(1)
+    return first + torch.where(mask, place, 0), mask
+
+
+def take(rows: Rows, index: Tensor) -> dict[str, Tensor]:
+    """Return the columns of the rows numbered [C, n], for `hooked.choose`."""
+    return rows[index].columns

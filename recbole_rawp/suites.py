@@ -1,0 +1,138 @@
+"""Which attacks does a suite hold?  A suite is a YAML file: a list of threats, each with the methods to try."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_rawp.defaults import properties
+from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.rules import RULES
+
+FIELDS = {  # what a threat may say, and what it means where it says nothing
+    "target": None,
+    "granularity": "tensor",
+    "unit": "relative",
+    "scope": "global",
+    "labels": "pseudo",
+    "steps": 10,
+    "restarts": 1,
+    "radii": None,
+}
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What moves, how far, for whom; and the methods that look for the worst such move.
+
+    Attributes:
+        methods: names of `attacks.ATTACKS`.
+        target: `hidden`, `embeddings`, `all`, patterns over parameter names, or `activations`: the outputs of hidden
+            layers before their activation function.
+        granularity: what one norm spans, see `ball`; of activations, `row` is one layer's output (L2).
+        unit: `relative` radii are shares of each group's norm, `absolute` ones the norm itself.
+        scope: `global`, one move for the whole evaluation, along the model's own training loss; or `per_user`, one for
+            each user, along the cross entropy on the candidates of that user.
+        labels: of that cross entropy: `pseudo`, the model's own clean answers, or `truth`. Empty if global.
+        steps: of methods that iterate.
+        restarts: of methods that start at random; the one with the highest loss counts.
+        radii: sorted, from 0.
+        optional: whether a model without such a target is passed over, or refused.
+    """
+
+    methods: tuple[str, ...]
+    target: str | Sequence[str]
+    granularity: str
+    unit: str
+    scope: str
+    labels: str
+    steps: int
+    restarts: int
+    radii: tuple[float, ...]
+    optional: bool = False
+
+
+def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
+    """Return the threats of the suite that `attack` names; options attack_... that are set win over the suite's.
+
+    Raises:
+        InputError: for a suite that cannot be read, or a combination that does not exist.
+    """
+    return tuple(_threat(entry, options) for entry in read(options["attack"]))
+
+
+def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
+    """Return the entries of a suite: a file of properties/attack, a path, or a list of methods.
+
+    Raises:
+        InputError: naming the file, the entry and the remedy.
+    """
+    if not isinstance(suite, str):
+        return [read("quick")[0] | {"methods": suite}]
+    file = Path(suite).expanduser() if suite.endswith((".yaml", ".yml")) else properties() / "attack" / f"{suite}.yaml"
+    if not file.is_file():
+        raise InputError(
+            f"attack: there is no suite '{suite}'.{suggestion(suite, suites())} Known: {', '.join(suites())}; or the "
+            "path of a YAML file, or a list of methods."
+        )
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"attack: cannot read '{file}': {' '.join(str(error).split())}") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
+        raise InputError(f"attack: '{file}' is not a list of threats. See properties/attack/quick.yaml.")
+    for number, entry in enumerate(entries, 1):
+        _check(entry, f"attack: '{file.name}', entry {number}")
+    return entries
+
+
+def suites() -> list[str]:
+    """Return the names of the suites that ship with the package."""
+    return sorted(Path(entry.name).stem for entry in (properties() / "attack").iterdir())
+
+
+def _check(entry: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for a key or value that a threat cannot have."""
+    if "methods" not in entry:
+        raise InputError(f"{where}: methods are missing. Name some, as in methods: [random, fgsm].")
+    for key, value in entry.items():
+        if key != "methods" and key not in FIELDS:
+            raise InputError(f"{where}: {key}: no such key.{suggestion(str(key), ['methods', *FIELDS])}")
+        rule = RULES["attack" if key == "methods" else f"attack_{key}"]
+        if not rule.accepts(value) or (key == "methods" and isinstance(value, str)):
+            raise InputError(f"{where}: {key}: {value!r} is not valid; expected {rule.text}.")
+
+
+def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
+    fields = FIELDS | dict(entry)
+    fields |= {key: options[f"attack_{key}"] for key in FIELDS if options[f"attack_{key}"] is not None}
+    optional = entry.get("target") is not None and options["attack_target"] is None
+    target = fields["target"] or options["rawp_target"]
+    if fields["radii"] is None:
+        raise InputError("attack_radii: the suite names none. Set attack_radii, or radii in the suite.")
+    _check_combination(target, fields)
+    return Threat(
+        tuple(fields["methods"]),
+        target if isinstance(target, str) else tuple(target),
+        fields["granularity"],
+        fields["unit"],
+        fields["scope"],
+        fields["labels"] if fields["scope"] == "per_user" else "",
+        fields["steps"],
+        fields["restarts"],
+        tuple(sorted({0.0, *map(float, fields["radii"])})),
+        optional,
+    )
+
+
+def _check_combination(target: Any, fields: Mapping[str, Any]) -> None:
+    """Raise InputError for a granularity that does not exist for this target and scope."""
+    per_user = fields["scope"] == "per_user"
+    known = ("row", "sign") if target == "activations" else ("row",) if per_user else None
+    if known and fields["granularity"] not in known:
+        what = "attacks per user" if per_user else "attacks on activations"
+        raise InputError(
+            f"attack_granularity: {fields['granularity']!r} does not go with {what}. Use {' or '.join(known)}."
+        )

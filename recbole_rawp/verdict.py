@@ -1,0 +1,74 @@
+"""What is the one sentence?  How much is kept at which radius, against noise; and whether to trust it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from recbole_rawp.checks import FAILED, Check
+from recbole_rawp.curves import (
+    NOISE,
+    attack_title,
+    curves,
+    gradient_attacks,
+    label,
+    over_seeds,
+    percent,
+    settings_of,
+    shares,
+    strongest,
+    telling_radius,
+)
+
+FEW = 4  # models that one sentence can hold
+
+
+def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool, checks: Sequence[Check] = ()) -> str:
+    """Say in one sentence what the strongest attack of the first setting leaves where the models differ most.
+
+    One model alone: mid-curve. A self-check that failed comes first.
+    """
+    return distrust(checks) + sentence(frame, metric, bigger=bigger)
+
+
+def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
+    """Return the verdict without self-checks."""
+    wide = curves(frame, metric)
+    kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
+    worst = strongest(kept)
+    radius = telling_radius(worst)
+    if radius is None:
+        return "No attack was measured: attack_radii holds only 0."
+    clean = wide[0.0].groupby(level="defense", sort=False).mean()
+    noise = {name: kept.loc[(name, NOISE), radius] for name, attack in kept.index if attack == NOISE}
+    parts = [
+        f"**{label(name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
+        f"{clean[name]:.4f}" + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
+        for name in spoken(worst[radius])
+    ]
+    ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
+    return f"When {attackers(gradient_attacks(kept))} {settings_of(frame)[0].moves(radius)}, {ends}{'; '.join(parts)}."
+
+
+def spoken(worst: pd.Series) -> list[str]:
+    """Return the models that the verdict names: all, or of many the least and the most robust."""
+    if len(worst) <= FEW:
+        return list(worst.index)
+    ranked = worst.sort_values(kind="stable", na_position="first")
+    return [ranked.index[0], ranked.index[-1]]
+
+
+def attackers(attacks: Sequence[str]) -> str:
+    """Return the attacks of which the verdict takes the strongest."""
+    titles = [attack_title(attack) for attack in attacks]
+    if len(titles) == 1:
+        return titles[0]
+    return f"the {'worse' if len(titles) == 2 else 'worst'} of {', '.join(titles[:-1])} and {titles[-1]}"
+
+
+def distrust(checks: Sequence[Check]) -> str:
+    """Return the warning of self-checks that failed, to stand before the verdict; nothing if none did."""
+    failed = [f"{label(check.defense)}: {check.name}" for check in checks if check.status == FAILED]
+    if not failed:
+        return ""
+    counted = f"{len(failed)} self-check{'s' * (len(failed) > 1)} failed"
+    return f"**Do not trust these numbers: {counted}** ({'; '.join(dict.fromkeys(failed))}). "

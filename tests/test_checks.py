@@ -1,0 +1,120 @@
+"""Are numbers that cannot be trusted called so?"""
+
+import pytest
+import torch
+
+from recbole_rawp import checks, overlay
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.evaluation import SCHEMA, Outcome
+from tests.test_evaluation import outcome, threat, trained
+
+NAMES = {
+    "finite": "all values are finite",
+    "gradient": "the attack has a gradient",
+    "noise": "the attack raises the loss more than noise of the same norm",
+    "steps": "more steps are no weaker than one",
+    "grows": "the loss grows with the radius",
+    "cache": "scores follow the weights (no stale cache)",
+    "clean": "radius 0 equals RecBole's own evaluation",
+}
+
+
+def record(attack, radius, metric, value, **fields):
+    fixed = {"defense": "none", "scope": "global", "target": "hidden", "granularity": "tensor", "unit": "relative"}
+    row = {"attack": attack, "radius": radius, "metric": metric, "value": value}
+    return dict.fromkeys(SCHEMA, "") | fixed | row | fields
+
+
+def verified(ndcg=0.25, clean=0.25, responds=True, **losses):
+    """Check methods with losses at radius 0, 0.1 (and 0.2)."""
+    records = [
+        record(attack, radius, metric, value)
+        for attack, values in losses.items()
+        for radius, loss in zip((0.0, 0.1, 0.2), values)
+        for metric, value in (("loss", loss), ("ndcg@10", ndcg))
+    ]
+    found = checks.verify(Outcome({"defense": "none"}, records, responds=responds), {"ndcg@10": clean}, decimals=4)
+    return {short: next((c.status, c.detail) for c in found if c.name == name) for short, name in NAMES.items()}
+
+
+def test_a_sound_attack_passes_and_rounding_is_allowed():
+    found = verified(random=(0.5, 0.6, 0.7), fgsm=(0.5, 0.9, 1.0), bim=(0.5, 0.9, 1.1), ndcg=0.24996)
+    assert {status for status, _ in found.values()} == {"passed"}
+
+
+def test_an_attack_without_gradient_fails():
+    found = verified(random=(0.5, 0.6), fgsm=(0.5, 0.5))
+    assert found["gradient"] == ("failed", "fgsm 0.1")
+    assert found["noise"][0] == "failed"
+    assert found["steps"][0] == "not applicable"  # bim was not asked for
+
+
+def test_steps_that_do_not_help_fail():
+    assert verified(fgsm=(0.5, 0.9), pgd=(0.5, 0.8))["steps"] == ("failed", "pgd 0.1")
+
+
+def test_a_loss_that_falls_with_the_radius_fails_unless_another_method_climbs():
+    assert verified(fgsm=(0.5, 0.9, 0.8))["grows"] == ("failed", "strongest method 0.2")
+    assert verified(fgsm=(0.5, 0.9, 0.8), bim=(0.5, 0.9, 1.0))["grows"][0] == "passed"
+
+
+def test_nan_and_a_wrong_clean_value_fail():
+    found = verified(random=(0.5, 0.6), fgsm=(0.5, float("nan")), ndcg=0.2504, clean=0.24)
+    assert found["finite"] == ("failed", "fgsm 0.1") and found["noise"][0] == "failed"
+    assert found["clean"] == ("failed", "ndcg@10 0.24")
+
+
+def test_scores_that_do_not_move_fail():
+    assert verified(fgsm=(0.5, 0.9), responds=False)["cache"][0] == "failed"
+
+
+def test_without_something_to_compare_a_check_does_not_apply():
+    records = [record(a, r, "loss", r + (a == "fgsm") * r) for a in ("fgsm", "random") for r in (0.0, 1.0)]
+    found = checks.verify(Outcome({"defense": "none"}, records), None, decimals=4)
+    assert {c.status for c in found if c.name in (NAMES["clean"], NAMES["cache"])} == {"not applicable"}
+
+
+def test_several_threats_are_told_apart():
+    records = [record(a, r, "loss", 1.0, target=t) for t in ("hidden", "all") for a in ("fgsm",) for r in (0.0, 1.0)]
+    found = checks.verify(Outcome({"defense": "none"}, records), None, decimals=4)
+    details = {c.name: c.detail for c in found}[NAMES["gradient"]]
+    assert details == "hidden/tensor/global fgsm 1.0, all/tensor/global fgsm 1.0"
+
+
+def test_a_real_attack_passes(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=20)))
+    result = trainer.evaluate(data.test, load_best_model=False)
+    found = checks.verify(outcome(trainer, data, threat(), batches=10), result, decimals=4)
+    assert {c.name for c in found} == set(NAMES.values())
+    assert {c.status for c in found} == {"passed"}, found
+
+
+@pytest.mark.parametrize("name", ["LightGCN", "NGCF", "DMF"])
+def test_a_stale_cache_is_seen(name, settings, monkeypatch):
+    config = RAWPConfig(config_dict=settings(name, defense="none", rawp_target="embeddings"))
+    trainer, data = trained(config)
+
+    def status():
+        found = checks.verify(
+            outcome(trainer, data, threat(target="embeddings", methods=("random",))), None, decimals=4
+        )
+        return next(c.status for c in found if c.name == NAMES["cache"])
+
+    assert status() == "passed"
+    monkeypatch.setattr(overlay, "clear_caches", lambda modules: None)
+    monkeypatch.setattr("recbole_rawp.measurement.clear_caches", lambda modules: None)
+    trainer.evaluate(data.test, load_best_model=False)  # fills the cache
+    assert status() == "failed"
+
+
+def test_a_model_with_saturated_loss_is_flagged_not_praised(settings):
+    """Its FGSM finds no gradient and moves nothing: the ranking is kept in full, and that means nothing."""
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    with torch.no_grad():
+        trainer.model.predict_layer.weight.zero_()
+        trainer.model.predict_layer.bias.fill_(1e4)
+    found = outcome(trainer, data, threat(target=("mlp_layers*",)))
+    ndcg = {r["value"] for r in found.records if r["metric"] == "ndcg@10" and r["attack"] == "fgsm"}
+    assert len(ndcg) == 1
+    statuses = {c.name: c.status for c in checks.verify(found, None, decimals=4)}
+    assert statuses[NAMES["gradient"]] == "failed"
