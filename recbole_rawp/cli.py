@@ -127,11 +127,11 @@ def attack(options: dict[str, Any], checkpoint: str) -> int:
 
 def report(options: dict[str, Any], *folders: str) -> int:
     """Put what runs found side by side."""
-    from recbole_rawp import runs
+    from recbole_rawp import report as reports
 
     for key in options.keys() - {"rawp_output_dir"}:
         raise InputError(f"--{key}: report takes folders and --rawp_output_dir alone. Leave it out.")
-    return show(runs.combine(folders, options.get("rawp_output_dir")))
+    return show(reports.combine(folders, options.get("rawp_output_dir")))
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

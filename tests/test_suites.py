@@ -1,0 +1,73 @@
+"""Does a suite hold what its file says, and is a wrong one refused in one line?"""
+
+from pathlib import Path
+
+import pytest
+
+from recbole_rawp import suites
+from recbole_rawp.defaults import defaults
+from recbole_rawp.errors import InputError
+
+
+def threats(**options):
+    return suites.threats(defaults("GRU4Rec", "rawp") | options)
+
+
+def test_every_suite_that_ships_can_be_read():
+    assert suites.suites() == ["published", "quick", "standard"]
+    for name in suites.suites():
+        for threat in threats(attack=name):
+            assert threat.radii[0] == 0 and len(threat.radii) > 1 and "random" in threat.methods
+
+
+def test_quick_follows_the_defense_and_a_named_target_is_optional():
+    (quick,) = threats(rawp_target="all")
+    assert quick.target == "all" and not quick.optional and quick.methods == ("random", "fgsm", "bim")
+    assert all(threat.optional for threat in threats(attack="standard"))
+
+
+def test_options_that_are_set_win_over_the_suite():
+    for threat in threats(attack="published", attack_radii=[0.2], attack_labels="truth", attack_target="hidden"):
+        assert threat.radii == (0.0, 0.2) and threat.labels == "truth"
+        assert threat.target == "hidden" and not threat.optional
+    assert {threat.labels for threat in threats(attack="published")} == {"pseudo", "truth"}
+    assert {threat.labels for threat in threats()} == {""}  # a global attack has none
+
+
+def test_a_list_of_methods_is_quick_with_those_methods():
+    (threat,) = threats(attack=["pgd"], attack_restarts=4)
+    assert threat.methods == ("pgd",) and threat.restarts == 4 and threat.radii[1:] == (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def test_a_file_of_ones_own_is_a_suite():
+    Path("mine.yaml").write_text("- {methods: [mim], target: ['mlp*', 'predict*'], steps: 3, radii: [0.4, 0.1]}")
+    (threat,) = threats(attack="mine.yaml")
+    assert threat.target == ("mlp*", "predict*") and threat.steps == 3 and threat.radii == (0.0, 0.1, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "is not a list of threats"),
+        ("[]", "is not a list of threats"),
+        ("- {radii: [0.1]}", "entry 1: methods are missing"),
+        ("- {methods: [fgsm]}", "attack_radii: the suite names none"),
+        ("- {methods: fgsm, radii: [0.1]}", "entry 1: methods: 'fgsm' is not valid"),
+        ("- {methods: [fgms], radii: [0.1]}", "entry 1: methods: ['fgms'] is not valid; expected suite"),
+        ("- {methods: [fgsm], radii: [0.1], scoop: global}", "scoop: no such key. Did you mean 'scope'?"),
+        ("- {methods: [fgsm], radii: [0.1], scope: globl}", "scope: 'globl' is not valid; expected global | per_user"),
+        ("- {methods: [fgsm], radii: [0.1], scope: per_user}", "'tensor' does not go with attacks per user. Use row."),
+        ("- {methods: [fgsm], radii: [0.1], target: activations}", "'tensor' does not go with attacks on activations"),
+        ("- [", "cannot read 'wrong.yaml'"),
+    ],
+)
+def test_a_wrong_suite_is_refused_in_one_line(text, message):
+    Path("wrong.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        threats(attack="wrong.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_suite_is_refused_with_a_suggestion():
+    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: published, "):
+        threats(attack="standrad")
