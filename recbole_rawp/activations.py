@@ -1,7 +1,7 @@
 """How do hidden activations move?  Outputs of hidden layers, before their activation function, are shifted.
 
 One shift of each layer serves all users: the universal form of the noise that RAT (random layer-wise adversarial
-training) puts on the activations of each example; an attack per user moves each candidate's own (`hooked`).
+training) puts on the activations of each example. Attacks per user move each candidate's own (`per_user`).
 """
 
 from collections.abc import Iterator

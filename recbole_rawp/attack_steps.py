@@ -10,7 +10,8 @@ from torch import nn
 
 from recbole_rawp import evaluation, finetune, report
 from recbole_rawp import settings as options
-from recbole_rawp.candidates import Candidates, check, draw, frozen, load, sampled_loader, samples, save
+from recbole_rawp.candidate_files import load, save
+from recbole_rawp.candidates import Candidates, check, draw, frozen, sampled_loader, samples
 from recbole_rawp.checks import Check, verify
 from recbole_rawp.curves import AFTER, BEFORE
 from recbole_rawp.errors import InputError, naming
@@ -85,13 +86,17 @@ def write(
     findings: Findings,
     candidates: Candidates | None,
     *,
+    dataset: Any,
     sections: Sequence[str],
     again: str,
 ) -> dict[str, Any]:
-    """Write the report and what it rests on into `folder`; return records, checks, table and the folder."""
+    """Write the report and what it rests on into `folder`; return records, checks, table and the folder.
+
+    `dataset` is RecBole's, of which the candidates are.
+    """
     config = trainer.config
     if candidates is not None:
-        save(folder / "candidates.npz", candidates)
+        save(folder / "candidates.npz", candidates, dataset)
     table = report.write(
         folder,
         findings.records,

@@ -27,7 +27,7 @@ class Ball:
     """Bounds of a perturbation.
 
     Attributes:
-        granularity: `tensor`, `row`, `global` (one norm over all tensors: SAM), `element` (ASAM, also global) or `sign`.
+        granularity: `tensor`, `row`, `global` (one norm over all tensors: SAM), `element` (ASAM, global too) or `sign`.
         radius: name -> radius, shaped to broadcast against delta: scalar, or [rows, 1, ...] for `row`.
         scale: name -> T, shaped like the weight; None stands for 1.
         users: whether delta has a leading dimension of users, each with a ball of their own (`row` and `sign` only).
@@ -107,7 +107,7 @@ def normalize(direction: Weights, ball: Ball) -> Weights:
 
 @torch.no_grad()
 def project(delta: Weights, ball: Ball) -> Weights:
-    """Return the point of the ball on the ray from 0 through `delta` (`sign`: the nearest): `delta` itself if inside."""
+    """Return the point of the ball on the ray from 0 through `delta` (`sign`: the nearest): `delta` if inside."""
     inner = delta if ball.scale is None else {name: d / ball.scale[name] for name, d in delta.items()}
     norms = ball.norms(inner)
     shrink = {

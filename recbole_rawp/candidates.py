@@ -2,16 +2,14 @@
 
 RecBole's sampled evaluation (`uniN`, `popN`) draws other negatives, with replacement, at every `evaluate`: one model's
 NDCG@10 moved by 1.6 % in four calls. Ours are drawn once, without replacement, and serve every radius, attack, defence
-and seed. Published lists can be used instead.
+and seed. Published lists can be used instead, see `candidate_files`.
 """
 
 import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoa
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_rawp import output, preserve
+from recbole_rawp import preserve
 from recbole_rawp.errors import InputError
 
 Candidates = dict[int, np.ndarray]  # internal user id -> internal ids of the negative items that are ranked
@@ -67,7 +65,7 @@ def _distinct(loader: Any, user: int) -> np.ndarray:
         found.update((item, None) for item in drawn if item not in known)
         idle = idle + 1 if len(found) == before else 0
     if not found:
-        _refuse(f"user '{_token(loader, user)}' has no item left to rank against", "Filter such users")
+        refuse(f"user '{_token(loader, user)}' has no item left to rank against", "Filter such users")
     return np.resize(np.fromiter(found, dtype=np.int64), wanted(loader, user))
 
 
@@ -124,9 +122,9 @@ def _fitting(candidates: Candidates, loader: Any, user: int) -> np.ndarray:
     """Return the user's candidates, as many as the loader asks for."""
     number, items = wanted(loader, user), candidates.get(user)
     if items is None:
-        _refuse(f"there are none for user '{_token(loader, user)}'", "The list must cover all users that are ranked")
+        refuse(f"there are none for user '{_token(loader, user)}'", "The list must cover all users that are ranked")
     if len(items) < number:
-        _refuse(
+        refuse(
             f"user '{_token(loader, user)}' has {len(items)}, and {number} are ranked",
             "Set eval_args to a smaller uniN",
         )
@@ -134,7 +132,7 @@ def _fitting(candidates: Candidates, loader: Any, user: int) -> np.ndarray:
     hit = taken[np.isin(taken, _positives(loader, user))]
     if len(hit):
         item = loader._dataset.id2token(loader.iid_field, hit[0])
-        _refuse(f"'{item}' is to be found by user '{_token(loader, user)}', so it is no negative", "Use another list")
+        refuse(f"'{item}' is to be found by user '{_token(loader, user)}', so it is no negative", "Use another list")
     return taken
 
 
@@ -168,92 +166,11 @@ def _copied(dataset: Any) -> Any:
     return twin
 
 
-def save(path: Path, candidates: Candidates) -> None:
-    """Write the candidates whole or not at all: internal ids, the items of users[i] at offsets[i] to offsets[i + 1]."""
-    offsets = np.cumsum([0, *map(len, candidates.values())])
-    arrays = {"users": np.array(list(candidates), dtype=np.int64), "offsets": offsets}
-    arrays["items"] = np.concatenate([*candidates.values(), np.array([], dtype=np.int64)])
-
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:  # given a name, numpy would append its own suffix
-            np.savez_compressed(file, **arrays)
-
-    output.whole(path, write)
-
-
-def load(path: Path, dataset: Any) -> Candidates:
-    """Read what `save` wrote (`*.npz`), or a published list with raw tokens (`*.test.negative`).
-
-    Lines of a published list: `(user,item)`, then negative items, tab-separated; several lines of a user are joined.
-    Some published negatives are the item to be found itself (156 of 6,040 lists of ml-1m-loo, 86 of lastfm-loo's 1,741,
-    18 of amusic-loo's 1,776). The published ranking holds it once all the same, so its place repeats another negative.
-
-    Args:
-        path: the file.
-        dataset: RecBole's dataset, which maps tokens to internal ids.
-
-    Raises:
-        InputError: if the file cannot be read or does not belong to the dataset, naming line and token.
-    """
-    try:
-        return _saved(path, dataset) if path.suffix == ".npz" else _published(path, dataset)
-    except InputError:
-        raise
-    except (OSError, EOFError, LookupError, ValueError, BadZipFile) as error:
-        raise InputError(
-            f"candidates: cannot read '{path}': {error}. Name an npz of ours or a published *.test.negative list."
-        ) from error
-
-
-def _saved(path: Path, dataset: Any) -> Candidates:
-    """Read an npz."""
-    with open(path, "rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        users, items, offsets = (arrays[name] for name in ("users", "items", "offsets"))
-    if users.max(initial=0) >= dataset.user_num or items.max(initial=0) >= dataset.item_num:
-        _refuse(f"'{path}' has ids that dataset '{dataset.dataset_name}' lacks", "Draw them anew for this dataset")
-    return {int(user): items[start:end] for user, start, end in zip(users, offsets[:-1], offsets[1:])}
-
-
-def _published(path: Path, dataset: Any) -> Candidates:
-    """Read a published list."""
-    positives: dict[int, list[int]] = {}
-    negatives: dict[int, list[int]] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                user, positive, *items = _line(line.split("\t"), dataset)
-            except ValueError as error:
-                raise InputError(
-                    f"candidates: '{path}' line {number}: {error}. The list must belong to dataset "
-                    f"'{dataset.dataset_name}', and no filter may remove its users and items."
-                ) from error
-            positives.setdefault(user, []).append(positive)
-            negatives.setdefault(user, []).extend(items)
-    return {user: _instead(positives[user], items) for user, items in negatives.items()}
-
-
-def _instead(positives: list[int], items: list[int]) -> np.ndarray:
-    """Return as many items, without the positives: the places at the end repeat others; none if nothing is left."""
-    kept = np.array([item for item in items if item not in positives], dtype=np.int64)
-    return np.resize(kept, len(items)) if len(kept) else kept
-
-
-def _line(fields: list[str], dataset: Any) -> list[int]:
-    """Return `(user,item)` and the items after it as internal ids in one list; ValueError if one is unknown."""
-    pair, *negatives = (field.strip() for field in fields)
-    user, comma, item = pair.removeprefix("(").removesuffix(")").partition(",")
-    if not comma:
-        raise ValueError(f"'{pair}' is not (user,item)")
-    items = [item, *filter(None, negatives)]
-    return [int(dataset.token2id(dataset.uid_field, user)), *map(int, dataset.token2id(dataset.iid_field, items))]
-
-
 def _token(loader: Any, user: int) -> str:
     """Return the user's name in the data."""
     return str(loader._dataset.id2token(loader.uid_field, user))
 
 
-def _refuse(reason: str, remedy: str) -> NoReturn:
+def refuse(reason: str, remedy: str) -> NoReturn:
     """Raise an InputError about candidates."""
     raise InputError(f"candidates: {reason}. {remedy}.")

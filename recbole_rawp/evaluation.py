@@ -13,7 +13,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.global_scope import Global
 from recbole_rawp.losses import SEED
 from recbole_rawp.measurement import Measured, habits, measuring, ranked_users
-from recbole_rawp.per_user import EachUser
+from recbole_rawp.per_user.scope import EachUser
 from recbole_rawp.suites import Threat
 from recbole_rawp.users import Users
 

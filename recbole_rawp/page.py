@@ -25,9 +25,10 @@ h3 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 p, li { max-width: 48rem; }
 h1 + p { font-size: 1.1rem; background: #f1f5f9; border-left: 5px solid #0072B2; padding: .8rem 1rem; margin: 1rem 0; }
 h1 + p.warning { background: #fff4ec; border-color: #D55E00; }
-nav { font-size: .92rem; } nav a { margin-right: 1rem; white-space: nowrap; }
+nav { font-size: .92rem; } nav a { display: inline-block; margin: 0 1rem .2rem 0; }
 a { color: #00558a; }
-figure { margin: 1.25rem 0; } img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
+figure { margin: 1.25rem 0; overflow-x: auto; } img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
+@media (max-width: 40rem) { img { max-width: none; width: 40rem; } }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
@@ -39,6 +40,7 @@ code { font: .88em ui-monospace, Consolas, monospace; background: #f3f3f3; paddi
 pre { background: #f6f6f6; padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; line-height: 1.45; }
 pre code { background: none; padding: 0; font-size: inherit; }
 @media print { body { font-size: 10pt; max-width: none; padding: 0; } nav { display: none; }
+  img { max-width: 100%; width: auto; }
   .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; } table { font-size: 8pt; }
   th, td { padding: .15rem .3rem; } td.number, th.number, td.short { white-space: normal; }
   figure, tr, h1 + p { break-inside: avoid; } h2, h3 { break-after: avoid; } }

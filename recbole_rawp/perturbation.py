@@ -48,7 +48,8 @@ def ascend(
             assert adam is not None, "the direction 'adam' needs its moments"
             uphill = adam.rescale(uphill)
         step = normalize(uphill, stride)
-        delta = step if delta is None else project({name: delta[name] + step[name] for name in step}, ball)
+        moved = step if delta is None else {name: delta[name] + step[name] for name in step}
+        delta = moved if steps == 1 else project(moved, ball)
     assert delta is not None, "steps must be at least 1"
     return delta
 

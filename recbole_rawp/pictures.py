@@ -1,5 +1,6 @@
 """How does it look?  Curves over the radius, as PNG and SVG."""
 
+import math
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -102,8 +103,10 @@ def label_axes(grid: Any, metric: str) -> None:
     """Name the axes, upper (left) the metric, lower (right) the share kept; both start at 0, or at what lies below."""
     from matplotlib.ticker import PercentFormatter
 
+    for row in grid:
+        lowest = min(axes.dataLim.y0 for axes in row)  # infinite where there is no data
+        row[0].set_ylim(bottom=1.1 * lowest if -math.inf < lowest < 0 else 0.0)
     for axes in grid.flat:
-        axes.set_ylim(bottom=min(0.0, axes.dataLim.y0) if axes.has_data() else 0.0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel(metric.upper())
@@ -119,7 +122,7 @@ def add_legend(figure: Any, styles: Styles, attacks: list[str], *, same_dash: bo
     models = [Line2D([], [], color=c, marker=m, label=label(name)) for name, (c, m) in styles.items()]
     dashes = {attack_title(attack): DASHES.get(attack, "-") for attack in attacks}
     if same_dash:
-        dashes = {"attack named above": "-"} | ({attack_title(NOISE): ":"} if NOISE in attacks else {})
+        dashes = {"attack named above": "-", attack_title(NOISE): ":"} if NOISE in attacks else {}
     kinds = [Line2D([], [], color=GREY, linestyle=dash, label=title) for title, dash in dashes.items()]
     blank = [Line2D([], [], linestyle="", label="")] * abs(len(models) - len(kinds))
     shorter = models if len(models) < len(kinds) else kinds

@@ -136,7 +136,8 @@ def attack_checkpoint(
     trainer.eval_collector.data_collect(data.train)
     findings = Findings()
     attack(trainer, data, candidates, findings)
-    return write(trainer, folder, findings, candidates, sections=[], again=f"attack {file}")
+    dataset, again = data.test._dataset, f"attack {file}"
+    return write(trainer, folder, findings, candidates, dataset=dataset, sections=[], again=again)
 
 
 def _run(
@@ -179,7 +180,8 @@ def _run(
     assert folder is not None
     sections = repair_report.sections(trainer, folder)
     again = "train" if stage_1 is None else f"harden {ORIGINAL}"
-    result |= write(trainer, folder, findings, candidates, sections=sections, again=again)
+    dataset = data.test._dataset
+    result |= write(trainer, folder, findings, candidates, dataset=dataset, sections=sections, again=again)
     return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 

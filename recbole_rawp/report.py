@@ -90,7 +90,7 @@ def write(
     raw = pd.DataFrame(records, columns=runs.COLUMNS)
     facts = {"metric": metric, "bigger": bigger, "settings": settings, "notes": list(notes), "environment": environment}
     runs.save(folder, runs.Run(folder.name, raw, checks, users or {}, facts))
-    frame = complete(raw)
+    frame = complete(raw[raw["metric"] == metric])
     for number, setting in enumerate(settings_of(frame)):
         pictures.save(within(frame, setting), metric, folder, stem(setting, number), bigger=bigger)
     write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))

@@ -8,6 +8,7 @@ from recbole_rawp.checks import FAILED, Check
 from recbole_rawp.curves import (
     NOISE,
     attack_title,
+    chance,
     curves,
     gradient_attacks,
     label,
@@ -40,9 +41,11 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         return "No attack was measured: attack_radii holds only 0."
     clean = wide[0.0].groupby(level="defense", sort=False).mean()
     noise = {name: kept.loc[(name, NOISE), radius] for name, attack in kept.index if attack == NOISE}
+    above = f", counted from {chance(metric)}" * (chance(metric) > 0)
     parts = [
         f"**{label(name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
-        f"{clean[name]:.4f}" + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
+        f"{clean[name]:.4f}{above}"
+        + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
         for name in spoken(worst[radius])
     ]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))

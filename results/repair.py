@@ -31,17 +31,16 @@ warnings.filterwarnings("ignore")
 import numpy as np
 import pandas as pd
 import torch
-from recbole.evaluator import Evaluator
-from recbole.evaluator.metrics import NDCG
 from recbole.trainer.trainer import Trainer
 from recbole.utils import get_trainer
 from scipy.stats import ttest_rel
 from tabulate import tabulate
 
-from recbole_rawp import checkpoint, checks, environment, evaluation, objective, output
+from recbole_rawp import checkpoint, checks, environment, evaluation, losses, objective, output
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.judge import Judge
 from recbole_rawp.prepare import prepare
+from recbole_rawp.suites import Threat
 from recbole_rawp.trainer import robustify
 from recbole_rawp.weights import perturbed_weights
 
@@ -95,7 +94,7 @@ def count_gradients() -> None:
         counted["gradients"] += 1
         return descend(self, loss)
 
-    objective.gradients = evaluation.gradients = gradients
+    objective.gradients = losses.gradients = gradients
     Trainer._check_nan = check
 
 
@@ -184,33 +183,27 @@ def more(name, seed, home, budget, options, judged):
     return trainer, data, about
 
 
+def threat(*methods):
+    """Return the attacks by which the models are compared: global, on all hidden weights, tensor by tensor."""
+    return Threat(methods, "hidden", "tensor", "relative", "global", "", 10, 1, (0.0, *RADII))
+
+
 def measure(trainer, data):
     """Return NDCG@10 per user on test data: clean, and for each attack and radius."""
-    users, evaluate = [], Evaluator.evaluate
-
-    def keep(self, struct):
-        metric = NDCG(self.config)
-        users.append(metric.metric_info(*metric.used_info(struct))[:, 9].tolist())
-        return evaluate(self, struct)
-
-    Evaluator.evaluate = keep
-    try:
-        weights = perturbed_weights(trainer.model, "hidden")
-        attacks = ("random", "fgsm", "bim")
-        evaluation.under_attack(
-            trainer, data.train, data.test, weights=weights, radii=RADII, defense="x", attacks=attacks
-        )
-    finally:
-        Evaluator.evaluate = evaluate
-    names = ["clean", *(f"{attack} {radius:g}" for attack in attacks for radius in RADII)]
-    return dict(zip(names, users, strict=True))
+    found = evaluation.under_attack(
+        trainer, data.train, data.test, threats=(threat("random", "fgsm", "bim"),), batches=10, defense="x"
+    ).users["global"]
+    names = ["clean" if c["radius"] == 0 else f"{c['attack']} {c['radius']:g}" for c in found.cells]
+    ndcg = found.values[:, found.metrics.index("ndcg@10")]
+    return {name: users.tolist() for name, users in zip(names, ndcg, strict=True)}
 
 
 def self_checks(trainer, data):
     """Return the self-checks of the attack that failed, by its loss: a gradient, above noise, more steps no weaker."""
-    weights = perturbed_weights(trainer.model, "hidden")
-    records = evaluation.under_attack(trainer, data.train, None, weights=weights, radii=RADII, defense="x")
-    verdicts = checks.verify(records, None, decimals=4)
+    outcome = evaluation.under_attack(
+        trainer, data.train, None, threats=(threat("random", "fgsm", "bim"),), batches=10, defense="x"
+    )
+    verdicts = checks.verify(outcome, None, decimals=4)
     return [f"{check.name}: {check.detail}" for check in verdicts if check.status == checks.FAILED]
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from recbole_rawp import copies
 from recbole_rawp.ball import normalize
-from recbole_rawp.copies import Candidates, NotSupported, OneByOne, Vectorized
-from tests.test_hooked import (
+from recbole_rawp.per_user import copies
+from recbole_rawp.per_user.copies import OneByOne, Vectorized
+from recbole_rawp.per_user.engine import NotSupported, UserBatch
+from tests.per_user_models import (
     MODELS,
     USERS,
     Bypass,
@@ -29,7 +30,8 @@ ALL = MODELS | {"convolution": Convolution, "table used past its module": Bypass
 def chunks(request, monkeypatch):
     """Both with the gradient at w kept and with too many weights for that."""
     if request.param != "everyone at once":
-        monkeypatch.setattr(copies, "ENTRIES", 300)
+        monkeypatch.setattr(copies, "CHUNK", 300)
+        monkeypatch.setattr(copies, "KEPT", 300)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
@@ -88,7 +90,7 @@ def test_the_model_is_as_before_also_after_an_error(engine):
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        engine(Candidates(c.model, fails, c.weights, c.batch, c.mask, c.labels)).gradient(None)
+        engine(UserBatch(c.model, fails, c.weights, c.inputs, c.mask, c.labels)).gradient(None)
     same(before, trace(c.model))
 
 
@@ -106,5 +108,5 @@ def test_a_score_that_is_not_one_number_per_row_is_refused():
 def test_a_subset_holds_the_users_own_rows_and_labels():
     c = attack_on(seeded(Convolution))
     some = c.subset(torch.tensor([2, 0]))
-    assert torch.equal(some.batch[:N], c.batch[2 * N : 3 * N]) and torch.equal(some.batch[N:], c.batch[:N])
+    assert torch.equal(some.inputs[:N], c.inputs[2 * N : 3 * N]) and torch.equal(some.inputs[N:], c.inputs[:N])
     assert torch.equal(some.labels, c.labels[[2, 0]]) and some.users == 2

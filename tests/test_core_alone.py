@@ -7,7 +7,7 @@ from pathlib import Path
 CODE = """
 import sys
 sys.modules.update(dict.fromkeys(["recbole", "ray", "pandas", "yaml", "matplotlib"]))  # importing them fails
-import torch
+import torch, recbole_rawp.per_user.hooked, recbole_rawp.per_user.choice
 from recbole_rawp import objective, overlay, perturbation, preserve, selection
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
 weights = selection.select(model, "hidden")

@@ -65,6 +65,23 @@ def test_one_step_is_projected_ascent_with_one_step():
     assert torch.equal(one, ball.normalize({"w": G}, bound)["w"])
 
 
+@pytest.mark.parametrize("granularity", ball.GRANULARITIES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_every_gradient_is_asked_for_inside_the_ball(steps, granularity):
+    bound = ball.around({"w": W}, 0.1, granularity=granularity)
+    asked, turns = [], torch.Generator().manual_seed(0)
+
+    def gradient(delta):
+        asked.append(delta)
+        return {"w": torch.randn(W.shape, dtype=W.dtype, generator=turns)}
+
+    last = ascend(gradient, {"w": W}, bound, steps=steps, generator=torch.Generator())
+    assert asked[0] is None and len(asked) == steps
+    for delta in [*asked[1:], last]:
+        inner = delta if bound.scale is None else {"w": delta["w"] / bound.scale["w"]}
+        assert (bound.norms(inner)["w"] <= bound.radius["w"] * (1 + 1e-12)).all()
+
+
 def test_noise_needs_no_gradient_and_has_the_same_norm():
     def forbidden(_):
         raise AssertionError("noise asked for a gradient")

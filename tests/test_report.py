@@ -1,11 +1,19 @@
 """Do table, verdict and picture say what the records say?"""
 
+import json
+import math
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import output, report
+from recbole_rawp import output, pictures, report
+from recbole_rawp.checks import Check
+from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA
+from recbole_rawp.users import Users
 
 
 @pytest.fixture
@@ -106,3 +114,316 @@ def test_a_repaired_model_is_told_from_what_it_was_before(frame):
     assert "0.1750 (100%)" in lines[-1] and "0.1710 (95%)" in lines[3]
     text = report.verdict(both, "ndcg@10", bigger=True)
     assert "**rawp before repair** keeps 95%" in text and "**rawp repaired** keeps 100%" in text
+
+
+SETTING = {"target": "hidden", "granularity": "tensor", "unit": "relative", "scope": "global", "labels": ""}
+PER_USER = {"granularity": "row", "scope": "per_user", "labels": "truth"}
+PASSED = [Check("none", "all values are finite", "passed", ""), Check("rawp", "all values are finite", "passed", "")]
+
+
+def measured(model="M", defenses=("none", "rawp"), attacks=("random", "fgsm"), *, seed=1, factor=1.0, **setting):
+    """Return records of ndcg@10 and loss in one setting; a model loses `factor` times what it does by default."""
+    strength = {"random": 0.5, "fgsm": 3.0, "bim": 5.0, "pgd": 6.0}
+    weakness = {"none": 1.0, "rawp": 0.1}
+    return [
+        dict.fromkeys(SCHEMA, "")
+        | {"model": model, "dataset": "D", "defense": defense, "stage": 1, "seed": seed, "split": "test", "steps": 1}
+        | (SETTING | setting | {"attack": attack, "radius": radius, "metric": metric, "value": value})
+        for defense in defenses
+        for attack in attacks
+        for radius in (0.0, 0.1, 0.3)
+        for metric, value in (
+            ("ndcg@10", 0.2 * math.exp(-factor * weakness[defense] * strength[attack] * radius)),
+            ("loss", 0.5 + radius),
+        )
+    ]
+
+
+def users_of(records, scope="global", count=40):
+    """Return per-user values whose means are the records'."""
+    rows = [row for row in records if row["metric"] == "ndcg@10" and row["scope"] == scope]
+    spread = np.linspace(0.5, 1.5, count, dtype=np.float32)
+    return Users(
+        user=np.arange(1, count + 1),
+        activity=np.arange(count),
+        popularity=np.arange(count, dtype=float)[::-1].copy(),
+        metrics=["ndcg@10"],
+        cells=[{name: row[name] for name in SCHEMA if name not in ("metric", "value")} for row in rows],
+        values=np.stack([row["value"] * spread for row in rows]).astype(np.float32)[:, None],
+        overlap=np.stack([np.full(count, 1 - row["radius"], dtype=np.float32) for row in rows]),
+        k=10,
+    )
+
+
+def written(folder, records, checks=PASSED, **more):
+    """Write a report into a new folder and return report.md."""
+    folder.mkdir()
+    (folder / "environment.txt").write_text("here")
+    common = {"metric": "ndcg@10", "bigger": True, "settings": {"rawp_radius": 0.1}, "environment": "here"}
+    report.write(folder, records, checks, **(common | more))
+    return (folder / "report.md").read_text()
+
+
+def cells_of(text, heading=None):
+    """Return the cells of the first table, or of the first under a heading."""
+    lines = (text.split(heading, 1)[1] if heading else text).splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = lines[first : next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in (rows[0], *rows[2:])]
+
+
+def test_a_report_leaves_every_kind_of_file_and_no_half_written_one(tmp_path):
+    records = measured() + measured(**PER_USER)
+    written(tmp_path / "run", records, users={s: users_of(records, s) for s in ("global", "per_user")})
+    other = "robustness-hidden-row-per_user-truth"
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("records.csv", "records.json", "users.npz", "checks.json", "report.json", "environment.txt"),
+        *("robustness.png", "robustness.svg", f"{other}.png", f"{other}.svg", "table.tex", "report.md", "report.html"),
+    }
+
+
+def test_the_same_records_give_the_same_files(tmp_path):
+    for name in ("a", "b"):
+        written(tmp_path / name, measured(), users={"global": users_of(measured())})
+    for path in (tmp_path / "a").iterdir():
+        if path.suffix != ".npz":
+            assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_json_holds_the_unrounded_records_and_null_for_nan(tmp_path):
+    records = measured()
+    records[2]["value"] = float("nan")
+    written(tmp_path / "run", records)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    read = json.loads((tmp_path / "run/records.json").read_text(), parse_constant=refuse)
+    assert read[2]["value"] is None and read[4]["value"] == records[4]["value"] and len(read) == len(records)
+
+
+def test_settings_are_never_mixed_in_one_table(tmp_path):
+    records = measured() + measured(factor=0.0, **PER_USER)
+    text = written(tmp_path / "run", records)
+    rows = [line for line in text.splitlines() if line.startswith("| plain") and "fgsm" in line]
+    assert len(rows) == 2 and "0.0813 (41%)" in rows[0] and "0.2000 (100%)" in rows[1]
+
+
+def test_a_failed_self_check_is_said_in_the_verdict():
+    checks = [*PASSED, Check("none", "the attack has a gradient", "failed", "fgsm 0.1")]
+    frame = pd.DataFrame(measured())
+    text = report.verdict(frame, "ndcg@10", bigger=True, checks=checks)
+    assert text.startswith("**Do not trust these numbers: 1 self-check failed** (plain: the attack has a gradient). ")
+    assert "trust" not in report.verdict(frame, "ndcg@10", bigger=True, checks=PASSED)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({}, "moves each weight tensor by 30% of its norm"),
+        ({"granularity": "row", "scope": "per_user"}, "moves each weight row by 30% of its norm"),
+        ({"granularity": "global"}, "moves all attacked weights together by 30% of their norm"),
+        ({"target": "embeddings", "granularity": "row", "unit": "absolute"}, "moves each embedding row by 0.3 in L2"),
+        ({"target": "activations", "granularity": "sign", "unit": "absolute"}, "moves each hidden unit by 0.3,"),
+    ],
+)
+def test_the_verdict_says_what_a_radius_is(setting, words):
+    assert words in report.verdict(pd.DataFrame(measured(**setting)), "ndcg@10", bigger=True)
+
+
+def test_small_radii_are_not_rounded_away():
+    frame = pd.DataFrame(measured()).assign(radius=lambda rows: rows["radius"] / 60)
+    assert "by 0.5% of its norm" in report.verdict(frame, "ndcg@10", bigger=True)
+
+
+def test_of_many_models_the_verdict_names_the_least_and_the_most_robust():
+    models = [measured(model=f"M{i}", defenses=("none",), factor=i / 10) for i in (3, 1, 9, 5, 2)]
+    text = report.verdict(pd.DataFrame([row for rows in models for row in rows]), "ndcg@10", bigger=True)
+    assert "of 5 models: **M9: plain** keeps" in text and "; **M1: plain** keeps" in text and "M5" not in text
+
+
+def test_auc_is_kept_above_chance():
+    wide = pd.DataFrame({0.0: [0.9, 0.5], 0.1: [0.7, 0.5], 0.3: [0.4, 0.6]})
+    kept = report.shares(wide, bigger=True, metric="auc")
+    np.testing.assert_allclose(kept.loc[0], [1, 0.5, -0.25])
+    assert kept.loc[1].isna().all()
+    np.testing.assert_allclose(report.shares(wide, bigger=True, metric="ndcg@10").loc[0], [1, 7 / 9, 4 / 9])
+
+
+def test_the_verdict_on_auc_says_from_where_it_counts():
+    frame = pd.DataFrame(measured()).replace("ndcg@10", "auc").assign(value=lambda rows: 0.5 + rows["value"])
+    text = report.verdict(frame, "auc", bigger=True)
+    assert "**plain** keeps 41% of its AUC of 0.7000, counted from 0.5 (noise" in text
+
+
+def test_attacks_of_different_steps_are_told_apart():
+    frame = pd.DataFrame(measured(attacks=("bim",)) + [row | {"steps": 50} for row in measured(attacks=("bim",))])
+    assert list(report.curves(frame, "ndcg@10").index.unique("attack")) == ["bim-1", "bim-50"]
+
+
+def test_records_of_older_files_are_relative_and_without_labels(tmp_path):
+    pd.DataFrame(measured()).drop(columns=["unit", "labels"]).to_csv(tmp_path / "old.csv", index=False)
+    old = pd.read_csv(tmp_path / "old.csv")
+    assert report.table(old, "ndcg@10", bigger=True) == report.table(pd.DataFrame(measured()), "ndcg@10", bigger=True)
+
+
+def test_a_radius_that_was_not_measured_is_a_dash():
+    frame = pd.DataFrame(measured())
+    frame = frame[~((frame["defense"] == "rawp") & (frame["radius"] == 0.3))]
+    rows = cells_of(report.table(frame, "ndcg@10", bigger=True))
+    assert [row[-1] for row in rows[1:]] == ["0.1721 (86%)", "0.0813 (41%)", "-", "-"]
+
+
+def test_losses_and_models_are_compared_user_by_user(tmp_path):
+    text = written(tmp_path / "run", measured(), users={"global": users_of(measured())})
+    rows = cells_of(text, "### Is the difference more than chance?")
+    assert rows[0] == ["defense", "attack", "clean", "attacked", "difference", "p"]
+    assert rows[2][:4] == ["plain", "fgsm", "0.2000", "0.0813"] and rows[2][4].startswith("-0.1187 [-0.1")
+    assert rows[2][5] == "<0.001"
+    pairs = cells_of(text, "(Holm)")
+    assert [row[:4] for row in pairs[1:]] == [
+        ["plain -> rawp", "clean", "0.2000", "0.2000"],
+        ["plain -> rawp", "fgsm", "0.0813", "0.1828"],
+    ]
+    assert pairs[1][4:] == ["+0.0000 [+0.0000, +0.0000]", "1.000"] and pairs[2][5] == "<0.001"
+
+
+def test_users_are_sliced_by_activity_and_popularity(tmp_path):
+    rows = cells_of(written(tmp_path / "run", measured(), users={"global": users_of(measured())}), "Which users lose?")
+    assert rows[0] == ["training interactions", "users", "plain", "rawp"] and len(rows) == 7
+    assert rows[1][0] == "least active (0 to 13 per user)" and rows[6][0] == "most popular items (27 to 39 per item)"
+    assert sum(int(row[1]) for row in rows[1:4]) == sum(int(row[1]) for row in rows[4:]) == 40
+    assert rows[1][2].startswith("0.1333 -> ") and rows[6][2].startswith("0.1308 -> ")  # the least active like hits
+    assert all(row[2].endswith("(41%)") for row in rows[1:])
+
+
+def test_ranking_stability_is_the_mean_overlap(tmp_path):
+    rows = cells_of(written(tmp_path / "run", measured(), users={"global": users_of(measured())}), "top 10 stays?")
+    assert rows[1] == ["plain", "random", "90%", "70%"]
+
+
+def test_latex_escapes_what_it_must(tmp_path):
+    written(tmp_path / "run", [row | {"defense": "a_b"} for row in measured(defenses=("none",))])
+    text = (tmp_path / "run/table.tex").read_text()
+    assert r"\toprule" in text and r"a\_b" in text and r"(41\%)" in text
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    assert not re.search(r"(?<!\\)[%_#]", "\n".join(body))
+
+
+def test_every_model_has_a_style_of_its_own():
+    names = [
+        f"M{i}: {name}" for i in range(2) for name in ("none", "rawp", "rawp_ft before repair", "rawp_ft repaired")
+    ]
+    styles = pictures.styled(names)
+    assert len(set(styles.values())) == 8 and styles["M0: rawp_ft repaired"] == pictures.STYLES["rawp_ft"]
+
+
+def test_crowded_attacks_get_panels_of_their_own():
+    few = report.curves(pd.DataFrame(measured()), "ndcg@10")
+    many = report.curves(pd.DataFrame(measured(attacks=("random", "fgsm", "bim", "pgd"))), "ndcg@10")
+    assert pictures.panels(few) == [["random", "fgsm"]]
+    assert pictures.panels(many) == [["fgsm", "random"], ["bim", "random"], ["pgd", "random"]]
+
+
+def test_two_runs_stand_side_by_side(tmp_path):
+    for model, factor in (("A", 1.0), ("B", 0.5)):
+        records = measured(model, factor=factor)
+        written(
+            tmp_path / model,
+            records,
+            users={"global": users_of(records)},
+            settings={"rawp_radius": factor, "epochs": 5},
+            notes=["skipped: activations"],
+        )
+    result = report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
+    rows = cells_of(result["table"])
+    assert [row[0] for row in rows[1:]] == ["A: plain"] * 2 + ["A: rawp"] * 2 + ["B: plain"] * 2 + ["B: rawp"] * 2
+    text = (tmp_path / "both/report.md").read_text()
+    assert result["output_dir"] == str(tmp_path / "both") and result["table"] in text
+    assert "rawp_radius: 1.0 (A); 0.5 (B)" in text and "epochs: 5\n" in text and "- A: skipped: activations" in text
+    pairs = cells_of(text, "(Holm)")
+    assert ["A: plain -> B: plain", "fgsm", "0.0813", "0.1275"] in [row[:4] for row in pairs]
+    assert [row[0] for row in cells_of(text, "## Self-checks")[1:]] == ["A: plain", "A: rawp", "B: plain", "B: rawp"]
+
+
+def test_a_combined_report_can_be_combined_again(tmp_path):
+    for model in "ABC":
+        written(tmp_path / model, measured(model), users={"global": users_of(measured(model))})
+    report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "AB"))
+    result = report.combine([str(tmp_path / "AB"), str(tmp_path / "C")], str(tmp_path / "ABC"))
+    assert {row["model"] for row in result["records"]} == {"A", "B", "C"} and len(result["checks"]) == 6
+
+
+def test_one_model_measured_differently_twice_is_told_apart_by_folder_and_the_same_baseline_counts_once(tmp_path):
+    baseline = measured(defenses=("none",))
+    for name, factor in (("x", 1.0), ("y", 2.0)):
+        records = baseline + measured(defenses=("rawp",), factor=factor)
+        written(tmp_path / name, records, users={"global": users_of(records)})
+    result = report.combine([str(tmp_path / "x"), str(tmp_path / "y")], str(tmp_path / "both"))
+    rows = cells_of(result["table"])
+    assert [row[0] for row in rows[1:]] == ["plain"] * 2 + ["rawp [x]"] * 2 + ["rawp [y]"] * 2
+    assert not any(cell == "-" for row in rows for cell in row)
+    assert {check.defense for check in result["checks"]} == {"none", "rawp [x]", "rawp [y]"}
+
+
+def test_several_seeds_of_a_model_are_averaged(tmp_path):
+    for seed, factor in ((1, 0.0), (2, 1e9)):
+        written(tmp_path / str(seed), measured(defenses=("none",), seed=seed, factor=factor), PASSED[:1])
+    result = report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
+    assert cells_of(result["table"])[2] == ["plain", "fgsm", "0.2000", "0.1000 (50%)", "0.1000 (50%)"]
+    assert "Means over 2 seeds" in (tmp_path / "both/report.md").read_text()
+
+
+def test_users_of_other_data_are_compared_among_themselves(tmp_path):
+    for model, count in (("A", 30), ("B", 40)):
+        records = measured(model)
+        written(tmp_path / model, records, users={"global": users_of(records, count=count)})
+    report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
+    text = (tmp_path / "both/report.md").read_text()
+    assert "the same 30 users" in text and "the same 40 users" in text and "A: plain -> B: plain" not in text
+
+
+def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(tmp_path):
+    written(tmp_path / "good", measured())
+    written(tmp_path / "other", [row | {"metric": "mrr@10"} for row in measured()], metric="mrr@10")
+    for name, text in (("broken", "model,dataset\n1"), ("words", None), ("empty", "")):
+        (tmp_path / name).mkdir()
+        text = (tmp_path / "good/records.csv").read_text().replace("0.1,ndcg", "much,ndcg") if text is None else text
+        (tmp_path / name / "records.csv").write_text(text)
+    (tmp_path / "none").mkdir()
+    good = str(tmp_path / "good")
+    for name, reason in (
+        ("none", "holds no records.csv"),
+        ("absent", "holds no records.csv"),
+        ("broken", "no column"),
+        ("words", "much"),
+        ("empty", "cannot read"),
+        ("other", "mrr@10"),
+    ):
+        with pytest.raises(InputError, match=reason) as error:
+            report.combine([good, str(tmp_path / name)], str(tmp_path / "both"))
+        assert name in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(InputError, match="in use"):
+        report.combine([good], str(tmp_path / "good"))
+    assert not (tmp_path / "both").exists()
+
+
+def test_two_reports_in_one_second_do_not_collide(tmp_path, monkeypatch):
+    written(tmp_path / "run", measured())
+    monkeypatch.chdir(tmp_path)
+    folders = {report.combine(["run"])["output_dir"] for _ in range(3)}
+    assert len(folders) == 3 and all(folder.startswith("reports/") for folder in folders)
+
+
+def test_tensorboard_gets_the_curves_and_not_the_loss():
+    class Writer(list):
+        def add_scalar(self, tag, value, step):
+            self.append((tag, value, step))
+
+    alone, several = Writer(), Writer()
+    records = measured(defenses=("none",))
+    report.tensorboard(alone, records)
+    assert ("attack/hidden-tensor-global/fgsm/ndcg@10", records[-2]["value"], 3000) in alone and len(alone) == 6
+    report.tensorboard(several, measured())
+    assert {tag.rpartition("/")[2] for tag, _, _ in several} == {"plain", "rawp"}
+    assert len({(tag, step) for tag, _, step in several}) == len(several) == 12

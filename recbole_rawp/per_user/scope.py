@@ -5,6 +5,7 @@ model moves along the gradient of the cross entropy on them; then the same candi
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,18 +15,21 @@ from recbole.evaluator import Collector
 from torch import Tensor
 
 from recbole_rawp import candidates as ranking
-from recbole_rawp import hooked
 from recbole_rawp.attacks import ATTACKS, Attack, run
-from recbole_rawp.copies import Candidates, NotSupported, PerUser
 from recbole_rawp.errors import InputError
 from recbole_rawp.logits import ends_in_sigmoid, predict_logits
 from recbole_rawp.losses import SEED, seed_generators
 from recbole_rawp.measurement import TOP, Cell, measured
 from recbole_rawp.overlay import clear_caches
+from recbole_rawp.per_user.choice import Choice, choose
+from recbole_rawp.per_user.copies import OneByOne
+from recbole_rawp.per_user.engine import NotSupported, PerUser, UserBatch
+from recbole_rawp.per_user.hooked_activations import HookedActivations
 from recbole_rawp.suites import Threat
 from recbole_rawp.weights import hidden_layers, perturbed_weights
 
-CLEAN = ("", 0.0)
+Key = tuple[str, float]  # method, radius
+CLEAN: Key = ("", 0.0)
 
 
 class Rows:
@@ -41,19 +45,35 @@ class Rows:
         return Rows({name: values[index] for name, values in self.columns.items()})
 
 
+@dataclass
+class Tally:
+    """What adds up over the batches under one attack: RecBole's collection, the loss, the candidates."""
+
+    collector: Collector
+    loss: float = 0.0
+    rows: int = 0
+
+    def add(self, losses: Tensor, rows: int) -> None:
+        """Add one batch."""
+        self.loss += float(losses.sum())
+        self.rows += rows
+
+
 class EachUser:
     """Attacks with one move for each user.
 
     Attributes:
         eval_data: the loader that is ranked: the given one if it samples its candidates, else one that does.
         notes: how the users' gradients were taken, where not in the fastest way.
+        sigmoid: whether the model predicts probabilities; found out at the start of each curve.
     """
 
     def __init__(self, trainer: Any, train_data: Any, eval_data: Any, negatives: int, candidates: Any) -> None:
         self.trainer, self.train_data, self.given = trainer, train_data, eval_data
         self.negatives, self.candidates = negatives, candidates
-        self.choices: dict[Any, hooked.Choice] = {}
+        self.choices: dict[Any, Choice] = {}
         self.notes: list[str] = []
+        self.sigmoid = False
 
     @cached_property
     def eval_data(self) -> Any:
@@ -63,31 +83,41 @@ class EachUser:
     def curves(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Cell]:
         """Yield what is measured for each method and radius, clean first: one pass over the users serves them all."""
         loader, model = self.eval_data, self.trainer.model
+        self.trainer.tot_item_num = loader._dataset.item_num
         if self.candidates is None:
             self.candidates = ranking.draw(loader, SEED)
         moves = hidden_layers(model) if threat.target == "activations" else perturbed_weights(model, threat.target)
-        keys = [CLEAN, *((method, radius) for method in threat.methods for radius in threat.radii[1:])]
-        collectors, losses, rows = {key: self._collector() for key in keys}, dict.fromkeys(keys, 0.0), 0
         generator = torch.Generator().manual_seed(self.trainer.config["seed"])
-        self.trainer.tot_item_num = loader._dataset.item_num
+        found = {key: Tally(self._collector()) for key in [CLEAN, *attacks_of(threat)]}
         seed_generators()
         clear_caches(model.modules())
         with ranking.frozen(loader, self.candidates):
+            self.sigmoid = ends_in_sigmoid(model, next(iter(loader))[0].to(self.trainer.device))
             for batch in loader:
                 users = self._users(batch, threat, moves)
-                engine = self._engine(users, threat)
-                for key, logits in attacked(engine, threat, generator):
-                    losses[key] += float(engine.loss(logits).sum())
-                    self._collect(collectors[key], batch, logits[users.mask])
-                rows += int(users.mask.sum())
-                advance((len(keys) - 1) / len(loader))
-        found = {key: self._evaluate(collectors[key]) for key in keys}
+                for key, (logits, losses) in self._attacked(users, threat, generator).items():
+                    found[key].add(losses, int(users.mask.sum()))
+                    self._collect(found[key].collector, batch, logits[users.mask])
+                advance((len(found) - 1) / len(loader))
+        results = {key: (self._evaluate(tally.collector), tally.loss / tally.rows) for key, tally in found.items()}
         for method in threat.methods:
             for radius in threat.radii:
-                key = (method, radius) if radius else CLEAN
-                yield method, radius, found[key], losses[key] / rows
+                yield method, radius, *results[(method, radius) if radius else CLEAN]
 
-    def _users(self, batch: Any, threat: Threat, moves: Any) -> Candidates:
+    def _attacked(
+        self, users: UserBatch, threat: Threat, generator: torch.Generator
+    ) -> dict[Key, tuple[Tensor, Tensor]]:
+        """Return the candidates' logits [U, n] and the users' losses [U], clean and under each attack."""
+        try:
+            engine = self._engine(users, threat)
+            return {key: (logits, engine.loss(logits)) for key, logits in attacked(engine, threat, generator)}
+        except NotSupported as error:  # this batch is built otherwise than the first
+            if threat.target == "activations":
+                raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
+            slow = OneByOne(users)
+            return {key: (logits, slow.loss(logits)) for key, logits in attacked(slow, threat, generator)}
+
+    def _users(self, batch: Any, threat: Threat, moves: Any) -> UserBatch:
         """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
         interaction, owner, _, _ = batch
         columns = interaction.to(self.trainer.device).interaction
@@ -95,26 +125,16 @@ class EachUser:
         rows = Rows(columns)[index.flatten()]
         truth = columns[self.trainer.config["LABEL_FIELD"]][index] if threat.labels == "truth" else None
         weights = {} if threat.target == "activations" else moves
-        return Candidates(self.trainer.model, self._score, weights, rows, mask, truth)
+        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth)
 
     def _score(self, rows: Rows) -> Tensor:
         return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)
 
-    @cached_property
-    def sigmoid(self) -> bool:
-        """Whether the model predicts probabilities."""
-        with ranking.frozen(self.eval_data, self.candidates):
-            interaction = next(iter(self.eval_data))[0]
-        return ends_in_sigmoid(self.trainer.model, interaction.to(self.trainer.device))
-
-    def _engine(self, users: Candidates, threat: Threat) -> PerUser:
+    def _engine(self, users: UserBatch, threat: Threat) -> PerUser:
         if threat.target == "activations":
-            try:
-                return hooked.HookedActivations(users, list(hidden_layers(users.model)))
-            except NotSupported as error:
-                raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
+            return HookedActivations(users, list(hidden_layers(users.model)))
         if threat.target not in self.choices:
-            choice = self.choices[threat.target] = hooked.choose(users, rows=take, rebuild=Rows)
+            choice = self.choices[threat.target] = choose(users, rows=take, rebuild=Rows)
             if choice.reason:
                 self.notes.append(f"Per user, target {threat.target}: users went by {choice.name} ({choice.reason}).")
         return self.choices[threat.target].make(users)
@@ -139,12 +159,16 @@ class EachUser:
         return measured(evaluator, evaluator.evaluate(collector.get_data_struct()))
 
 
-def attacked(engine: PerUser, threat: Threat, generator: torch.Generator) -> Iterator[tuple[tuple[str, float], Tensor]]:
+def attacks_of(threat: Threat) -> list[Key]:
+    """Return the methods and radii that a threat tries."""
+    return [(method, radius) for method in threat.methods for radius in threat.radii[1:]]
+
+
+def attacked(engine: PerUser, threat: Threat, generator: torch.Generator) -> Iterator[tuple[Key, Tensor]]:
     """Yield the candidates' logits [U, n] without attack, then for each method and radius."""
     yield CLEAN, engine.logits(None)
-    for method in threat.methods:
-        for radius in threat.radii[1:]:
-            yield (method, radius), strongest(ATTACKS[method], engine, radius, threat, generator)
+    for method, radius in attacks_of(threat):
+        yield (method, radius), strongest(ATTACKS[method], engine, radius, threat, generator)
 
 
 def strongest(attack: Attack, engine: PerUser, radius: float, threat: Threat, generator: torch.Generator) -> Tensor:
@@ -177,5 +201,5 @@ def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take(rows: Rows, index: Tensor) -> dict[str, Tensor]:
-    """Return the columns of the rows numbered [C, n], for `hooked.choose`."""
+    """Return the columns of the rows numbered [C, n], for `choose`."""
     return rows[index].columns

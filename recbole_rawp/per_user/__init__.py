@@ -1,0 +1,1 @@
+"""What is an attack with one move for each user?  Only `scope`, its entry, needs RecBole."""

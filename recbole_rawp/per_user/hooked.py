@@ -1,0 +1,109 @@
+"""How does every user of a batch run with weights of their own, without copies?
+
+The loss of user u reads the rows of user u alone, so one forward and one backward pass of the sum of all losses give
+every user's gradient (Goodfellow, 2015, "Efficient Per-Example Gradient Computations"). No gradient by a weight is
+ever taken, only by the layers' outputs, see `layers`.
+
+The forward of the attacked layers is replaced while a pass runs, so a model must use its weights through them, and keep
+the rows of a user together; what it does otherwise is not seen here. `choose` compares with the slow way on two users,
+which catches it.
+"""
+
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_rawp.ball import Ball, group_norms, normalize
+from recbole_rawp.per_user.engine import Steepest, UserBatch, rms, users_ball
+from recbole_rawp.per_user.layers import Ghost, Written, layer_of
+from recbole_rawp.per_user.passes import Calls, Forward, Passes
+from recbole_rawp.selection import Weights
+
+
+class Hooked(Passes):
+    """The per-user attack on weights of nn.Linear and nn.Embedding modules; see `PerUser`.
+
+    A delta of a linear weight is [U, out, in]; of an embedding table [U, R, k], see `Table`. Memory: the written-out
+    gradients of one batch, and once more for the attack in progress; choose U by that.
+
+    Args:
+        batch: the attack.
+        ghost: whether linear layers keep their gradients as D^T A (True), written out (False), or as costs less.
+
+    Raises:
+        NotSupported: here or at the first pass, see `layer_of` and `call`.
+    """
+
+    def __init__(self, batch: UserBatch, *, ghost: bool | None = None) -> None:
+        modules = {
+            name: [m for m in batch.model.modules() if any(p is weight for p in m._parameters.values())]
+            for name, weight in batch.weights.items()
+        }
+        super().__init__(batch, modules)
+        self.layers = {
+            name: layer_of(name, modules[name], weight, batch.users, ghost) for name, weight in batch.weights.items()
+        }
+
+    @property
+    def weights(self) -> Weights:
+        """Zeros in the shapes of a delta, in views that take no memory."""
+        self._at_w  # noqa: B018  (tables learn their shapes there)
+        return {name: layer.base.new_zeros(()).expand(layer.shape) for name, layer in self.layers.items()}
+
+    def gradient(self, delta: Weights | None) -> Weights:
+        """Return d loss_u / d w at w + delta_u."""
+        if delta is None:
+            return {name: found.gradient for name, found in self._at_w[1].items()}
+        found = self._reduce(*self._run(self._written(delta), gradient=True))
+        return {name: summary.gradient for name, summary in found.items()}
+
+    def logits(self, delta: Weights | Steepest | None) -> Tensor:
+        """Return [U, n]."""
+        if delta is None:
+            return self._at_w[0]
+        own = self._along(delta.ball) if isinstance(delta, Steepest) else self._written(delta)
+        return self._run(own, gradient=False)[0]
+
+    def ball(self, radius: float, *, granularity: str = "row", relative: bool = True) -> Ball:
+        """Return the users' balls: radius [1 or U, r, 1] (`row`) or a number (`sign`)."""
+        self._at_w  # noqa: B018  (tables learn their rows there)
+        if granularity == "row":
+            sizes = group_norms({name: layer.base for name, layer in self.layers.items()}, "row", users=True)
+        else:
+            sizes = {name: rms(weight.detach()) for name, weight in self.batch.weights.items()}
+        return users_ball(sizes, radius, granularity, relative)
+
+    @cached_property
+    def _at_w(self) -> tuple[Tensor, dict[str, Written | Ghost]]:
+        """The logits and gradients at w."""
+        logits, calls = self._clean
+        for name, layer in self.layers.items():
+            layer.start(calls[name])
+        found = self._reduce(logits, calls)
+        self.labels  # noqa: B018  (the pass is not kept)
+        del self._clean
+        return logits.detach(), found
+
+    def _reduce(self, logits: Tensor, calls: dict[str, Calls]) -> dict[str, Written | Ghost]:
+        slopes = self._backward(logits, calls)
+        return {name: layer.reduce(calls[name], slopes[name]) for name, layer in self.layers.items()}
+
+    def _written(self, delta: Weights) -> dict[str, Any]:
+        """Return w + delta."""
+        self._at_w  # noqa: B018
+        return {name: self.layers[name].base + d for name, d in delta.items()}
+
+    def _along(self, ball: Ball) -> dict[str, Any]:
+        """Return w + normalize(gradient at w, ball), for rows as w + (radius / ||G_r||) * G_r in one step."""
+        found = self._at_w[1]
+        norms = {name: summary.norms for name, summary in found.items()}
+        if ball.granularity != "row" or not all(norm.isfinite().all() for norm in norms.values()):
+            return self._written(normalize(self.gradient(None), ball))
+        ratio = {name: ball.radius[name] / norm for name, norm in norms.items()}
+        factor = {name: torch.where(r.isfinite(), r, 0.0) for name, r in ratio.items()}
+        return {name: found[name].moved(layer.base, factor[name]) for name, layer in self.layers.items()}
+
+    def _forward(self, name: str, own: Any) -> Forward:
+        return partial(self.layers[name].forward, own=own)

@@ -1,0 +1,141 @@
+"""Is each user attacked as published, and ranked as RecBole ranks?"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from recbole_rawp import candidates as ranking
+from recbole_rawp import checks
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.per_user.scope import rectangle
+from recbole_rawp.weights import perturbed_weights
+from tests.test_evaluation import outcome, threat, trained, values
+
+NEGATIVES = 20
+UNI = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}
+
+
+def user_threat(**options):
+    fixed = {"granularity": "row", "scope": "per_user", "labels": "pseudo", "methods": ("random", "fgsm")}
+    return threat(**(fixed | options))
+
+
+def one_by_one(trainer, data, radius, labels, target):
+    """The oracle: for each user copy the model, take one gradient, write every row, rank; NDCG@10 and the loss."""
+    config = trainer.config
+    loader = ranking.sampled_loader(config, data.test, NEGATIVES)
+    gains, losses, rows = [], [], 0
+    with ranking.frozen(loader, ranking.draw(loader, 2020)):
+        for interaction, owner, positive_u, positive_i in loader:
+            for user in range(int(owner[-1]) + 1):
+                own = interaction[owner == user]
+                twin = copy.deepcopy(trainer.model).eval()
+                users, items = own[config["USER_ID_FIELD"]], own[config["ITEM_ID_FIELD"]]
+                logits = twin.forward(users, items)
+                truth = own[config["LABEL_FIELD"]]
+                y = truth if labels == "truth" else (torch.sigmoid(logits) > 0.5).float()
+                weights = perturbed_weights(twin, target)
+                loss = functional.binary_cross_entropy_with_logits(logits, y, reduction="sum")
+                gradients = torch.autograd.grad(loss, list(weights.values()))
+                with torch.no_grad():
+                    for w, g in zip(weights.values(), gradients):
+                        for row in range(len(w)):
+                            if g[row].norm() > 0:
+                                w[row] += radius * w[row].norm() * g[row] / g[row].norm()
+                    scores = twin.forward(users, items)
+                losses.append(float(functional.binary_cross_entropy_with_logits(scores, y, reduction="sum")))
+                rows += len(scores)
+                best = {}
+                for item, score in zip(items.tolist(), scores.tolist()):
+                    best[item] = score
+                top = sorted(best, key=best.get, reverse=True)[:10]
+                wanted = set(positive_i[positive_u == user].tolist())
+                gain = sum(1 / np.log2(place + 2) for place, item in enumerate(top) if item in wanted)
+                gains.append(gain / sum(1 / np.log2(place + 2) for place in range(min(10, len(wanted)))))
+    return np.mean(gains), sum(losses) / rows
+
+
+@pytest.mark.parametrize("target", ["hidden", "all"])
+@pytest.mark.parametrize("labels", ["pseudo", "truth"])
+def test_neumf_is_attacked_as_one_copy_per_user_would_be(labels, target, settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    found = outcome(trainer, data, user_threat(labels=labels, target=target, radii=(0.0, 0.1, 0.5)))
+    assert not found.notes
+    ndcg, loss = (values(found.records, "fgsm", metric) for metric in ("ndcg@10", "loss"))
+    for radius in (0.0, 0.1, 0.5):
+        expected_ndcg, expected_loss = one_by_one(trainer, data, radius, labels, target)
+        assert ndcg[radius] == pytest.approx(expected_ndcg, abs=1e-6)
+        assert loss[radius] == pytest.approx(expected_loss, rel=1e-4)
+    assert loss[0.5] > loss[0.1] > loss[0.0]
+    assert {r["labels"] for r in found.records} == {labels}
+
+
+def test_radius_zero_is_recboles_own_evaluation_of_the_same_candidates(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10, eval_args=UNI)))
+    own = ranking.draw(data.test, 2020)
+    with ranking.frozen(data.test, own):
+        result = trainer.evaluate(data.test, load_best_model=False)
+    found = outcome(trainer, data, threat(), user_threat())
+    for scope in ("global", "per_user"):
+        clean = {r["metric"]: r["value"] for r in found.records if r["radius"] == 0 and r["scope"] == scope}
+        for metric, value in result.items():
+            assert round(clean[metric], 4) == value, scope
+    statuses = {c.name: c.status for c in checks.verify(found, result, decimals=4)}
+    assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
+    users = found.users
+    np.testing.assert_array_equal(users["global"].user, users["per_user"].user)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "LightGCN", "ConvNCF"])
+def test_other_models_are_attacked_too_and_the_way_is_told(name, settings):
+    config = {"eval_args": UNI, "defense": "none"} if name in ("LightGCN", "ConvNCF") else {"defense": "none"}
+    if name == "ConvNCF":
+        config |= {"embedding_size": 8, "cnn_channels": [1, 4, 4], "cnn_kernels": [2, 2], "cnn_strides": [2, 2]}
+    trainer, data = trained(RAWPConfig(config_dict=settings(name, **config)))
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    target = "embeddings" if name == "LightGCN" else "hidden"
+    found = outcome(trainer, data, user_threat(target=target, radii=(0.0, 0.1)))
+    loss = values(found.records, "fgsm", "loss"), values(found.records, "random", "loss")
+    assert loss[0][0.1] > loss[1][0.1] and loss[0][0.1] > loss[0][0.0]
+    way = {"SASRec": None, "GRU4Rec": "loop", "LightGCN": "loop", "ConvNCF": "vmap"}[name]
+    assert bool(found.notes) == bool(way) and (not way or f"users went by {way}" in found.notes[0])
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
+
+
+def test_several_steps_and_restarts_are_no_weaker(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    found = outcome(trainer, data, user_threat(methods=("fgsm", "bim", "pgd", "mim"), steps=5, restarts=2))
+    losses = {name: values(found.records, name, "loss")[0.5] for name in ("fgsm", "bim", "pgd", "mim")}
+    assert min(losses["bim"], losses["pgd"], losses["mim"]) > losses["fgsm"]
+
+
+def test_activations_are_moved_for_each_candidate(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    found = outcome(trainer, data, user_threat(target="activations", labels="truth"))
+    fgsm, noise = (values(found.records, name, "loss") for name in ("fgsm", "random"))
+    assert fgsm[0.5] > fgsm[0.1] > fgsm[0.0] and fgsm[0.1] > noise[0.1]
+
+
+def test_labelled_rows_rank_nothing(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("DeepFM", defense="none")))
+    with pytest.raises(InputError, match="eval mode labeled has none"):
+        outcome(trainer, data, user_threat())
+    found = outcome(trainer, data, threat(), user_threat(optional=True))
+    assert {r["scope"] for r in found.records} == {"global"} and "eval mode labeled" in found.notes[0]
+
+
+def test_candidates_of_users_with_few_are_padded():
+    rows, mask = rectangle(torch.tensor([0, 0, 0, 1, 2, 2]))
+    assert rows.tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 4]]
+    assert mask.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
+
+
+def test_noise_comes_from_the_runs_seed_and_nothing_else(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    first = outcome(trainer, data, user_threat()).records
+    torch.rand(3)
+    assert outcome(trainer, data, user_threat()).records == first
