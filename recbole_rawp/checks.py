@@ -44,14 +44,14 @@ def verify(outcome: Outcome, clean: Mapping[str, float] | None, *, decimals: int
     tolerance = 0.5001 * 10.0**-decimals
     values = [(place(r, threats), r["attack"], r["radius"], math.isfinite(r["value"])) for r in records]
     equal = [("", metric, value, abs(at_zero[metric] - value) <= tolerance) for metric, value in (clean or {}).items()]
-    responds = [] if outcome.responds is None else [("", "noise of", "5 times the norm", outcome.responds)]
+    follows = [("", name, "", False) for name in outcome.unmoved or ()] or [("", "", "", True)]
     cases = {
         "all values are finite": values,
         "the attack has a gradient": over(threats, has_gradient),
         "the attack raises the loss more than noise of the same norm": over(threats, beats_noise),
         "more steps are no weaker than one": over(threats, steps_help),
         "the loss grows with the radius": over(threats, grows),
-        "scores follow the weights (no stale cache)": responds,
+        "scores follow the weights (no stale cache)": [] if outcome.unmoved is None else follows,
         "radius 0 equals RecBole's own evaluation": equal if at_zero else [],
     }
     return [conclude(outcome.model["defense"], name, found) for name, found in cases.items()]

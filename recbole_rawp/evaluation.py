@@ -34,14 +34,14 @@ class Outcome:
         records: with the fields `SCHEMA`, unrounded, for every threat, method, radius and metric.
         users: scope -> the same user by user; nothing for metrics that are no mean over users.
         notes: what was passed over, and which way attacks per user went.
-        responds: whether huge noise on all weights changes RecBole's result; None if nothing was ranked.
+        unmoved: weights whose change does not reach the scores (`Global.unmoved`); None if nothing was ranked.
     """
 
     model: Record
     records: list[Record] = field(default_factory=list)
     users: dict[str, Users] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    responds: bool | None = None
+    unmoved: list[str] | None = None
     _cells: dict[str, list[tuple[Record, Measured]]] = field(default_factory=dict)
 
     def add(self, threat: Threat, method: str, radius: float, measured: Measured, loss: float) -> None:
@@ -148,7 +148,7 @@ def under_attack(
                 outcome.notes.append(f"Passed over: {error}")
         outcome.notes += everyone.notes + each.notes
         if eval_data:
-            outcome.responds = everyone.responds()
+            outcome.unmoved = everyone.unmoved()
             outcome.gather(train_data, {"global": everyone, "per_user": each})
     return outcome
 

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from torch import Tensor
 
 from recbole_rawp import candidates as ranking
 from recbole_rawp.activations import ActivationLoss
 from recbole_rawp.attacks import ATTACKS, Attack, run
 from recbole_rawp.ball import Ball
-from recbole_rawp.losses import AttackLoss, fixed_batches
+from recbole_rawp.losses import AttackLoss, fixed_batches, seed_generators
 from recbole_rawp.measurement import Cell, Measured, ranked_at
+from recbole_rawp.overlay import keeps_embeddings
 from recbole_rawp.selection import Weights
 from recbole_rawp.suites import Threat
 from recbole_rawp.weights import hidden_layers, perturbed_weights
@@ -72,19 +75,37 @@ class Global:
                 self.losses[threat.target] = AttackLoss(model, self.batches, weights)
         return self.losses[threat.target]
 
-    def responds(self) -> bool:
-        """Tell whether noise of five times each weight's norm changes RecBole's result: a stale cache would hide it."""
-        weights = perturbed_weights(self.trainer.model, "all")
-        loss = AttackLoss(self.trainer.model, self.batches, weights)
+    def unmoved(self) -> list[str]:
+        """Return the weights whose change leaves the scores of the first users as they were, though it should not.
+
+        Noise of five times the norm is put on all weights at once. In a model that keeps embeddings between
+        evaluations it is put on each weight that the loss depends on by itself: some keep those of items alone (DMF).
+        """
+        loss = AttackLoss(self.trainer.model, self.batches, perturbed_weights(self.trainer.model, "all"))
         bound = loss.ball(HUGE, granularity="tensor")
         noise = strongest(ATTACKS["random"], loss, bound, restarts=1, steps=0, seed=0)
-        clean = self.clean or self.measure(loss, {})
-        return self.measure(loss, noise).metrics != clean.metrics
+        groups = {"all weights": noise}
+        if keeps_embeddings(self.trainer.model):
+            groups = {name: {name: noise[name]} for name, g in loss.gradient(None).items() if g.any()}
+        with ranking.frozen(self.eval_data, self.candidates):
+            batch = next(iter(self.eval_data))
+        full = isinstance(self.eval_data, FullSortEvalDataLoader)
+        score = self.trainer._full_sort_batch_eval if full else self.trainer._neg_sample_batch_eval
+        clean = moved_scores(score, batch, loss, {})
+        return [name for name, delta in groups.items() if torch.equal(moved_scores(score, batch, loss, delta), clean)]
 
     def measure(self, loss: AttackLoss, delta: Weights) -> Measured:
         """Return RecBole's evaluation with the model moved by delta."""
         with ranking.frozen(self.eval_data, self.candidates):
             return ranked_at(self.trainer, self.eval_data, loss, delta)
+
+
+@torch.no_grad()
+def moved_scores(score: Callable[[Any], Any], batch: Any, loss: AttackLoss, delta: Weights) -> Tensor:
+    """Return RecBole's scores of one batch of an evaluation loader, with the model moved by delta."""
+    with loss.at(delta):
+        seed_generators()
+        return score(batch)[1]
 
 
 def strongest(attack: Attack, loss: AttackLoss, bound: Ball, *, restarts: int, steps: int, seed: int) -> Weights:

@@ -45,6 +45,11 @@ def overlay(model: nn.Module, tensors: Weights) -> Iterator[None]:
         _refresh(modules, places)
 
 
+def keeps_embeddings(model: nn.Module) -> bool:
+    """Tell whether the model keeps propagated embeddings between calls."""
+    return any(name.startswith(CACHES) for module in model.modules() for name in module.__dict__)
+
+
 def clear_caches(modules: Iterable[nn.Module]) -> None:
     """Forget propagated embeddings, which would hide a change of the weights from the next evaluation."""
     for module in modules:

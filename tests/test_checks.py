@@ -25,7 +25,7 @@ def record(attack, radius, metric, value, **fields):
     return dict.fromkeys(SCHEMA, "") | fixed | row | fields
 
 
-def verified(ndcg=0.25, clean=0.25, responds=True, **losses):
+def verified(ndcg=0.25, clean=0.25, unmoved=(), **losses):
     """Check methods with losses at radius 0, 0.1 (and 0.2)."""
     records = [
         record(attack, radius, metric, value)
@@ -33,7 +33,7 @@ def verified(ndcg=0.25, clean=0.25, responds=True, **losses):
         for radius, loss in zip((0.0, 0.1, 0.2), values)
         for metric, value in (("loss", loss), ("ndcg@10", ndcg))
     ]
-    found = checks.verify(Outcome({"defense": "none"}, records, responds=responds), {"ndcg@10": clean}, decimals=4)
+    found = checks.verify(Outcome({"defense": "none"}, records, unmoved=list(unmoved)), {"ndcg@10": clean}, decimals=4)
     return {short: next((c.status, c.detail) for c in found if c.name == name) for short, name in NAMES.items()}
 
 
@@ -65,7 +65,7 @@ def test_nan_and_a_wrong_clean_value_fail():
 
 
 def test_scores_that_do_not_move_fail():
-    assert verified(fgsm=(0.5, 0.9), responds=False)["cache"][0] == "failed"
+    assert verified(fgsm=(0.5, 0.9), unmoved=["item.weight"])["cache"] == ("failed", "item.weight")
 
 
 def test_without_something_to_compare_a_check_does_not_apply():

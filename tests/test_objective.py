@@ -69,20 +69,22 @@ def test_loss_gradient_and_statistics_equal_the_in_place_oracle(name, autocast, 
 
     tolerance = {"rtol": 2e-2, "atol": 1e-3} if autocast else {"rtol": 1e-9, "atol": 1e-12}
     assert float(fast) == pytest.approx(loss, rel=tolerance["rtol"])
+    # A bias before BatchNorm has a gradient of 0 but for rounding, which depends on the processor.
+    rounding = 1e-2 * torch.stack([g.norm() for g in gradients.values() if g is not None]).norm()
     for parameter_name, parameter in model.named_parameters():
         expected = gradients[parameter_name]
         if expected is None:
             assert parameter.grad is None, parameter_name
         elif autocast:  # bf16 rounds each entry; the whole gradient must agree
-            error = (parameter.grad - expected).norm() / expected.norm().clamp_min(1e-6)
-            assert error < tolerance["rtol"], (parameter_name, float(error))
+            error, size = (parameter.grad - expected).norm(), expected.norm()
+            assert error < (tolerance["rtol"] * size if size > rounding else rounding), (parameter_name, float(error))
         else:
             torch.testing.assert_close(
                 parameter.grad, expected, msg=lambda m, n=parameter_name: f"{n}: {m}", **tolerance
             )
     if clean_weight == 0:  # else the statistics are those of the pass at w
         for buffer_name, buffer in model.named_buffers():
-            torch.testing.assert_close(buffer, buffers[buffer_name])
+            torch.testing.assert_close(buffer, buffers[buffer_name], **(tolerance if autocast else {}))
 
 
 def test_batchnorm_moves_once_and_generators_advance_as_in_one_plain_pass():
