@@ -111,6 +111,7 @@ def write(
         notes=findings.notes,
     )
     report.tensorboard(trainer.tensorboard, findings.records)
+    trainer.tensorboard.flush()
     return {
         "records": findings.records,
         "checks": findings.checks,
@@ -146,8 +147,7 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     if not samples(loader):
         return None
     if settings.candidates:
-        with naming("attack_candidates"):
-            return check(load(Path(settings.candidates).expanduser(), loader._dataset), loader)
+        return check(load(Path(settings.candidates).expanduser(), loader._dataset), loader)
     return draw(loader, SEED)
 
 

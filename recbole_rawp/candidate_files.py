@@ -50,7 +50,7 @@ def load(path: Path, dataset: Any) -> Candidates:
         raise
     except (OSError, EOFError, LookupError, ValueError, BadZipFile) as error:
         raise InputError(
-            f"candidates: cannot read '{path}': {error}. Name an npz of ours or a published *.test.negative list."
+            f"attack_candidates: cannot read '{path}': {error}. Name an npz of ours or a published *.test.negative list."
         ) from error
 
 
@@ -80,7 +80,7 @@ def _published(path: Path, dataset: Any) -> Candidates:
                 user, positive, *items = _line(line.split("\t"), dataset)
             except ValueError as error:
                 raise InputError(
-                    f"candidates: '{path}' line {number}: {error}. The list must belong to dataset "
+                    f"attack_candidates: '{path}' line {number}: {error}. The list must belong to dataset "
                     f"'{dataset.dataset_name}', and no filter may remove its users and items."
                 ) from error
             positives.setdefault(user, []).append(positive)

@@ -173,4 +173,4 @@ def _token(loader: Any, user: int) -> str:
 
 def refuse(reason: str, remedy: str) -> NoReturn:
     """Raise an InputError about candidates."""
-    raise InputError(f"candidates: {reason}. {remedy}.")
+    raise InputError(f"attack_candidates: {reason}. {remedy}.")

@@ -138,6 +138,7 @@ def under_attack(
         everyone = Global(trainer, train_data, eval_data, batches, candidates)
         each = EachUser(trainer, train_data, eval_data, negatives, candidates)
         for threat in threats:
+            bar.set_description(f"Attack {threat.scope}")
             try:
                 side = everyone if threat.scope == "global" else each
                 for cell in side.curves(threat, bar.update):
@@ -156,4 +157,5 @@ def under_attack(
 def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
     """Return the bar over methods and radii, with the time that is left."""
     cells = sum(len(threat.methods) * (len(threat.radii) - 1) for threat in threats)
-    return tqdm(total=cells, desc="Attack", ncols=100, disable=not shown, unit="radius")
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
+    return tqdm(total=cells, bar_format=form, ncols=100, disable=not shown)

@@ -34,7 +34,7 @@ from recbole_rawp.evaluation import Record
 from recbole_rawp.output import write_text
 from recbole_rawp.pictures import STYLES, plot
 from recbole_rawp.side_by_side import merge
-from recbole_rawp.tables import check_table, latex, table
+from recbole_rawp.tables import check_table, latex, overview, table
 from recbole_rawp.users import Users
 from recbole_rawp.verdict import verdict
 
@@ -53,6 +53,7 @@ __all__ = [
     "write",
 ]
 
+OVERVIEW = "The strongest attack of each kind, at the radii that were measured; each kind has a part of its own below."
 HEADLINE = "robustness"  # the picture of the first setting; others add the setting's name
 STEPS = 10_000  # TensorBoard's steps are whole numbers: the radius in units of 1 / STEPS
 
@@ -122,6 +123,8 @@ def findings(frame: pd.DataFrame, metric: str, users: Sequence[Users], *, bigger
         parts += [*opening, table(rows, metric, bigger=bigger), f"Radius: {setting.radius}."]
         if number == 0:
             parts.append(key(rows, metric, bigger=bigger))
+            if len(settings_of(frame)) > 1:
+                parts += ["### To what is it fragile?", overview(frame, metric, bigger=bigger), OVERVIEW]
         parts += user_report.sections(users, frame, setting, metric, bigger=bigger, slices=number == 0)
     return parts
 

@@ -4,7 +4,21 @@ import pandas as pd
 from tabulate import tabulate
 
 from recbole_rawp.checks import FAILED, Check
-from recbole_rawp.curves import curves, label, over_seeds, percent, places, series, settings_of, shares, within
+from recbole_rawp.curves import (
+    NOISE,
+    curves,
+    label,
+    over_seeds,
+    percent,
+    places,
+    series,
+    settings_of,
+    shares,
+    strongest,
+    within,
+)
+
+FALLS = (0.9, 0.5)  # shares of the clean score that the overview looks for
 
 
 def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
@@ -40,6 +54,33 @@ def cells(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[list[str],
         for (name, attack), row in values.iterrows()
     ]
     return ["defense", "attack", *(f"radius {radius:g}" for radius in wide.columns)], rows
+
+
+def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
+    """Return the Markdown table of all settings: from which measured radius on the strongest attack leaves how much."""
+    rows = []
+    for setting in settings_of(frame):
+        wide = curves(within(frame, setting), metric)
+        kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
+        for name, worst in strongest(kept).iterrows():
+            noise = kept.loc[(name, NOISE)] if (name, NOISE) in kept.index else None
+            clean = wide.loc[name][0.0].mean()
+            rows.append([setting.title, label(name), f"{clean:.4f}", *(falls(worst, noise, s) for s in FALLS)])
+    headers = [
+        "attacked",
+        "defense",
+        f"clean {metric.upper()}",
+        *(f"keeps {share:.0%} or less from" for share in FALLS),
+    ]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def falls(worst: pd.Series, noise: pd.Series | None, share: float) -> str:
+    """Return the smallest measured radius that leaves no more than `share`, and what noise leaves there."""
+    low = [radius for radius in worst.index if radius > 0 and not worst[radius] > share]
+    if not low:
+        return f"no radius up to {max(worst.index):g}"
+    return f"{low[0]:g}" + ("" if noise is None else f" (noise: {percent(noise[low[0]])})")
 
 
 def check_table(checks: list[Check]) -> str:

@@ -95,6 +95,6 @@ def test_candidates_of_another_dataset_are_refused(name, value, one_out, tmp_pat
     other = SimpleNamespace(dataset_name="toy", user_num=dataset.user_num, item_num=dataset.item_num)
     setattr(other, name, literal_eval(value))
     candidate_files.save(tmp_path / "other.npz", {1: np.array([5])}, other)
-    message = f"candidates: '.*other.npz' is of a dataset with {name} {value}, and here it is .*. Draw them anew"
+    message = f"attack_candidates: '.*other.npz' is of a dataset with {name} {value}, and here it is .*. Draw them anew"
     with pytest.raises(InputError, match=message):
         candidate_files.load(tmp_path / "other.npz", dataset)

@@ -1,0 +1,115 @@
+"""Is any RecBole checkpoint attacked, reported, and never touched?  Are several reports put side by side?"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from recbole.quick_start import run_recbole
+
+from recbole_rawp import attack_checkpoint, cli, run_recbole_rawp
+from recbole_rawp.errors import InputError
+
+QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "attack_negatives": 20}
+UNI = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
+REPORT = {"report.md", "report.html", "report.json", "records.csv", "records.json", "table.tex", "checks.json"}
+REPORT |= {"users.npz", "robustness.png", "robustness.svg", "environment.txt"}
+
+
+@pytest.fixture
+def plain(settings):
+    """A checkpoint of RecBole's own run, without anything of ours."""
+    config = settings("NeuMF", checkpoint_dir="theirs")
+    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith("ft_")})
+    (file,) = Path("theirs").glob("*.pth")
+    return file
+
+
+def test_a_plain_checkpoint_is_attacked_by_the_standard_suite(plain):
+    before = plain.read_bytes()
+    result = attack_checkpoint(
+        str(plain), config_dict={"rawp_output_dir": "out", "attack": "standard", "attack_restarts": 1, **QUICK}
+    )
+    assert plain.read_bytes() == before and list(Path("theirs").iterdir()) == [plain]
+    names = {path.name for path in Path("out").iterdir()}
+    assert REPORT | {"settings.yaml", "candidates.npz"} <= names and "model.pth" not in names
+    frame = pd.DataFrame(result["records"])
+    assert set(frame["defense"]) == {"none"} and set(frame["labels"]) == {"", "pseudo", "truth"}
+    assert set(frame["target"]) == {"hidden", "embeddings", "activations"}
+    assert set(frame["attack"]) == {"random", "fgsm", "bim", "pgd", "mim"}
+    assert "**plain** keeps" in Path("out/report.md").read_text()
+    page = Path("out/report.html").read_text()
+    assert "<h1" in page and "http://" not in page.replace("http://www.w3.org", "") and 'src="robustness' not in page
+
+
+def test_the_suite_finds_the_same_in_a_run_and_in_its_checkpoint(settings):
+    trained = run_recbole_rawp(config_dict=settings("NeuMF", defense="rawp", rawp_output_dir="run", **QUICK))
+    attacked = attack_checkpoint("run/model.pth", config_dict={"rawp_output_dir": "again"})
+    assert attacked["records"] == trained["records"]
+    assert {record["defense"] for record in attacked["records"]} == {"rawp"}
+
+
+def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
+    config = {**QUICK, "attack": "standard", "attack_target": "hidden", "attack_granularity": "row", "eval_args": UNI}
+    config |= {"attack_restarts": 1}
+    one = run_recbole_rawp(config_dict=settings("NeuMF", defense="none", rawp_output_dir="one", **config))
+    statuses = {check.name: check.status for check in one["checks"]}
+    assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
+    other = run_recbole_rawp(config_dict=settings("NeuMF", defense="none", rawp_output_dir="two", seed=7, **config))
+    files = [np.load(f"{run}/candidates.npz") for run in ("one", "two")]
+    assert all(np.array_equal(files[0][name], files[1][name]) for name in files[0].files)
+    assert other["records"] != one["records"]
+    given = attack_checkpoint(
+        "one/model.pth", config_dict={"rawp_output_dir": "three", "attack_candidates": "two/candidates.npz"}
+    )
+    assert given["records"] == one["records"]
+
+
+def test_published_candidates_are_ranked(settings, data_path):
+    rows = [line.split("\t") for line in Path(data_path, "toy/toy.inter").read_text().splitlines()[1:]]
+    last = {user: item for user, item, *_ in sorted(rows, key=lambda row: float(row[3]))}
+    seen = {user: {row[1] for row in rows if row[0] == user} for user in last}
+    lines = [
+        "\t".join([f"({user},{item})", *[f"i{i}" for i in range(61) if f"i{i}" not in seen[user]][:20]])
+        for user, item in last.items()
+    ]
+    Path("toy.test.negative").write_text("\n".join(lines) + "\n")
+    config = {**QUICK, "eval_args": UNI, "attack_candidates": "toy.test.negative", "rawp_output_dir": "out"}
+    result = run_recbole_rawp(config_dict=settings("NeuMF", defense="none", **config))
+    assert {c.name: c.status for c in result["checks"]}["radius 0 equals RecBole's own evaluation"] == "passed"
+    wrong = config | {"rawp_output_dir": "no", "attack_candidates": "none.npz"}
+    with pytest.raises(InputError, match="attack_candidates: cannot read 'none.npz'"):
+        run_recbole_rawp(config_dict=settings("NeuMF", defense="none", **wrong))
+    assert not Path("no").exists()
+
+
+def test_runs_are_put_side_by_side(settings, capsys):
+    for defense in ("none", "awp"):
+        run_recbole_rawp(config_dict=settings("NeuMF", defense=defense, rawp_output_dir=defense, **QUICK))
+    assert cli.main(["report", "none", "awp", "--rawp_output_dir=both"]) == 0
+    out = capsys.readouterr().out
+    assert "| plain " in out and "| awp " in out and "both/report.html" in out
+    assert REPORT - {"environment.txt"} <= {path.name for path in Path("both").iterdir()}
+    assert json.loads(Path("both/report.json").read_text())["metric"] == "mrr@10"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attack"], "attack: name the checkpoint, as in `recbole-rawp attack saved/NeuMF.pth`"),
+        (["attack", "none.pth"], "checkpoint: there is no file 'none.pth'"),
+        (["attack", "PLAIN", "--attack=standrad"], "attack: there is no suite 'standrad'. Did you mean 'standard'?"),
+        (["attack", "PLAIN", "--attack_target=mpl*"], "attack_target: pattern 'mpl*' matches no weight of NeuMF"),
+        (["attack", "PLAIN", "--attack_scope=per_user"], "attack_granularity: 'tensor' does not go with attacks per"),
+        (["attack", "PLAIN", "--baseline"], "--baseline: goes with train, not with attack"),
+        (["report"], "report: name a run's folder, as in `recbole-rawp report runs/NeuMF`"),
+        (["report", "nowhere"], "nowhere"),
+        (["report", "theirs", "--epochs=3"], "--epochs: report takes folders and --rawp_output_dir alone"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_2(words, message, plain, capsys):
+    assert cli.main([str(plain) if word == "PLAIN" else word for word in words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recbole-rawp: ") and message in error and error.count("\n") == 1, error
+    assert not Path("runs").exists() and not Path("reports").exists()
