@@ -50,7 +50,8 @@ def load(path: Path, dataset: Any) -> Candidates:
         raise
     except (OSError, EOFError, LookupError, ValueError, BadZipFile) as error:
         raise InputError(
-            f"attack_candidates: cannot read '{path}': {error}. Name an npz of ours or a published *.test.negative list."
+            f"attack_candidates: cannot read '{path}': {error}. Name a run's candidates.npz or a published "
+            "*.test.negative list."
         ) from error
 
 

@@ -1,6 +1,7 @@
 """What does RecBole's own evaluation say of the model as it runs now?  Unrounded, and user by user."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +45,10 @@ Cell = tuple[str, float, Measured, float]  # method, radius, what RecBole measur
 
 
 class NotingEvaluator(Evaluator):
-    """RecBole's evaluator; it remembers what it was given last."""
+    """RecBole's evaluator; it remembers what it was given last, and whether a score was NaN on the way."""
 
     collected: DataStruct | None = None
+    nan = False
 
     def evaluate(self, dataobject: DataStruct) -> dict[str, float]:
         """Evaluate as RecBole does."""
@@ -57,6 +59,7 @@ class NotingEvaluator(Evaluator):
 def ranked(trainer: Any, eval_data: Any) -> Measured:
     """Return RecBole's own evaluation of the model as it runs now; nothing without `eval_data`. Within `measuring`."""
     seed_generators()
+    trainer.evaluator.nan = False
     clear_caches(trainer.model.modules())  # loading weights does not, for some models
     result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
     return measured(trainer.evaluator, result) if result is not None else Measured({}, {}, None)
@@ -69,10 +72,13 @@ def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) ->
 
 
 def measured(evaluator: NotingEvaluator, result: dict[str, float]) -> Measured:
-    """Return what the evaluator found, with its users."""
+    """Return what the evaluator found, with its users.
+
+    Where a score was NaN every metric is: RecBole's ranking takes NaN for the best score.
+    """
     collected = evaluator.collected
     assert collected is not None
-    metrics = {metric: float(value) for metric, value in result.items()}
+    metrics = {metric: math.nan if evaluator.nan else float(value) for metric, value in result.items()}
     return Measured(metrics, by_user(evaluator, collected), collected.get(TOP).numpy() if TOP in collected else None)
 
 
@@ -116,6 +122,7 @@ def measuring(trainer: Any, *loaders: Any) -> Iterator[None]:
     """Measure and leave no trace: generators, the loaders' too, the model's state, mode and metrics are put back."""
     generators = [generator for loader in loaders if loader is not None for generator in loader_generators(loader)]
     with (
+        torch.autograd.set_detect_anomaly(False),  # importing RecBole's SINE switches it on: slow, and NaN raises
         preserve.rng(generators),
         preserve.state(trainer.model),
         evaluation_mode(trainer.model),
@@ -144,6 +151,7 @@ def unrounded(trainer: Any) -> Iterator[None]:
     lists = vars(register).get(TOP)
     config["metric_decimal_place"] = UNROUNDED
     trainer.evaluator = NotingEvaluator(config)
+    trainer.eval_collector.eval_batch_collect = noting_nan(trainer.evaluator, trainer.eval_collector.eval_batch_collect)
     trainer.wandblogger.log_wandb = False
     if register.need("rec.topk"):
         setattr(register, TOP, True)
@@ -153,3 +161,15 @@ def unrounded(trainer: Any) -> Iterator[None]:
         config["metric_decimal_place"] = decimals
         trainer.evaluator, trainer.wandblogger.log_wandb = evaluator, logs
         setattr(register, TOP, lists)
+        del trainer.eval_collector.eval_batch_collect
+
+
+def noting_nan(evaluator: NotingEvaluator, collect: Any) -> Any:
+    """Return RecBole's `eval_batch_collect`, which tells the evaluator of scores that are NaN."""
+
+    def eval_batch_collect(scores: torch.Tensor, *rest: Any) -> None:
+        """Look at the scores, and collect them."""
+        evaluator.nan = evaluator.nan or bool(scores.isnan().any())
+        collect(scores, *rest)
+
+    return eval_batch_collect

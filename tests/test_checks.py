@@ -118,3 +118,15 @@ def test_a_model_with_saturated_loss_is_flagged_not_praised(settings):
     assert len(ndcg) == 1
     statuses = {c.name: c.status for c in checks.verify(found, None, decimals=4)}
     assert statuses[NAMES["gradient"]] == "failed"
+
+
+def test_scores_of_nan_are_flagged_though_recbole_ranks_them_first(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    with torch.no_grad():
+        trainer.model.user_mf_embedding.weight[data.test.uid_list[0]] = float("nan")
+    found = outcome(trainer, data, threat(methods=("random",)))
+    assert all(r["value"] != r["value"] for r in found.records if r["metric"] == "ndcg@10")
+    assert {c.name: c.status for c in checks.verify(found, None, decimals=4)}[NAMES["finite"]] == "failed"
+    assert (
+        trainer.evaluate(data.test, load_best_model=False)["ndcg@10"] == trainer.evaluate(data.test, False)["ndcg@10"]
+    )

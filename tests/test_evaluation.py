@@ -8,6 +8,7 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_rawp import evaluation, preserve
+from recbole_rawp.attacks import ATTACKS, run
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.losses import AttackLoss, fixed_batches
@@ -96,6 +97,47 @@ def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
             for name, weight in weights.items():
                 weight.copy_(saved[name])
     assert {r["steps"] for r in records if r["attack"] == "bim"} == {4}
+
+
+@pytest.mark.parametrize("method", ["fgsm", "bim", "pgd", "mim"])
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+def test_each_attack_on_neumf_in_float64_equals_the_one_written_in_place(granularity, method, settings):
+    """The oracle: losses summed by hand, weights moved in place, each group shrunk back into its ball in a loop."""
+    data, model = prepare(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    model = model.double().eval()
+    batches = fixed_batches(data.train, 2, torch.device("cpu"))
+    for batch in batches:
+        batch["label"] = batch["label"].double()
+    weights = perturbed_weights(model, "hidden")
+    loss = AttackLoss(model, batches, weights)
+    bound = loss.ball(0.3, granularity=granularity)
+    generator = torch.Generator().manual_seed(5)
+    start = ATTACKS[method].start(weights, bound, generator)
+    generator.manual_seed(5)
+    delta = run(ATTACKS[method], loss.gradient, weights, bound, steps=3, generator=generator)
+
+    saved = {name: weight.detach().clone() for name, weight in weights.items()}
+    steps, momentum = (1 if method == "fgsm" else 3), dict.fromkeys(weights, 0.0)
+    with torch.no_grad():
+        for name, first in (start or {}).items():
+            weights[name] += first
+    for _ in range(steps):
+        total_loss = sum(model.calculate_loss(batch) for batch in batches)
+        for (name, weight), g in zip(weights.items(), torch.autograd.grad(total_loss, list(weights.values()))):
+            momentum[name] = momentum[name] + g / g.abs().sum()
+            uphill, length = (momentum[name] if method == "mim" else g), 1.0 if steps == 1 else 2.5 / steps
+            with torch.no_grad():
+                groups = range(len(weight)) if granularity == "row" else [slice(None)]
+                for group in groups:
+                    radius = 0.3 * saved[name][group].norm()
+                    moved = weight[group] - saved[name][group]
+                    if uphill[group].norm() > 0:
+                        moved = moved + length * radius * uphill[group] / uphill[group].norm()
+                    weight[group] = saved[name][group] + moved * min(
+                        1.0, float(radius / moved.norm().clamp_min(1e-300))
+                    )
+    for name, weight in weights.items():
+        torch.testing.assert_close(delta[name], weight.detach() - saved[name], rtol=1e-9, atol=1e-12)
 
 
 def test_radius_zero_is_recboles_own_evaluation_unrounded(settings):
