@@ -135,15 +135,16 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     """
     settings = options.attack(config)
     possible = [threat for threat in settings.threats if can_move(model, threat)]
-    if not possible:
-        raise InputError(f"attack: {config['attack']!r} holds nothing that {type(model).__name__} has.")
     loader, per_user = data.test, [threat for threat in possible if threat.scope == "per_user"]
     if per_user:
         try:
             loader = sampled_loader(config, data.test, settings.negatives)
         except InputError:
-            if not all(threat.optional for threat in per_user):
+            possible = [threat for threat in possible if threat.scope == "global"]
+            if not possible or not all(threat.optional for threat in per_user):
                 raise
+    if not possible:
+        raise InputError(f"attack: {config['attack']!r} holds nothing that {type(model).__name__} has.")
     if not samples(loader):
         return None
     if settings.candidates:

@@ -147,6 +147,7 @@ def under_attack(
                 if not threat.optional:
                     raise
                 outcome.notes.append(f"Passed over: {error}")
+                bar.total -= cells(threat)
         outcome.notes += everyone.notes + each.notes
         if eval_data:
             outcome.unmoved = everyone.unmoved()
@@ -156,6 +157,10 @@ def under_attack(
 
 def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
     """Return the bar over methods and radii, with the time that is left."""
-    cells = sum(len(threat.methods) * (len(threat.radii) - 1) for threat in threats)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
-    return tqdm(total=cells, bar_format=form, ncols=100, disable=not shown)
+    return tqdm(total=sum(map(cells, threats)), bar_format=form, ncols=100, disable=not shown)
+
+
+def cells(threat: Threat) -> int:
+    """Return how many attacked points a threat has."""
+    return len(threat.methods) * (len(threat.radii) - 1)

@@ -113,3 +113,12 @@ def test_bad_input_is_one_line_and_status_2(words, message, plain, capsys):
     error = capsys.readouterr().err
     assert error.startswith("recbole-rawp: ") and message in error and error.count("\n") == 1, error
     assert not Path("runs").exists() and not Path("reports").exists()
+
+
+def test_a_suite_that_holds_nothing_for_a_model_is_refused_before_training(settings):
+    with pytest.raises(InputError, match="attack_scope: per_user ranks candidates, and eval mode labeled has none"):
+        run_recbole_rawp(config_dict=settings("DeepFM", defense="none", attack="published"))
+    Path("mine.yaml").write_text("- {methods: [random], target: hidden, radii: [0.1]}")
+    with pytest.raises(InputError, match="'mine.yaml' holds nothing that LightGCN has"):
+        run_recbole_rawp(config_dict=settings("LightGCN", defense="none", attack="mine.yaml"))
+    assert not Path("runs").exists()
