@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.12",  # ray 2.6.3, which RecBole asks for, has no wheel for 3.12
-    packages=["recbole_rawp", "recbole_rawp.attacks", "recbole_rawp.per_user", "recbole_rawp.properties"],
+    packages=["recbole_rawp", *(f"recbole_rawp.{part}" for part in ("attacks", "model", "per_user", "properties"))],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
     package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[

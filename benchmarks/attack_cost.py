@@ -1,10 +1,16 @@
 """What does an attack cost?
 
     python benchmarks/attack_cost.py                # NeuMF and a nine-layer MLP on ml-100k, one thread
+    python benchmarks/attack_cost.py --dataset=ml-1m --data_path=dataset --load_col="{inter: [user_id, item_id]}" \\
+        --eval_args="{split: {LS: valid_and_test}, order: RO, group_by: user, mode: full}"  # no timestamps there
 
-Per user: users attacked per second by FGSM on every row of every weight, embeddings included, against the published way,
-one user at a time with a copied model for each radius. Both score the same 100 candidates of the same users and return
-the attacked scores, which are compared. The two ways take turns, batch by batch; the ratio is the median over batches.
+Options are RecBole's, values as in YAML. The MLP is the published backbone (DeepCF's CFNet-ml), once with dense rows
+and once with sparse ones; the copies are dense in both cases, as published.
+
+Per user: users attacked per second by FGSM on every row of every weight, embeddings included, against the published
+way, one user at a time with a copied model for each radius. Both score the same 100 candidates of the same users and
+return the attacked scores, which are compared. The two ways take turns, batch by batch; the ratio is the median over
+batches.
 
 Global: a curve of ten radii by FGSM, control and self-check included, against one plain full-ranking evaluation by
 RecBole, taking turns; goal at most 10.5.
@@ -17,12 +23,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+import yaml
 from recbole.utils import get_trainer
 from step_cost import resident
 from tabulate import tabulate
@@ -31,7 +40,8 @@ from torch.nn import functional
 
 from recbole_rawp import candidates, environment, evaluation
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.per_user.choice import choose
+from recbole_rawp.model.mlp import HIDDEN, MLP
+from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.engine import UserBatch
 from recbole_rawp.per_user.scope import Rows, rectangle
 from recbole_rawp.prepare import prepare
@@ -45,24 +55,25 @@ BATCHES, CURVES = 12, 5
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 
 
-class MLP(nn.Module):
-    """The published backbone (DeepCF's CFNet-ml): interaction rows of user and item, two wide inputs, seven more."""
+class DenseMLP(nn.Module):
+    """The published network with dense rows, and the names of `MLP`'s weights."""
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        self.rows = rows  # [users, items], 0 and 1
+        self.rows = lambda: rows  # [users, items], 0 and 1; a function, so that copies of the model share them
         users, items = rows.shape
-        self.user, self.item = nn.Linear(items, 512), nn.Linear(users, 512)
-        sizes = (1024, 512, 256, 128, 64, 32, 16)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
-        self.last = nn.Linear(16, 1)
+        self.pair = nn.ModuleDict({"user": nn.Linear(items, 512), "item": nn.Linear(users, 512)})
+        self.pair["merge"] = nn.Linear(1024, 512)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(HIDDEN))
+        self.predict_layer = nn.Linear(16, 1)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the logits [P]."""
-        x = torch.cat([self.user(self.rows[users]), self.item(self.rows.T[items])], dim=1)
+        x = torch.cat([self.pair["user"](self.rows()[users]), self.pair["item"](self.rows().T[items])], dim=1)
+        x = self.pair["merge"](x)
         for layer in self.hidden:
-            x = functional.relu(layer(x))
-        return self.last(x).squeeze(1)
+            x = layer(functional.relu(x))
+        return self.predict_layer(functional.relu(x)).squeeze(1)
 
 
 def published(model: nn.Module, rows: Rows, radius: float) -> Tensor:
@@ -88,47 +99,70 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def per_user(name: str, model: nn.Module, loader: Any, radii: tuple[float, ...]) -> list[str]:
-    """Return a row of the table: users per second each way, their ratio, peak memory, the largest difference."""
-    model.eval()
-    weights = {weight: parameter for weight, (_, parameter) in matrices(model).items()}
-    ratios, speeds, slow_speeds, worst, make = [], [], [], 0.0, None
-    before = reset_peak()
-    for number, (interaction, owner, _, _) in zip(range(BATCHES + 1), loader):
+class Race:
+    """Our engine and the published way on the same users, batch after batch.
+
+    Args:
+        model: attacked by our engine.
+        twin: copied for each user, with the same weights.
+        radii: of the attack, each of which the published way runs anew.
+    """
+
+    def __init__(self, model: nn.Module, twin: nn.Module, radii: tuple[float, ...]) -> None:
+        self.model, self.twin, self.radii = model.eval(), twin.eval(), radii
+        self.weights = {weight: parameter for weight, (_, parameter) in matrices(model).items()}
+        self.choice: Choice | None = None
+        self.fast: list[float] = []  # users per second
+        self.slow: list[float] = []
+        self.worst = 0.0
+
+    def run(self, number: int, interaction: Any, owner: Tensor) -> None:
+        """Let both attack a batch; with the first one, the engine is chosen."""
         index, mask = rectangle(owner)
         rows = Rows(interaction.interaction)[index.flatten()]
-        batch = UserBatch(model, lambda r: model(r.columns["user_id"], r.columns["item_id"]), weights, rows, mask)
-        if make is None:
-            choice = choose(batch, rows=lambda r, i: r[i].columns, rebuild=Rows)
-            make = choice.make
-            continue
+        batch = UserBatch(self.model, self._score, self.weights, rows, mask)
+        if self.choice is None:
+            self.choice = choose(batch, rows=lambda r, i: r[i].columns, rebuild=Rows)
+            return
+        few = [rows[torch.arange(u * index.shape[1], (u + 1) * index.shape[1])] for u in range(SLOW_USERS)]
+        works = (partial(self._ours, batch), partial(self._theirs, few))
+        times, results = zip(*(timed(work) for work in (works if number % 2 else works[::-1])))
+        (fast, slow), (ours, theirs) = (pair if number % 2 else pair[::-1] for pair in (times, results))
+        self.fast.append(len(mask) / fast)
+        self.slow.append(len(few) / slow)
+        off = [float((a[: len(b)] - torch.stack(b)).abs().max() / a.abs().max()) for a, b in zip(ours, theirs)]
+        self.worst = max(self.worst, *off)
 
-        def ours(batch: UserBatch = batch) -> list[Tensor]:
-            engine = make(batch)
-            return [engine.logits(engine.steepest(engine.ball(radius))) for radius in radii]
+    def _score(self, rows: Rows) -> Tensor:
+        return self.model(rows.columns["user_id"], rows.columns["item_id"])
 
-        def theirs(rows: Rows = rows, index: Tensor = index) -> list[list[Tensor]]:
-            few = [rows[torch.arange(u * index.shape[1], (u + 1) * index.shape[1])] for u in range(SLOW_USERS)]
-            return [[published(model, own, radius) for own in few] for radius in radii]
+    def _ours(self, batch: UserBatch) -> list[Tensor]:
+        assert self.choice is not None
+        engine = self.choice.make(batch)
+        return [engine.logits(engine.steepest(engine.ball(radius))) for radius in self.radii]
 
-        fast, slow = (timed(work) for work in (ours, theirs)) if number % 2 else reversed([timed(theirs), timed(ours)])
-        for many, few in zip(fast[1], slow[1]):
-            worst = max(worst, float((many[:SLOW_USERS] - torch.stack(few)).abs().max() / many.abs().max()))
-        speeds.append(len(mask) / fast[0])
-        slow_speeds.append(SLOW_USERS / slow[0])
-        ratios.append(speeds[-1] / slow_speeds[-1])
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    def _theirs(self, few: list[Rows]) -> list[list[Tensor]]:
+        return [[published(self.twin, own, radius) for own in few] for radius in self.radii]
+
+
+def per_user(name: str, race: Race, loader: Any) -> list[str]:
+    """Return a row of the table: users per second each way, their ratio, peak memory, the largest difference."""
+    before = reset_peak()
+    for number, (interaction, owner, _, _) in zip(range(BATCHES + 1), loader):
+        race.run(number, interaction, owner)
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(race.fast, race.slow)], n=4)
     memory = resident(Path("/proc/self/status"))[1] - before
+    assert race.choice is not None
     return [
         name,
-        choice.name,
-        str(len(radii)),
-        f"{statistics.median(slow_speeds):.0f}",
-        f"{statistics.median(speeds):.0f}",
+        race.choice.name,
+        str(len(race.radii)),
+        f"{statistics.median(race.slow):.3g}",
+        f"{statistics.median(race.fast):.3g}",
         f"{middle:.1f}",
         f"{low:.1f}-{high:.1f}",
         f"{memory:.0f}",
-        f"{worst:.0e}",
+        f"{race.worst:.0e}",
     ]
 
 
@@ -151,27 +185,39 @@ def curve(trainer: Any, data: Any, methods: tuple[str, ...]) -> list[float]:
     plain()
     ratios = []
     for number in range(CURVES):
-        (whole, _), (one, _) = (timed(w) for w in ((attacked, plain) if number % 2 else (plain, attacked))[::1])
+        (whole, _), (one, _) = (timed(w) for w in ((attacked, plain) if number % 2 else (plain, attacked)))
         ratios.append(whole / one if number % 2 else one / whole)
     return ratios
+
+
+def networks(config: Any, neumf: nn.Module, dataset: Any) -> list[tuple[str, nn.Module, nn.Module]]:
+    """Return name, model and the twin that is copied; all with random weights."""
+    seen = dataset.inter_matrix(form="coo").toarray() > 0
+    config["mlp_hidden_size"] = None  # NeuMF's until here
+    dense, sparse = DenseMLP(torch.tensor(seen, dtype=torch.float32)), MLP(config, dataset)
+    sparse.load_state_dict(dense.state_dict())
+    return [
+        ("NeuMF", neumf, neumf),
+        ("MLP, nine layers", dense, dense),
+        ("MLP, nine layers, sparse rows", sparse, dense),
+    ]
 
 
 def main() -> None:
     """Print both tables."""
     torch.set_num_threads(1)
-    sys.argv = sys.argv[:1]
     options = {"model": "NeuMF", "dataset": "ml-100k", "state": "error", "defense": "none", "show_progress": False}
-    config = RAWPConfig(config_dict={**options, "eval_args": LEAVE_ONE_OUT})
+    given = {name: yaml.safe_load(value) for name, value in (o.lstrip("-").split("=", 1) for o in sys.argv[1:])}
+    sys.argv = sys.argv[:1]
+    config = RAWPConfig(config_dict={**options, "eval_args": LEAVE_ONE_OUT, **given})
     data, model = prepare(config)
     trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.eval_collector.data_collect(data.train)
     loader = candidates.sampled_loader(config, data.test, 99)
-    interactions = data.train._dataset.inter_matrix(form="coo").toarray()
-    mlp = MLP(torch.tensor(interactions, dtype=torch.float32))
     with candidates.frozen(loader, candidates.draw(loader, 2020)):
         rows = [
-            per_user(name, network, loader, radii)
-            for name, network in (("NeuMF", model), ("MLP, nine layers", mlp))
+            per_user(name, Race(network, twin, radii), loader)
+            for name, network, twin in networks(config, model, data.train._dataset)
             for radii in (RADII[3:4], RADII)
         ]
     headers = ["model", "way", "radii", "copies: users/s", "ours: users/s", "ratio", "quartiles", "MiB", "difference"]

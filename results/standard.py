@@ -54,17 +54,19 @@ def collect() -> None:
 
 
 def table(frame: pd.DataFrame, metric: str) -> str:
-    """Return a row per threat and method: clean score, and the share of it kept at each radius."""
+    """Return two rows per threat, the strongest attack of each seed and noise: share of the clean score kept."""
     rows = []
     radii = sorted(frame.loc[frame["radius"] > 0, "radius"].unique())
     for setting in curves.settings_of(frame):
         wide = curves.curves(curves.within(frame, setting), metric)
         kept = curves.shares(wide, bigger=True, metric=metric)
-        for attack, seeds in kept.groupby(level="attack", sort=False):
-            clean = wide.xs(attack, level="attack")[0.0]
-            cells = [spread(seeds[radius]) if radius in seeds else "" for radius in radii]
-            rows.append([setting.name, attack, f"{clean.mean():.4f}", *cells])
-    return tabulate(rows, headers=["threat", "attack", "clean", *(f"{r:g}" for r in radii)], tablefmt="github")
+        noise = kept.index.get_level_values("attack") == "random"
+        names = [setting.title, f"{wide[0.0].mean():.4f}"]
+        for title, seeds in (("strongest", kept[~noise].groupby(level="seed").min()), ("noise", kept[noise])):
+            rows.append([*names, title, *(spread(seeds[radius]) if radius in seeds else "" for radius in radii)])
+            names = ["", ""]
+    headers = ["attacked", "clean", "attack", *(f"{radius:g}" for radius in radii)]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def spread(values: pd.Series) -> str:

@@ -9,6 +9,7 @@ the rows of a user together; what it does otherwise is not seen here. `choose` c
 which catches it.
 """
 
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from recbole_rawp.ball import Ball, group_norms, normalize
 from recbole_rawp.per_user.engine import Steepest, UserBatch, rms, users_ball
-from recbole_rawp.per_user.layers import Ghost, Written, layer_of
+from recbole_rawp.per_user.layers import layer_of
+from recbole_rawp.per_user.pair_layer import pair_layers
 from recbole_rawp.per_user.passes import Calls, Forward, Passes
 from recbole_rawp.selection import Weights
 
@@ -31,20 +33,25 @@ class Hooked(Passes):
     Args:
         batch: the attack.
         ghost: whether linear layers keep their gradients as D^T A (True), written out (False), or as costs less.
+        fused: whether the steepest step takes a `Pair` as one, see `pair_layer`; what else is asked for goes layer by
+            layer.
 
     Raises:
         NotSupported: here or at the first pass, see `layer_of` and `call`.
     """
 
-    def __init__(self, batch: UserBatch, *, ghost: bool | None = None) -> None:
+    def __init__(self, batch: UserBatch, *, ghost: bool | None = None, fused: bool = True) -> None:
+        self.ghost = ghost
         modules = {
             name: [m for m in batch.model.modules() if any(p is weight for p in m._parameters.values())]
             for name, weight in batch.weights.items()
         }
-        super().__init__(batch, modules)
         self.layers = {
             name: layer_of(name, modules[name], weight, batch.users, ghost) for name, weight in batch.weights.items()
         }
+        self.pairs = pair_layers(batch.model, batch.weights, batch.users) if fused else {}
+        modules.update((name, []) for pair in self.pairs.values() for name in pair.names)
+        super().__init__(batch, modules | {key: [pair.module] for key, pair in self.pairs.items()})
 
     @property
     def weights(self) -> Weights:
@@ -54,6 +61,8 @@ class Hooked(Passes):
 
     def gradient(self, delta: Weights | None) -> Weights:
         """Return d loss_u / d w at w + delta_u."""
+        if self.pairs:
+            return self._plain.gradient(delta)
         if delta is None:
             return {name: found.gradient for name, found in self._at_w[1].items()}
         found = self._reduce(*self._run(self._written(delta), gradient=True))
@@ -63,7 +72,11 @@ class Hooked(Passes):
         """Return [U, n]."""
         if delta is None:
             return self._at_w[0]
-        own = self._along(delta.ball) if isinstance(delta, Steepest) else self._written(delta)
+        own = self._along(delta.ball) if isinstance(delta, Steepest) else None
+        if own is None and self.pairs:
+            return self._plain.logits(delta)
+        if own is None:
+            own = self._written(normalize(self.gradient(None), delta.ball) if isinstance(delta, Steepest) else delta)
         return self._run(own, gradient=False)[0]
 
     def ball(self, radius: float, *, granularity: str = "row", relative: bool = True) -> Ball:
@@ -76,7 +89,12 @@ class Hooked(Passes):
         return users_ball(sizes, radius, granularity, relative)
 
     @cached_property
-    def _at_w(self) -> tuple[Tensor, dict[str, Written | Ghost]]:
+    def _plain(self) -> "Hooked":
+        """The same attack, layer by layer."""
+        return Hooked(replace(self.batch, labels=self.labels), ghost=self.ghost, fused=False)
+
+    @cached_property
+    def _at_w(self) -> tuple[Tensor, dict[str, Any]]:
         """The logits and gradients at w."""
         logits, calls = self._clean
         for name, layer in self.layers.items():
@@ -86,24 +104,28 @@ class Hooked(Passes):
         del self._clean
         return logits.detach(), found
 
-    def _reduce(self, logits: Tensor, calls: dict[str, Calls]) -> dict[str, Written | Ghost]:
+    def _reduce(self, logits: Tensor, calls: dict[str, Calls]) -> dict[str, Any]:
         slopes = self._backward(logits, calls)
-        return {name: layer.reduce(calls[name], slopes[name]) for name, layer in self.layers.items()}
+        found: dict[str, Any] = {n: layer.reduce(calls[n], slopes[n]) for n, layer in self.layers.items()}
+        for key, pair in self.pairs.items():
+            found.update(pair.reduce(calls[key], slopes[key]))
+        return found
 
     def _written(self, delta: Weights) -> dict[str, Any]:
         """Return w + delta."""
         self._at_w  # noqa: B018
         return {name: self.layers[name].base + d for name, d in delta.items()}
 
-    def _along(self, ball: Ball) -> dict[str, Any]:
-        """Return w + normalize(gradient at w, ball), for rows as w + (radius / ||G_r||) * G_r in one step."""
+    def _along(self, ball: Ball) -> dict[str, Any] | None:
+        """Return w + normalize(gradient at w, ball) as w + (radius / ||G_r||) * G_r in one step; None if it is not."""
         found = self._at_w[1]
         norms = {name: summary.norms for name, summary in found.items()}
         if ball.granularity != "row" or not all(norm.isfinite().all() for norm in norms.values()):
-            return self._written(normalize(self.gradient(None), ball))
+            return None
         ratio = {name: ball.radius[name] / norm for name, norm in norms.items()}
         factor = {name: torch.where(r.isfinite(), r, 0.0) for name, r in ratio.items()}
-        return {name: found[name].moved(layer.base, factor[name]) for name, layer in self.layers.items()}
+        own = {name: found[name].moved(layer.base, factor[name]) for name, layer in self.layers.items()}
+        return own | {key: [own[name] for name in pair.names] for key, pair in self.pairs.items()}
 
     def _forward(self, name: str, own: Any) -> Forward:
-        return partial(self.layers[name].forward, own=own)
+        return partial((self.layers | self.pairs)[name].forward, own=own)

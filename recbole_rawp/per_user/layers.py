@@ -6,14 +6,16 @@ embedding table   looked-up rows r_ui, gradients by them D_ui:                  
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_rawp.model.sparse_linear import SparseLinear
 from recbole_rawp.per_user.engine import NotSupported
-from recbole_rawp.per_user.passes import Calls
+from recbole_rawp.per_user.passes import Calls, scaled
+from recbole_rawp.per_user.sparse_layers import Sparse
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,7 @@ class Ghost:
     @cached_property
     def norms(self) -> Tensor:
         """||G_r||^2 = d_r^T (A A^T) d_r, [U, out, 1]; D is scaled first, since its square might underflow."""
-        scale = self.slopes.abs().amax(dim=(1, 2), keepdim=True)
-        slopes = self.slopes / torch.where(scale > 0, scale, 1.0)
+        slopes, scale = scaled(self.slopes)
         squares = (slopes * (self.inputs @ self.inputs.transpose(1, 2) @ slopes)).sum(1)
         return squares.clamp_min(0).sqrt().unsqueeze(2) * scale
 
@@ -79,7 +80,7 @@ class Linear:
         _, out, width = self.base.shape
         rows = sum(x.shape[1] for x in inputs)
         if rows * (width + out) < width * out if self.ghost is None else self.ghost:
-            return Ghost(torch.cat(inputs, 1), torch.cat(slopes, 1))
+            return Ghost(joined(inputs), joined(slopes))
         parts = [d.transpose(1, 2) @ x for x, d in zip(inputs, slopes)]
         return Written(sum(parts[1:], parts[0]))
 
@@ -145,11 +146,20 @@ class Table:
         return functional.embedding(self.slots[number], own.reshape(-1, self.shape[2]))
 
 
-def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, ghost: bool | None) -> Linear | Table:
+def joined(parts: list[Tensor]) -> Tensor:
+    """Return [U, sum of m, k] from [U, m, k], the only part itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+Layer = Linear | Table | Sparse
+
+
+def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, ghost: bool | None) -> Layer:
     """Return how to attack `weight`.
 
     Raises:
-        NotSupported: if not all its modules are plain nn.Linear, or plain nn.Embedding, with this weight.
+        NotSupported: if not all its modules are plain nn.Linear, or plain nn.Embedding, with this weight, nor its only
+            one a SparseLinear.
     """
     plain = all(getattr(owner, "weight", None) is weight and "forward" not in owner.__dict__ for owner in owners)
     if plain and all(type(owner).forward is nn.Linear.forward for owner in owners):
@@ -159,5 +169,7 @@ def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, gho
         padding, max_norm, by_frequency = next(iter(kinds))
         if len(kinds) == 1 and max_norm is None and not by_frequency:
             return Table(weight, users, padding)
+    if plain and len(owners) == 1 and type(owners[0]).forward is SparseLinear.forward:
+        return Sparse(weight, users, cast(SparseLinear, owners[0]))
     kinds_of_owner = ", ".join(sorted({type(owner).__name__ for owner in owners})) or "no module"
     raise NotSupported(f"{name}: belongs to {kinds_of_owner}, not to plain nn.Linear or nn.Embedding modules")

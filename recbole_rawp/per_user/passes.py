@@ -80,6 +80,16 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def scaled(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return D / scale and scale [U, 1, 1] for D [U, m, out]: 1, or each user's largest |d| where squares underflow."""
+    largest = torch.linalg.vector_norm(slopes, torch.inf, dim=(1, 2), keepdim=True)
+    ones = torch.ones_like(largest)
+    if bool((largest > torch.finfo(slopes.dtype).tiny ** 0.125).all()):
+        return slopes, ones
+    scale = torch.where(largest > 0, largest, ones)
+    return slopes / scale, scale
+
+
 class Passes:
     """Forward and backward passes in which the layers of some names run a forward of ours."""
 

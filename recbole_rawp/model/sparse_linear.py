@@ -1,0 +1,125 @@
+"""How does a linear layer read long rows of 0 and 1, most of them 0?
+
+    W @ row + b = sum of W[:, c] over the columns c where the row is 1, + b
+
+and each row only once, however often a batch asks for it: a user's row goes with all of the user's candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A matrix [len, width] of 0 and 1.
+
+    Attributes:
+        indptr: [len + 1], row r's columns are indices[indptr[r] : indptr[r + 1]].
+        indices: [number of ones], columns.
+        width: number of columns.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    width: int
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> "SparseRows":
+        """Return the places where a scipy sparse matrix is not 0, whatever is stored there; doubles count once."""
+        coo = matrix.tocoo()
+        stored = coo.data != 0
+        return cls.from_pairs(torch.from_numpy(coo.row[stored]), torch.from_numpy(coo.col[stored]), coo.shape)
+
+    @classmethod
+    def from_pairs(cls, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> "SparseRows":
+        """Return the matrix that is 1 at (rows[i], columns[i]); doubles count once."""
+        height, width = shape
+        places = (rows.long() * width + columns.long()).unique()  # sorted
+        counts = torch.bincount(places // width, minlength=height)
+        return cls(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), places % width, width)
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def take(self, numbers: Tensor) -> "SparseRows":
+        """Return the rows of these numbers, [k]."""
+        start, counts = self.indptr[numbers], self.indptr[numbers + 1] - self.indptr[numbers]
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        total = int(indptr[-1])
+        shift = torch.repeat_interleave(start - indptr[:-1], counts, output_size=total)
+        return SparseRows(indptr, self.indices[shift + torch.arange(total, device=shift.device)], self.width)
+
+    def numbers(self) -> Tensor:
+        """Return the row of each of `indices`."""
+        each = torch.arange(len(self), device=self.indptr.device)
+        return torch.repeat_interleave(each, self.indptr.diff(), output_size=len(self.indices))
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """Return [len, width]."""
+        matrix = torch.zeros(len(self), self.width, dtype=dtype, device=self.indices.device)
+        matrix[self.numbers(), self.indices] = 1.0
+        return matrix
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """Return self @ matrix, [len, k], for a matrix [width, k]."""
+        return functional.embedding_bag(
+            self.indices, matrix.contiguous(), self.indptr, mode="sum", include_last_offset=True
+        )
+
+
+class SparseLinear(nn.Linear):
+    """nn.Linear(rows.width, out) of given rows; the same parameters, but called with the rows' numbers.
+
+    The rows are buffers that are not saved: a checkpoint holds what nn.Linear's holds.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+
+    def __init__(self, rows: SparseRows, out_features: int, *, bias: bool = True) -> None:
+        super().__init__(rows.width, out_features, bias=bias)
+        self.register_buffer("indptr", rows.indptr, persistent=False)
+        self.register_buffer("indices", rows.indices, persistent=False)
+
+    @property
+    def rows(self) -> SparseRows:
+        """The rows, on the layer's device."""
+        return SparseRows(self.indptr, self.indices, self.in_features)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return W @ row + b for the rows of these numbers: [...] -> [..., out]."""
+        distinct, place = input.unique(return_inverse=True)
+        found = self.rows.take(distinct).times(self.weight.t())
+        return functional.embedding(place, found if self.bias is None else found + self.bias)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"{super().extra_repr()}, rows={len(self.rows)}, ones={len(self.indices)}"
+
+
+class Pair(nn.Module):
+    """The first layers of a network over pairs: user's row and item's row, each linear, concatenated -> linear.
+
+    All three are called as modules of their own, so that hooks see them. Between them there is no activation, which
+    `per_user.pair_layer` makes use of.
+
+    Args:
+        users: the users' rows.
+        items: the items' rows.
+        width: of either row's layer.
+        out_features: of the last layer.
+    """
+
+    def __init__(self, users: SparseRows, items: SparseRows, width: int, out_features: int) -> None:
+        super().__init__()
+        self.user, self.item = SparseLinear(users, width), SparseLinear(items, width)
+        self.merge = nn.Linear(2 * width, out_features)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Return [P, out] for the numbers of user and item, [P, 2]."""
+        return self.merge(torch.cat([self.user(pairs[:, 0]), self.item(pairs[:, 1])], dim=1))

@@ -1,0 +1,106 @@
+"""Is the network over interaction rows a RecBole model, and the dense one in disguise?"""
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import get_trainer
+from torch import nn
+
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.model.mlp import MLP
+from recbole_rawp.model.sparse_linear import SparseLinear
+from recbole_rawp.prepare import prepare
+from recbole_rawp.weights import hidden_layers, perturbed_weights
+
+SIZES = [16, 8, 4]
+
+
+@pytest.fixture
+def built(settings):
+    """Return config, data, and an MLP on the training data, all made for NeuMF."""
+    config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, learning_rate=0.01, defense="none"))
+    config["mlp_hidden_size"] = SIZES
+    data, _ = prepare(config)
+    torch.manual_seed(0)
+    return config, data, MLP(config, data.train._dataset)
+
+
+def dense(model, dataset):
+    """Return the function of the model, written with dense rows: users, items -> logits."""
+    rows = torch.tensor(dataset.inter_matrix(form="coo").toarray(), dtype=torch.float64).ne(0).double()
+
+    def score(users, items):
+        pair = model.pair
+        x = [
+            nn.functional.linear(r, layer.weight, layer.bias)
+            for r, layer in ((rows[users], pair.user), (rows.T[items], pair.item))
+        ]
+        x = torch.cat(x, 1)
+        for layer in [pair.merge, *model.hidden]:
+            x = torch.relu(layer(x))
+        return model.predict_layer(x).squeeze(1)
+
+    return score
+
+
+def everything(model, users):
+    """Return the batch of all pairs of these users with all items."""
+    pairs = torch.cartesian_prod(users, torch.arange(model.n_items))
+    return Interaction({model.USER_ID: pairs[:, 0], model.ITEM_ID: pairs[:, 1]})
+
+
+def test_it_equals_the_dense_network_and_its_gradients_too(built):
+    _, data, model = built
+    model = model.double().eval()
+    batch = everything(model, torch.tensor([0, 1, 7]))
+    users, items = batch[model.USER_ID], batch[model.ITEM_ID]
+    want, got = dense(model, data.train._dataset)(users, items), model(users, items)
+    assert torch.allclose(got, want, rtol=1e-12, atol=1e-12) and want.std() > 1e-3
+    weights = list(model.parameters())
+    for mine, theirs in zip(
+        torch.autograd.grad(got.sin().sum(), weights), torch.autograd.grad(want.sin().sum(), weights)
+    ):
+        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_the_rows_are_those_of_the_training_data_alone(built):
+    _, data, model = built
+    seen = {(int(u), int(i)) for u, i in zip(*(data.train._dataset.inter_feat[f] for f in ("user_id", "item_id")))}
+    rows = model.pair.user.rows
+    assert set(zip(rows.numbers().tolist(), rows.indices.tolist())) == seen
+    rows = model.pair.item.rows
+    assert set(zip(rows.indices.tolist(), rows.numbers().tolist())) == seen
+
+
+@pytest.mark.parametrize("chunk", [7, 200, 2**13])
+def test_the_full_ranking_equals_predict_pair_by_pair(built, monkeypatch, chunk):
+    _, _, model = built
+    monkeypatch.setattr("recbole_rawp.model.mlp.CHUNK", chunk)
+    users, model = torch.tensor([5, 1, 1, 40]), model.double().eval()
+    got = model.full_sort_predict(Interaction({model.USER_ID: users}))
+    want = torch.cat([model.predict(everything(model, user.view(1))) for user in users])
+    assert torch.allclose(got, want, rtol=1e-12) and want.min() > 0 and want.max() < 1
+
+
+def test_recboles_trainer_trains_and_ranks_it(built):
+    config, data, model = built
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.fit(data.train, data.valid, saved=False, show_progress=False)
+    losses = [trainer.train_loss_dict[epoch] for epoch in sorted(trainer.train_loss_dict)]
+    assert losses[-1] < losses[0]
+    assert trainer.evaluate(data.test, load_best_model=False, show_progress=False)["ndcg@10"] > 0
+
+
+def test_the_published_sizes_are_the_default_nine_layers(built):
+    config, data, _ = built
+    config["mlp_hidden_size"] = None
+    model = MLP(config, data.train._dataset)
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    assert [m.out_features for m in linear] == [512, 512, 512, 256, 128, 64, 32, 16, 1]
+    assert sum(isinstance(m, SparseLinear) for m in linear) == 2
+
+
+def test_the_rows_layers_are_embeddings_and_the_others_hidden(built):
+    _, _, model = built
+    assert list(perturbed_weights(model, "embeddings")) == ["pair.user.weight", "pair.item.weight"]
+    assert list(hidden_layers(model)) == ["pair.merge", "hidden.0", "hidden.1", "predict_layer"]
