@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from recbole.config import Config
@@ -19,7 +20,7 @@ from recbole_rawp.losses import SEED
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.prepare import Data
 from recbole_rawp.rules import RULES
-from recbole_rawp.suites import Threat
+from recbole_rawp.suites import Threat, written
 from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.users import Users, join
 from recbole_rawp.weights import hidden_layers, perturbed_weights
@@ -49,16 +50,25 @@ class Findings:
 
 def attack(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, findings: Findings) -> None:
     """Measure the model on test data under the attacks, before its repair too; add what was found."""
-    decimals, repaired = trainer.config["metric_decimal_place"], trainer.progress and trainer.progress.changed()
+    repaired = trainer.progress and trainer.progress.changed()
     if repaired:
         assert trainer.progress is not None
         with finetune.undone(trainer.model, trainer.progress):
             before = under_attack(trainer, data, candidates, stage=1)
-            verdicts = verify(before, own_result(trainer, data, candidates), decimals=decimals)
+            verdicts = checked(trainer, data, candidates, before)
         findings.add(before, [replace(c, defense=c.defense + BEFORE) for c in verdicts])
     after = under_attack(trainer, data, candidates, stage=2 if trainer.progress else 1)
-    verdicts = verify(after, own_result(trainer, data, candidates), decimals=decimals)
+    verdicts = checked(trainer, data, candidates, after)
     findings.add(after, [replace(c, defense=c.defense + AFTER) for c in verdicts] if repaired else verdicts)
+
+
+def checked(
+    trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, outcome: evaluation.Outcome
+) -> list[Check]:
+    """Return the self-checks of what was found about the model as it is now."""
+    scopes = ("global", "per_user") if samples(data.test) else ("global",)  # else these rank other candidates
+    own = own_result(trainer, data, candidates)
+    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"], scopes=scopes)
 
 
 def under_attack(
@@ -94,7 +104,7 @@ def write(
 
     `dataset` is RecBole's, of which the candidates are.
     """
-    config = trainer.config
+    config, text = trainer.config, written(options.attack(trainer.config).threats)
     if candidates is not None:
         save(folder / "candidates.npz", candidates, dataset)
     table = report.write(
@@ -103,7 +113,7 @@ def write(
         findings.checks,
         metric=config["valid_metric"].lower(),
         bigger=config["valid_metric_bigger"],
-        settings={key: config[key] for key in RULES},
+        settings={key: config[key] for key in RULES} | {"suite.yaml": "\n" + indent(text, "  ")},
         environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
         sections=sections,
         again=again,
@@ -146,6 +156,11 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     if not possible:
         raise InputError(f"attack: {config['attack']!r} holds nothing that {type(model).__name__} has.")
     if not samples(loader):
+        if settings.candidates:
+            raise InputError(
+                f"attack_candidates: nothing here ranks '{settings.candidates}'. Use eval_args mode uniN or attacks "
+                "per user, or leave it out."
+            )
         return None
     if settings.candidates:
         return check(load(Path(settings.candidates).expanduser(), loader._dataset), loader)

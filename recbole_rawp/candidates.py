@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.interaction import Interaction
+from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_rawp import preserve
@@ -50,7 +51,7 @@ def draw(loader: Any, seed: int) -> Candidates:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        return {int(user): _distinct(loader, user) for user in loader.uid_list}
+        return Fitting((int(user), _distinct(loader, user)) for user in loader.uid_list)
 
 
 def _distinct(loader: Any, user: int) -> np.ndarray:
@@ -79,6 +80,10 @@ def _positives(loader: Any, user: int) -> np.ndarray:
     return loader._dataset.inter_feat[loader.iid_field][loader.uid2index[user]].numpy()
 
 
+class Fitting(dict[int, np.ndarray]):
+    """Candidates that were drawn for a loader's users, or checked to fit them."""
+
+
 class SavedCandidates:
     """Takes a sampler's place and returns the candidates, in order."""
 
@@ -102,7 +107,8 @@ def frozen(loader: Any, candidates: Candidates | None) -> Iterator[None]:
     if candidates is None or not samples(loader):
         yield
         return
-    sampler, loader._sampler = loader._sampler, SavedCandidates(check(candidates, loader))
+    fitting = candidates if isinstance(candidates, Fitting) else check(candidates, loader)
+    sampler, loader._sampler = loader._sampler, SavedCandidates(fitting)
     try:
         yield
     finally:
@@ -115,7 +121,7 @@ def check(candidates: Candidates, loader: Any) -> Candidates:
     Raises:
         InputError: if a user is missing, has too few, or has one of the user's own positives among them.
     """
-    return {int(user): _fitting(candidates, loader, int(user)) for user in loader.uid_list}
+    return Fitting((int(user), _fitting(candidates, loader, int(user))) for user in loader.uid_list)
 
 
 def _fitting(candidates: Candidates, loader: Any, user: int) -> np.ndarray:
@@ -126,7 +132,7 @@ def _fitting(candidates: Candidates, loader: Any, user: int) -> np.ndarray:
     if len(items) < number:
         refuse(
             f"user '{_token(loader, user)}' has {len(items)}, and {number} are ranked",
-            "Set eval_args to a smaller uniN",
+            "Set eval_args to a smaller uniN, or attack_negatives to fewer where all items are ranked",
         )
     taken = items[:number]
     hit = taken[np.isin(taken, _positives(loader, user))]
@@ -143,15 +149,20 @@ def sampled_loader(config: Any, loader: Any, count: int) -> NegSampleEvalDataLoa
     the config are not changed (RecBole's constructor sorts the rows, adds a label field and reads the config).
 
     Raises:
-        InputError: for labelled rows, among which nothing is ranked.
+        InputError: for labelled rows, among which nothing is ranked, and for metrics that are none of rankings.
     """
-    if samples(loader):
-        return loader
-    if not isinstance(loader, FullSortEvalDataLoader):
+    if not samples(loader) and not isinstance(loader, FullSortEvalDataLoader):
         raise InputError(
             "attack_scope: per_user ranks candidates, and eval mode labeled has none. "
             "Use eval_args mode uni99 or full, or a suite with global attacks."
         )
+    if config["eval_type"] != EvaluatorType.RANKING:
+        raise InputError(
+            f"attack_scope: per_user measures rankings, and metrics {config['metrics']} are none. "
+            "Use ranking metrics, or a suite with global attacks."
+        )
+    if samples(loader):
+        return loader
     own = copy.copy(config)
     arguments = {"distribution": "uniform", "sample_num": count}  # as the sampler of a full-sort loader is
     own.final_config_dict = {**config.final_config_dict, f"{loader._sampler.phase}_neg_sample_args": arguments}

@@ -49,8 +49,11 @@ def settings(
     config_dict: Mapping[str, Any] | None = None,
     *,
     ours: Mapping[str, Any] | None = None,
+    without: str | None = None,
 ) -> RAWPConfig:
     """Return the checkpoint's settings; `ours`, then files, dictionary and command line win over them.
+
+    Keys that begin with `without` are left out.
 
     Raises:
         InputError: if another model or dataset is asked for than the checkpoint holds.
@@ -58,7 +61,8 @@ def settings(
     theirs: Config = checkpoint["config"]
     with tempfile.TemporaryDirectory() as folder:  # as the first config file: those that are given come later and win
         first = Path(folder, "checkpoint.yaml")
-        first.write_text(environment.as_yaml(environment.settings(theirs) | dict(ours or {})), encoding="utf-8")
+        kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
+        first.write_text(environment.as_yaml(kept | dict(ours or {})), encoding="utf-8")
         config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict)
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:

@@ -26,6 +26,42 @@ LOSS = "loss"  # the metric name of what the attack raises: on training batches,
 
 
 @dataclass
+class Cells:
+    """What happened to each user in one scope, cell by cell; the first one is clean.
+
+    Attributes:
+        clean: the items recommended to each user without attack, [U, k].
+    """
+
+    clean: np.ndarray
+    cells: list[Record] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
+    values: list[np.ndarray] = field(default_factory=list)
+    overlap: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, cell: Record, measured: Measured) -> None:
+        """Add what was measured in one cell."""
+        self.cells.append(cell)
+        self.metrics = list(measured.users)
+        self.values.append(np.stack(list(measured.users.values())).astype(np.float32))
+        self.overlap.append(overlap(self.clean, measured.top).astype(np.float32))
+
+    def users(self, train_data: Any, eval_data: Any) -> Users:
+        """Return all of it, user by user."""
+        activity, popularity = habits(train_data, eval_data)
+        return Users(
+            user=ranked_users(eval_data).astype(np.int64),
+            activity=activity,
+            popularity=popularity,
+            metrics=self.metrics,
+            cells=self.cells,
+            values=np.stack(self.values),
+            overlap=np.stack(self.overlap),
+            k=self.clean.shape[1],
+        )
+
+
+@dataclass
 class Outcome:
     """What the attacks found.
 
@@ -34,6 +70,7 @@ class Outcome:
         records: with the fields `SCHEMA`, unrounded, for every threat, method, radius and metric.
         users: scope -> the same user by user; nothing for metrics that are no mean over users.
         notes: what was passed over, and which way attacks per user went.
+        still: threats that nothing moves, for the loss has no gradient.
         unmoved: weights whose change does not reach the scores (`Global.unmoved`); None if nothing was ranked.
     """
 
@@ -41,8 +78,9 @@ class Outcome:
     records: list[Record] = field(default_factory=list)
     users: dict[str, Users] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    still: list[str] = field(default_factory=list)
     unmoved: list[str] | None = None
-    _cells: dict[str, list[tuple[Record, Measured]]] = field(default_factory=dict)
+    _cells: dict[str, Cells] = field(default_factory=dict)
 
     def add(self, threat: Threat, method: str, radius: float, measured: Measured, loss: float) -> None:
         """Add what was measured at one radius."""
@@ -61,32 +99,14 @@ class Outcome:
         rows = [*({"metric": m, "value": v} for m, v in measured.metrics.items())]
         rows.append({"metric": LOSS, "value": loss, "split": split})
         self.records += [{name: (cell | row)[name] for name in SCHEMA} for row in rows]
-        if measured.users:
-            self._cells.setdefault(threat.scope, []).append((cell, measured))
+        if measured.users and measured.top is not None:
+            self._cells.setdefault(threat.scope, Cells(measured.top)).add(cell, measured)
 
     def gather(self, train_data: Any, sides: Mapping[str, Global | EachUser]) -> None:
         """Put what was measured in each scope together, user by user."""
         for scope, cells in self._cells.items():
-            self.users[scope] = by_user(cells, train_data, sides[scope].eval_data)
+            self.users[scope] = cells.users(train_data, sides[scope].eval_data)
         self._cells.clear()
-
-
-def by_user(cells: list[tuple[Record, Measured]], train_data: Any, eval_data: Any) -> Users:
-    """Return what was measured, clean first, user by user."""
-    activity, popularity = habits(train_data, eval_data)
-    clean = cells[0][1].top
-    assert clean is not None and cells[0][0]["radius"] == 0
-    metrics = list(cells[0][1].users)
-    return Users(
-        user=ranked_users(eval_data).astype(np.int64),
-        activity=activity,
-        popularity=popularity,
-        metrics=metrics,
-        cells=[cell for cell, _ in cells],
-        values=np.stack([[m.users[name] for name in metrics] for _, m in cells]).astype(np.float32),
-        overlap=np.stack([overlap(clean, m.top) for _, m in cells]).astype(np.float32),
-        k=clean.shape[1],
-    )
 
 
 def overlap(clean: np.ndarray, attacked: Any) -> np.ndarray:
@@ -149,6 +169,7 @@ def under_attack(
                 outcome.notes.append(f"Passed over: {error}")
                 bar.total -= cells(threat)
         outcome.notes += everyone.notes + each.notes
+        outcome.still = everyone.still
         if eval_data:
             outcome.unmoved = everyone.unmoved()
             outcome.gather(train_data, {"global": everyone, "per_user": each})

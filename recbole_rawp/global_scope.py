@@ -31,6 +31,7 @@ class Global:
         self.candidates = candidates
         self.losses: dict[Any, AttackLoss] = {}
         self.notes: list[str] = []
+        self.still: list[str] = []
         self.clean: Measured | None = None
 
     def curves(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Cell]:
@@ -38,7 +39,7 @@ class Global:
         loss = self.loss(threat)
         if self.clean is None:
             self.clean = self.measure(loss, {})
-        self.note_still(loss, threat)
+        self.look_at_gradient(loss, threat)
         at_zero = loss.value({})
         for method in threat.methods:
             yield method, 0.0, self.clean, at_zero
@@ -55,14 +56,28 @@ class Global:
                 yield method, radius, self.measure(loss, delta), loss.value(delta)
                 advance(1)
 
-    def note_still(self, loss: AttackLoss, threat: Threat) -> None:
-        """Note what the attack cannot move: the loss has no gradient by it."""
-        still = [name for name, g in loss.gradient(None).items() if not g.any()]
-        note = (
-            f"Target {threat.target}: the training loss has no gradient by {', '.join(still)}, which only noise moves."
-        )
-        if still and note not in self.notes:
-            self.notes.append(note)
+    def look_at_gradient(self, loss: AttackLoss, threat: Threat) -> None:
+        """Note what the attack cannot move, for the loss has no gradient by it."""
+        gradient = loss.gradient(None)
+        whole = [name for name, g in gradient.items() if not g.any() or not g.isfinite().all()]
+        rows = {name: float((g.flatten(1) == 0).all(1).float().mean()) for name, g in gradient.items() if g.dim() > 1}
+        parts = [f"{share:.0%} of {name}" for name, share in rows.items() if share >= 0.01 and name not in whole]
+        if whole:
+            self.note(
+                f"Target {threat.target}: the loss has no usable gradient by {', '.join(whole)}; only noise moves it."
+            )
+        if parts:
+            self.note(
+                f"Target {threat.target}: rows without gradient, which only noise moves: {', '.join(parts)} (users or "
+                "items in none of the attacked batches, or units that are never active)."
+            )
+        if len(whole) == len(gradient):
+            self.still.append(threat.name)
+
+    def note(self, text: str) -> None:
+        """Note something once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def loss(self, threat: Threat) -> AttackLoss:
         """Return the attacked loss; its gradient at the weights serves all threats to the same target."""
@@ -82,6 +97,10 @@ class Global:
         evaluations it is put on each weight that the loss depends on by itself: some keep those of items alone (DMF).
         """
         loss = AttackLoss(self.trainer.model, self.batches, perturbed_weights(self.trainer.model, "all"))
+        if self.clean is None:
+            self.clean = self.measure(
+                loss, {}
+            )  # RecBole's trainer is ready for single batches after a whole evaluation
         bound = loss.ball(HUGE, granularity="tensor")
         noise = strongest(ATTACKS["random"], loss, bound, restarts=1, steps=0, seed=0)
         groups = {"all weights": noise}

@@ -13,9 +13,11 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
+from recbole.utils import ModelType
 from torch import nn
 
 from recbole_rawp import preserve
+from recbole_rawp.candidates import samples
 from recbole_rawp.losses import AttackLoss, loader_generators, seed_generators
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.pieces import in_pieces
@@ -23,6 +25,7 @@ from recbole_rawp.selection import Weights
 
 UNROUNDED = 17  # decimals; a float has no more
 PER_USER = ["rec.topk"]  # what a metric that is a mean over users needs of RecBole's collector
+BATCHED = {"rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label"}  # what RecBole collects batch by batch
 TOP = "rec.items"  # the name of the lists of recommended items there
 
 
@@ -33,7 +36,8 @@ class Measured:
     Attributes:
         metrics: RecBole's, unrounded.
         users: metric -> its value for each user, [U]; only metrics that are a mean over users.
-        top: the items recommended to each user, [U, max(topk)]; None where nothing is ranked.
+        top: the items recommended to each user, [U, k], k the largest topk, or the number of candidates if that is
+            smaller; None where nothing is ranked.
     """
 
     metrics: dict[str, float]
@@ -62,7 +66,9 @@ def ranked(trainer: Any, eval_data: Any) -> Measured:
     trainer.evaluator.nan = False
     clear_caches(trainer.model.modules())  # loading weights does not, for some models
     result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
-    return measured(trainer.evaluator, result) if result is not None else Measured({}, {}, None)
+    if result is None:
+        return Measured({}, {}, None)
+    return measured(trainer.evaluator, result, eval_data, nan=trainer.evaluator.nan)
 
 
 def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> Measured:
@@ -71,15 +77,18 @@ def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) ->
         return ranked(trainer, eval_data)
 
 
-def measured(evaluator: NotingEvaluator, result: dict[str, float]) -> Measured:
+def measured(evaluator: NotingEvaluator, result: dict[str, float], eval_data: Any, *, nan: bool) -> Measured:
     """Return what the evaluator found, with its users.
 
     Where a score was NaN every metric is: RecBole's ranking takes NaN for the best score.
     """
     collected = evaluator.collected
     assert collected is not None
-    metrics = {metric: math.nan if evaluator.nan else float(value) for metric, value in result.items()}
-    return Measured(metrics, by_user(evaluator, collected), collected.get(TOP).numpy() if TOP in collected else None)
+    metrics = {metric: math.nan if nan else float(value) for metric, value in result.items()}
+    top = collected.get(TOP).numpy() if TOP in collected else None
+    if top is not None and samples(eval_data):
+        top = top[:, : eval_data.times]  # the places after a user's candidates are the same always
+    return Measured(metrics, by_user(evaluator, collected), top)
 
 
 def by_user(evaluator: Evaluator, collected: DataStruct) -> dict[str, np.ndarray]:
@@ -105,9 +114,10 @@ def habits(train_data: Any, eval_data: Any) -> tuple[np.ndarray, np.ndarray]:
 
     Popularity is the mean count of training interactions of the user's test items.
     """
-    history, test = train_data._dataset.inter_feat, eval_data._dataset.inter_feat
+    test = eval_data._dataset.inter_feat
     user, item = eval_data._dataset.uid_field, eval_data._dataset.iid_field
-    activity, counts = Counter(history[user].numpy().tolist()), Counter(history[item].numpy().tolist())
+    history = interactions(train_data)
+    activity, counts = Counter(history[0].tolist()), Counter(history[1].tolist())
     users = ranked_users(eval_data)
     popularity = np.array([counts[i] for i in test[item].numpy().tolist()], dtype=float)
     if len(users) != len(test) or not np.array_equal(users, test[user].numpy()):  # several rows of a user count as one
@@ -115,6 +125,21 @@ def habits(train_data: Any, eval_data: Any) -> tuple[np.ndarray, np.ndarray]:
         sums, numbers = np.bincount(rows, popularity), np.bincount(rows)
         popularity = sums[users] / numbers[users]
     return np.array([activity[u] for u in users.tolist()]), popularity
+
+
+def interactions(train_data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return users and items of the training interactions, [n] each.
+
+    A sequential data set has a row for each but a user's first, which stands at the head of the item list.
+    """
+    dataset = train_data._dataset
+    rows, user, item = dataset.inter_feat, dataset.uid_field, dataset.iid_field
+    users, items = rows[user].numpy(), rows[item].numpy()
+    lists, lengths = item + dataset.config["LIST_SUFFIX"], dataset.config["ITEM_LIST_LENGTH_FIELD"]
+    if dataset.config["MODEL_TYPE"] != ModelType.SEQUENTIAL or lists not in rows.columns:
+        return users, items
+    first = rows[lengths].numpy() == 1
+    return np.concatenate([users[first], users]), np.concatenate([rows[lists].numpy()[first, 0], items])
 
 
 @contextmanager
@@ -162,6 +187,8 @@ def unrounded(trainer: Any) -> Iterator[None]:
         trainer.evaluator, trainer.wandblogger.log_wandb = evaluator, logs
         setattr(register, TOP, lists)
         del trainer.eval_collector.eval_batch_collect
+        for name in BATCHED & trainer.eval_collector.data_struct._data_dict.keys():  # left by an interruption
+            del trainer.eval_collector.data_struct[name]
 
 
 def noting_nan(evaluator: NotingEvaluator, collect: Any) -> Any:

@@ -1,6 +1,7 @@
 """In what order does it happen?"""
 
 import copy
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import summary
-from recbole_rawp.steps import check_repairable, check_weights, fit, make_trainer, write_settings
+from recbole_rawp.steps import check_repairable, check_weights, fit, make_trainer, ready, write_settings
 from recbole_rawp.weights import perturbed_weights
 
 ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
@@ -104,7 +105,7 @@ def rank_checkpoint(
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
     folder = output.reserve(config["rawp_output_dir"], *_names(config, "rank"), environment=_place(config))
     trainer = make_trainer(config, network, folder, saved=False)
-    trainer.eval_collector.data_collect(data.train)
+    ready(trainer, data)
     settings = options.fine_tuning(config)
     weights = perturbed_weights(network, settings.target)
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
@@ -117,6 +118,8 @@ def attack_checkpoint(
 ) -> dict[str, Any]:
     """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
 
+    The attack is that of the options given here, whatever the checkpoint's own run tried.
+
     Returns:
         `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown) and `output_dir`.
 
@@ -125,7 +128,7 @@ def attack_checkpoint(
     """
     content = checkpoint.read(file)
     plain = {} if content["config"]["defense"] else {"defense": "none"}
-    config = checkpoint.settings(content, config_file_list, config_dict, ours=plain)
+    config = checkpoint.settings(content, config_file_list, config_dict, ours=plain, without="attack")
     output.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     candidates = check_attack(config, network, data)
@@ -133,10 +136,10 @@ def attack_checkpoint(
     folder = output.reserve(config["rawp_output_dir"], *_names(config, "attack"), environment=_place(config))
     write_settings([config], folder)
     trainer = make_trainer(config, network, folder, saved=False)
-    trainer.eval_collector.data_collect(data.train)
+    ready(trainer, data)
     findings = Findings()
     attack(trainer, data, candidates, findings)
-    dataset, again = data.test._dataset, f"attack {file}"
+    dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
     return write(trainer, folder, findings, candidates, dataset=dataset, sections=[], again=again)
 
 

@@ -19,6 +19,7 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_rawp import preserve
+from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.defaults import defaults
 from recbole_rawp.errors import InputError
@@ -127,6 +128,7 @@ def load(file: Path, fingerprint: str) -> State | None:
 def fingerprint(folder: Path, config: Config) -> str:
     """Return the digest of the settings in `folder` and of our options' values, defaults too."""
     ours = sorted((key, repr(config[key])) for key in RULES if key != "rawp_output_dir")
+    ours.append(("threats", repr(options.attack(config).threats)))  # a suite is a file, which may change
     return hashlib.sha256((folder / "settings.yaml").read_bytes() + repr(ours).encode()).hexdigest()
 
 

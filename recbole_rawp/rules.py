@@ -111,7 +111,9 @@ RULES: dict[str, Rule] = {
     "ft_attack_steps": COUNT,
     "attack": Rule(
         "suite, YAML file, or list of " + " | ".join(ATTACKS),
-        lambda v: is_word(v) or (is_list_of(lambda name: name in ATTACKS)(v) and len(set(v)) == len(v)),
+        lambda v: (
+            is_word(v) or (is_list_of(lambda name: is_word(name) and name in ATTACKS)(v) and len(set(v)) == len(v))
+        ),
     ),
     "attack_radii": Rule("list of floats >= 0, or null", lambda v: v is None or is_list_of(NOT_NEGATIVE.accepts)(v)),
     "attack_target": patterns("hidden | embeddings | all | activations | patterns | null", optional=True),

@@ -13,6 +13,7 @@ from recbole_rawp import environment, output, resume
 from recbole_rawp import settings as options
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import Data, recboles
+from recbole_rawp.suites import written
 from recbole_rawp.trainer import RAWPFTTrainer, robustify
 from recbole_rawp.weights import chosen_weights, pretraining
 
@@ -37,11 +38,12 @@ def check_repairable(model: nn.Module, data: Data) -> None:
 
 
 def write_settings(runs: Sequence[Config], folder: Path) -> None:
-    """Write settings.yaml of each run, the last one's into `folder` itself, before any training."""
+    """Write settings and suite of each run, the last one's into `folder` itself, before any training."""
     for config in runs:
         home = folder if config is runs[-1] else folder / "baseline"
         home.mkdir(exist_ok=True)
         output.write_text(home / "settings.yaml", environment.settings_yaml(config))
+        output.write_text(home / "suite.yaml", written(options.attack(config).threats))
 
 
 def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) -> RAWPFTTrainer:
@@ -55,6 +57,13 @@ def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) ->
         trainer.resume_file = folder / resume.NAME
         trainer.resumed = resume.load(trainer.resume_file, trainer.fingerprint)
     return trainer
+
+
+def ready(trainer: RAWPFTTrainer, data: Data) -> None:
+    """Let a model that is not trained here be evaluated and its loss be taken, as RecBole's `fit` does."""
+    trainer.eval_collector.data_collect(data.train)
+    if (trainer.config["train_neg_sample_args"] or {}).get("dynamic"):
+        data.train.get_model(trainer.model)
 
 
 def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Which attacks does a suite hold?  A suite is a YAML file: a list of threats, each with the methods to try."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from recbole_rawp.command_line import literal
 from recbole_rawp.defaults import properties
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.rules import RULES
+from recbole_rawp.selection import TARGETS
 
+WORDS = (*TARGETS, "activations")  # targets that some models lack
 FIELDS = {  # what a threat may say, and what it means where it says nothing
     "target": None,
     "granularity": "tensor",
@@ -21,6 +24,9 @@ FIELDS = {  # what a threat may say, and what it means where it says nothing
     "restarts": 1,
     "radii": None,
 }
+
+
+NAMES = ("target", "granularity", "unit", "scope", "labels")  # by which records tell threats apart
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,17 @@ class Threat:
     radii: tuple[float, ...]
     optional: bool = False
 
+    @property
+    def name(self) -> str:
+        """Return what moves, within which ball, for whom: `hidden/row/per_user/pseudo`."""
+        target = self.target if isinstance(self.target, str) else ",".join(self.target)
+        return threat_name(target, self.granularity, self.unit, self.scope, self.labels)
+
+
+def threat_name(target: str, granularity: str, unit: str, scope: str, labels: str) -> str:
+    """Return the name of a threat for messages."""
+    return "/".join(filter(None, (target, granularity, "absolute" * (unit == "absolute"), scope, labels)))
+
 
 def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
     """Return the threats of the suite that `attack` names; options attack_... that are set win over the suite's.
@@ -60,7 +77,27 @@ def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
     Raises:
         InputError: for a suite that cannot be read, or a combination that does not exist.
     """
-    return tuple(_threat(entry, options) for entry in read(options["attack"]))
+    found: dict[Any, Threat] = {}
+    for entry in read(options["attack"]):
+        threat = _threat(entry, options)
+        same = replace(threat, methods=())  # threats that differ in methods alone are one
+        methods = (*found[same].methods, *threat.methods) if same in found else threat.methods
+        found[same] = replace(threat, methods=tuple(dict.fromkeys(methods)))
+    _check_names(found.values())
+    return tuple(found.values())
+
+
+def _check_names(found: Iterable[Threat]) -> None:
+    """Raise InputError if records could not tell two threats apart."""
+    seen = set()
+    for threat in found:
+        for method in threat.methods:
+            if (threat.name, method, threat.steps) in seen:
+                raise InputError(
+                    f"attack: {method} on {threat.name} is there twice, with other radii or restarts. Put both into "
+                    "one threat, or set attack_radii and attack_restarts."
+                )
+            seen.add((threat.name, method, threat.steps))
 
 
 def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
@@ -84,8 +121,17 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
         raise InputError(f"attack: '{file}' is not a list of threats. See properties/attack/quick.yaml.")
     for number, entry in enumerate(entries, 1):
+        if isinstance(entry.get("radii"), list):  # YAML takes 1e-3, which lacks a dot, for a word
+            entry["radii"] = [literal(radius) for radius in entry["radii"]]
         _check(entry, f"attack: '{file.name}', entry {number}")
     return entries
+
+
+def written(found: Sequence[Threat]) -> str:
+    """Return threats as the suite that holds them."""
+    entries = [{key: value for key, value in asdict(threat).items() if key != "optional"} for threat in found]
+    plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in entry.items() if v != ""} for entry in entries]
+    return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110)
 
 
 def suites() -> list[str]:
@@ -106,9 +152,9 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
 
 
 def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
-    fields = FIELDS | dict(entry)
+    fields = FIELDS | {key: value for key, value in entry.items() if value is not None}
     fields |= {key: options[f"attack_{key}"] for key in FIELDS if options[f"attack_{key}"] is not None}
-    optional = entry.get("target") is not None and options["attack_target"] is None
+    optional = entry.get("target") in WORDS and options["attack_target"] is None
     target = fields["target"] or options["rawp_target"]
     if fields["radii"] is None:
         raise InputError("attack_radii: the suite names none. Set attack_radii, or radii in the suite.")
@@ -134,5 +180,6 @@ def _check_combination(target: Any, fields: Mapping[str, Any]) -> None:
     if known and fields["granularity"] not in known:
         what = "attacks per user" if per_user else "attacks on activations"
         raise InputError(
-            f"attack_granularity: {fields['granularity']!r} does not go with {what}. Use {' or '.join(known)}."
+            f"attack_granularity: the suite's {fields['granularity']!r} does not go with {what}. "
+            f"Set attack_granularity={' or '.join(known)}."
         )

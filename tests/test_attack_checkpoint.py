@@ -33,7 +33,7 @@ def test_a_plain_checkpoint_is_attacked_by_the_standard_suite(plain):
     )
     assert plain.read_bytes() == before and list(Path("theirs").iterdir()) == [plain]
     names = {path.name for path in Path("out").iterdir()}
-    assert REPORT | {"settings.yaml", "candidates.npz"} <= names and "model.pth" not in names
+    assert REPORT | {"settings.yaml", "suite.yaml", "candidates.npz"} <= names and "model.pth" not in names
     frame = pd.DataFrame(result["records"])
     assert set(frame["defense"]) == {"none"} and set(frame["labels"]) == {"", "pseudo", "truth"}
     assert set(frame["target"]) == {"hidden", "embeddings", "activations"}
@@ -45,7 +45,7 @@ def test_a_plain_checkpoint_is_attacked_by_the_standard_suite(plain):
 
 def test_the_suite_finds_the_same_in_a_run_and_in_its_checkpoint(settings):
     trained = run_recbole_rawp(config_dict=settings("NeuMF", defense="rawp", rawp_output_dir="run", **QUICK))
-    attacked = attack_checkpoint("run/model.pth", config_dict={"rawp_output_dir": "again"})
+    attacked = attack_checkpoint("run/model.pth", config_dict={"rawp_output_dir": "again", **QUICK})
     assert attacked["records"] == trained["records"]
     assert {record["defense"] for record in attacked["records"]} == {"rawp"}
 
@@ -60,10 +60,12 @@ def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
     files = [np.load(f"{run}/candidates.npz") for run in ("one", "two")]
     assert all(np.array_equal(files[0][name], files[1][name]) for name in files[0].files)
     assert other["records"] != one["records"]
-    given = attack_checkpoint(
-        "one/model.pth", config_dict={"rawp_output_dir": "three", "attack_candidates": "two/candidates.npz"}
-    )
-    assert given["records"] == one["records"]
+    again = {key: value for key, value in config.items() if key.startswith("attack")}
+    again |= {"rawp_output_dir": "three", "attack_candidates": "two/candidates.npz"}
+    assert attack_checkpoint("one/model.pth", config_dict=again)["records"] == one["records"]
+    whole = {**again, "rawp_output_dir": "four", "attack": "published", "attack_radii": None}
+    frame = pd.DataFrame(attack_checkpoint("one/model.pth", config_dict=whole)["records"])
+    assert set(frame["scope"]) == {"per_user"} and frame["radius"].max() == 0.1
 
 
 def test_published_candidates_are_ranked(settings, data_path):
@@ -101,7 +103,9 @@ def test_runs_are_put_side_by_side(settings, capsys):
         (["attack", "none.pth"], "checkpoint: there is no file 'none.pth'"),
         (["attack", "PLAIN", "--attack=standrad"], "attack: there is no suite 'standrad'. Did you mean 'standard'?"),
         (["attack", "PLAIN", "--attack_target=mpl*"], "attack_target: pattern 'mpl*' matches no weight of NeuMF"),
-        (["attack", "PLAIN", "--attack_scope=per_user"], "attack_granularity: 'tensor' does not go with attacks per"),
+        (["attack", "PLAIN", "--attack_scope=per_user"], "attack_granularity: the suite's 'tensor' does not"),
+        (["attack", "PLAIN", "--attack_candidates=none.npz"], "attack_candidates: nothing here ranks 'none.npz'"),
+        (["attack", "PLAIN", "--attack=[[random]]"], "attack: [['random']] is not valid; expected suite"),
         (["attack", "PLAIN", "--baseline"], "--baseline: goes with train, not with attack"),
         (["report"], "report: name a run's folder, as in `recbole-rawp report runs/NeuMF`"),
         (["report", "nowhere"], "nowhere"),

@@ -250,7 +250,7 @@ def test_what_the_loss_does_not_depend_on_is_noted(settings):
         trainer.model.predict_layer.weight.zero_()
         trainer.model.predict_layer.bias.fill_(60.0)
     notes = outcome(trainer, data, threat()).notes
-    assert any("no gradient by mlp_layers.mlp_layers.1.weight" in note for note in notes)
+    assert any("no usable gradient by mlp_layers.mlp_layers.1.weight" in note for note in notes)
 
 
 def test_of_several_random_starts_the_strongest_counts(settings):
@@ -293,3 +293,38 @@ def test_popularity_is_the_mean_count_of_the_test_items(settings):
 def test_models_without_full_ranking_are_measured_by_their_own_metrics(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("DCN", defense="none")))
     assert {r["metric"] for r in attacked(trainer, data)} == {"auc", "logloss", "loss"}
+
+
+def test_an_interrupted_evaluation_leaves_no_rows_behind(settings, monkeypatch):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_batch_size=200)))
+    clean = trainer.evaluate(data.test, load_best_model=False)
+    calls = []
+
+    def interrupted(interaction):
+        calls.append(1)
+        if len(calls) > 60:
+            raise KeyboardInterrupt
+        return type(trainer.model).predict(trainer.model, interaction)
+
+    monkeypatch.setattr(trainer.model, "predict", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        attacked(trainer, data)
+    monkeypatch.undo()
+    assert trainer.evaluate(data.test, load_best_model=False) == clean
+
+
+def test_the_first_item_of_a_sequence_counts_as_activity(settings):
+    data, _ = prepare(RAWPConfig(config_dict=settings("SASRec", defense="none")))
+    activity, popularity = habits(data.train, data.test)
+    whole = data.train._dataset.inter_feat
+    for user, found in zip(data.test._dataset.inter_feat["user_id"].tolist(), activity):
+        lengths = whole["item_length"][whole["user_id"] == user]
+        assert found == len(lengths) + 1  # one row for each interaction but the first
+    assert (popularity > 0).any()
+
+
+def test_places_after_the_candidates_do_not_count_as_overlap(settings):
+    args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni5"}
+    config = settings("NeuMF", defense="none", eval_args=args, topk=[3, 20], valid_metric="NDCG@3", epochs=5)
+    trainer, data = trained(RAWPConfig(config_dict=config))
+    assert outcome(trainer, data, threat()).users["global"].k == 6

@@ -134,8 +134,19 @@ def test_candidates_of_users_with_few_are_padded():
     assert mask.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
 
 
-def test_noise_comes_from_the_runs_seed_and_nothing_else(settings):
+def test_noise_comes_from_the_runs_seed_whatever_else_is_tried(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     first = outcome(trainer, data, user_threat()).records
     torch.rand(3)
     assert outcome(trainer, data, user_threat()).records == first
+    more = outcome(trainer, data, user_threat(methods=("pgd", "random"), radii=(0.0, 0.05, 0.1, 0.5))).records
+    for radius in (0.1, 0.5):
+        assert values(more, "random", "loss")[radius] == values(first, "random", "loss")[radius]
+
+
+def test_hidden_layers_outside_predict_are_left_out_and_those_that_are_not_called_row_by_row_refused(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("MKR", defense="none")))
+    found = outcome(trainer, data, threat(), user_threat(target="activations", optional=True))
+    assert any("do not take part in predict" in note for note in found.notes)
+    assert any("activations cannot be moved per user: cc_unit" in note for note in found.notes)
+    assert {r["target"] for r in found.records} == {"hidden"}

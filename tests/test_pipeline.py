@@ -16,7 +16,16 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare, start_log
 
-FILES = {"model.pth", "resume.pt", "settings.yaml", "environment.txt", "report.md", "report.html", "report.json"}
+FILES = {
+    "model.pth",
+    "resume.pt",
+    "settings.yaml",
+    "suite.yaml",
+    "environment.txt",
+    "report.md",
+    "report.html",
+    "report.json",
+}
 FILES |= {"robustness.png", "robustness.svg", "records.csv", "records.json", "table.tex", "users.npz", "checks.json"}
 REPAIR = {f"{name}.{kind}" for name in ("criticality", "interpolation") for kind in ("csv", "png")} | {"tuning.csv"}
 
@@ -58,7 +67,9 @@ def test_the_baseline_joins_table_picture_and_records(settings):
     both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
     assert [r["defense"] for r in both["records"]] == sorted((r["defense"] for r in both["records"]), reverse=True)
     assert both["table"].count("| plain ") == 3 and both["table"].count("| awp ") == 3
-    assert {"settings.yaml", "model.pth", "resume.pt"} == {path.name for path in Path("both/baseline").iterdir()}
+    assert {"settings.yaml", "suite.yaml", "model.pth", "resume.pt"} == {
+        path.name for path in Path("both/baseline").iterdir()
+    }
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
     assert alone["records"] == [r for r in both["records"] if r["defense"] == "none"]

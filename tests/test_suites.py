@@ -56,7 +56,10 @@ def test_a_file_of_ones_own_is_a_suite():
         ("- {methods: [fgms], radii: [0.1]}", "entry 1: methods: ['fgms'] is not valid; expected suite"),
         ("- {methods: [fgsm], radii: [0.1], scoop: global}", "scoop: no such key. Did you mean 'scope'?"),
         ("- {methods: [fgsm], radii: [0.1], scope: globl}", "scope: 'globl' is not valid; expected global | per_user"),
-        ("- {methods: [fgsm], radii: [0.1], scope: per_user}", "'tensor' does not go with attacks per user. Use row."),
+        (
+            "- {methods: [fgsm], radii: [0.1], scope: per_user}",
+            "'tensor' does not go with attacks per user. Set attack_granularity=row",
+        ),
         ("- {methods: [fgsm], radii: [0.1], target: activations}", "'tensor' does not go with attacks on activations"),
         ("- [", "cannot read 'wrong.yaml'"),
     ],
@@ -71,3 +74,40 @@ def test_a_wrong_suite_is_refused_in_one_line(text, message):
 def test_an_unknown_suite_is_refused_with_a_suggestion():
     with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: published, "):
         threats(attack="standrad")
+
+
+def test_null_in_a_suite_is_the_default():
+    Path("mine.yaml").write_text(
+        "- {methods: [pgd], radii: [1e-3], unit: ~, scope: ~, granularity: ~, steps: ~, restarts: ~, labels: ~}"
+    )
+    (threat,) = threats(attack="mine.yaml")
+    assert (threat.unit, threat.scope, threat.granularity) == ("relative", "global", "tensor")
+    assert (threat.steps, threat.restarts, threat.radii) == (10, 1, (0.0, 0.001))
+
+
+def test_threats_that_options_make_equal_are_one_and_indistinct_ones_are_refused():
+    found = threats(attack="standard", attack_target="embeddings", attack_granularity="row")
+    assert len({threat.name for threat in found}) == len(found)
+    assert set(found[0].methods) == {"random", "fgsm", "bim", "pgd", "mim"}
+    Path("mine.yaml").write_text("- {methods: [pgd], radii: [0.1]}\n- {methods: [pgd], radii: [0.1], restarts: 3}")
+    with pytest.raises(InputError, match="pgd on hidden/tensor/global is there twice"):
+        threats(attack="mine.yaml")
+
+
+def test_a_pattern_in_a_suite_of_ones_own_must_match():
+    Path("mine.yaml").write_text("- {methods: [fgsm], target: 'mpl*', radii: [0.1]}")
+    assert not threats(attack="mine.yaml")[0].optional
+
+
+def test_threats_are_written_as_the_suite_that_holds_them():
+    found = threats(attack="standard")
+    Path("again.yaml").write_text(suites.written(found))
+    again = threats(attack="again.yaml")
+    assert [(t.name, t.methods, t.radii, t.steps, t.restarts) for t in again] == [
+        (t.name, t.methods, t.radii, t.steps, t.restarts) for t in found
+    ]
+
+
+def test_words_that_are_no_methods_are_refused():
+    for wrong in ([["random"]], [{"a": 1}], [3]):
+        assert not suites.RULES["attack"].accepts(wrong)

@@ -15,11 +15,12 @@ from recbole.evaluator import Collector
 from torch import Tensor
 
 from recbole_rawp import candidates as ranking
+from recbole_rawp.activations import watched
 from recbole_rawp.attacks import ATTACKS, Attack, run
 from recbole_rawp.errors import InputError
 from recbole_rawp.logits import ends_in_sigmoid, predict_logits
 from recbole_rawp.losses import SEED, seed_generators
-from recbole_rawp.measurement import TOP, Cell, measured
+from recbole_rawp.measurement import BATCHED, TOP, Cell, measured
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.copies import OneByOne
@@ -30,6 +31,7 @@ from recbole_rawp.weights import hidden_layers, perturbed_weights
 
 Key = tuple[str, float]  # method, radius
 CLEAN: Key = ("", 0.0)
+SPREAD = 1_000_003  # between the seeds of two batches, by their first users
 
 
 class Rows:
@@ -52,11 +54,13 @@ class Tally:
     collector: Collector
     loss: float = 0.0
     rows: int = 0
+    nan: bool = False
 
-    def add(self, losses: Tensor, rows: int) -> None:
-        """Add one batch."""
+    def add(self, logits: Tensor, losses: Tensor) -> None:
+        """Add one batch: the logits of all candidates, [rows], and the users' losses."""
         self.loss += float(losses.sum())
-        self.rows += rows
+        self.rows += len(logits)
+        self.nan = self.nan or bool(logits.isnan().any())
 
 
 class EachUser:
@@ -64,7 +68,7 @@ class EachUser:
 
     Attributes:
         eval_data: the loader that is ranked: the given one if it samples its candidates, else one that does.
-        notes: how the users' gradients were taken, where not in the fastest way.
+        notes: how the users' gradients were taken, where not in the fastest way, and what could not be moved.
         sigmoid: whether the model predicts probabilities; found out at the start of each curve.
     """
 
@@ -74,6 +78,7 @@ class EachUser:
         self.choices: dict[Any, Choice] = {}
         self.notes: list[str] = []
         self.sigmoid = False
+        self.layers: list[str] = []
 
     @cached_property
     def eval_data(self) -> Any:
@@ -87,35 +92,51 @@ class EachUser:
         if self.candidates is None:
             self.candidates = ranking.draw(loader, SEED)
         moves = hidden_layers(model) if threat.target == "activations" else perturbed_weights(model, threat.target)
-        generator = torch.Generator().manual_seed(self.trainer.config["seed"])
         found = {key: Tally(self._collector()) for key in [CLEAN, *attacks_of(threat)]}
         seed_generators()
         clear_caches(model.modules())
         with ranking.frozen(loader, self.candidates):
-            self.sigmoid = ends_in_sigmoid(model, next(iter(loader))[0].to(self.trainer.device))
+            self._look(next(iter(loader))[0].to(self.trainer.device), threat)
             for batch in loader:
                 users = self._users(batch, threat, moves)
-                for key, (logits, losses) in self._attacked(users, threat, generator).items():
-                    found[key].add(losses, int(users.mask.sum()))
+                for key, (logits, losses) in self._attacked(users, threat).items():
+                    found[key].add(logits[users.mask], losses)
                     self._collect(found[key].collector, batch, logits[users.mask])
                 advance((len(found) - 1) / len(loader))
-        results = {key: (self._evaluate(tally.collector), tally.loss / tally.rows) for key, tally in found.items()}
+        results = {key: (self._evaluate(tally), tally.loss / tally.rows) for key, tally in found.items()}
         for method in threat.methods:
             for radius in threat.radii:
                 yield method, radius, *results[(method, radius) if radius else CLEAN]
 
-    def _attacked(
-        self, users: UserBatch, threat: Threat, generator: torch.Generator
-    ) -> dict[Key, tuple[Tensor, Tensor]]:
+    def _look(self, rows: Interaction, threat: Threat) -> None:
+        """Find out what `predict` returns, and which hidden layers it calls."""
+        self.sigmoid = ends_in_sigmoid(self.trainer.model, rows)
+        if threat.target != "activations":
+            return
+        layers, called = hidden_layers(self.trainer.model), set()
+        with watched(layers, lambda name, output: called.add(name)), torch.no_grad():
+            self.trainer.model.predict(rows)
+        self.layers = [name for name in layers if name in called]
+        idle = [name for name in layers if name not in called]
+        if idle:
+            self.notes.append(f"Per user, target activations: {', '.join(idle)} do not take part in predict.")
+        if not self.layers:
+            raise InputError("attack_target: activations cannot be moved per user: predict calls no hidden layer.")
+
+    def _attacked(self, users: UserBatch, threat: Threat) -> dict[Key, tuple[Tensor, Tensor]]:
         """Return the candidates' logits [U, n] and the users' losses [U], clean and under each attack."""
+        first = int(users.inputs.columns[self.trainer.config["USER_ID_FIELD"]][0])
+        seed = self.trainer.config["seed"] + SPREAD * first
         try:
             engine = self._engine(users, threat)
-            return {key: (logits, engine.loss(logits)) for key, logits in attacked(engine, threat, generator)}
+            return {key: (logits, engine.loss(logits)) for key, logits in attacked(engine, threat, seed)}
         except NotSupported as error:  # this batch is built otherwise than the first
             if threat.target == "activations":
                 raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
+            note = f"Per user, target {threat.target}: some users went by loop ({error})."
+            self.notes += [note] * (note not in self.notes)
             slow = OneByOne(users)
-            return {key: (logits, slow.loss(logits)) for key, logits in attacked(slow, threat, generator)}
+            return {key: (logits, slow.loss(logits)) for key, logits in attacked(slow, threat, seed)}
 
     def _users(self, batch: Any, threat: Threat, moves: Any) -> UserBatch:
         """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
@@ -132,7 +153,7 @@ class EachUser:
 
     def _engine(self, users: UserBatch, threat: Threat) -> PerUser:
         if threat.target == "activations":
-            return HookedActivations(users, list(hidden_layers(users.model)))
+            return HookedActivations(users, self.layers)
         if threat.target not in self.choices:
             choice = self.choices[threat.target] = choose(users, rows=take, rebuild=Rows)
             if choice.reason:
@@ -140,9 +161,9 @@ class EachUser:
         return self.choices[threat.target].make(users)
 
     def _collector(self) -> Collector:
-        collector = Collector(self.trainer.config)
+        collector, own = Collector(self.trainer.config), self.trainer.eval_collector.data_struct._data_dict
         setattr(collector.register, TOP, True)
-        collector.data_collect(self.train_data)
+        collector.data_struct._data_dict.update({name: own[name] for name in own.keys() - BATCHED})
         return collector
 
     def _collect(self, collector: Collector, batch: Any, logits: Tensor) -> None:
@@ -154,9 +175,10 @@ class EachUser:
         scores[owner, items] = (logits.sigmoid() if self.sigmoid else logits).to(scores.dtype)
         collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
 
-    def _evaluate(self, collector: Collector) -> Any:
+    def _evaluate(self, tally: Tally) -> Any:
         evaluator = self.trainer.evaluator
-        return measured(evaluator, evaluator.evaluate(collector.get_data_struct()))
+        result = evaluator.evaluate(tally.collector.get_data_struct())
+        return measured(evaluator, result, self.eval_data, nan=tally.nan)
 
 
 def attacks_of(threat: Threat) -> list[Key]:
@@ -164,10 +186,14 @@ def attacks_of(threat: Threat) -> list[Key]:
     return [(method, radius) for method in threat.methods for radius in threat.radii[1:]]
 
 
-def attacked(engine: PerUser, threat: Threat, generator: torch.Generator) -> Iterator[tuple[Key, Tensor]]:
-    """Yield the candidates' logits [U, n] without attack, then for each method and radius."""
+def attacked(engine: PerUser, threat: Threat, seed: int) -> Iterator[tuple[Key, Tensor]]:
+    """Yield the candidates' logits [U, n] without attack, then for each method and radius.
+
+    Each draws its noise from `seed`, whatever was tried before it.
+    """
     yield CLEAN, engine.logits(None)
     for method, radius in attacks_of(threat):
+        generator = torch.Generator().manual_seed(seed)
         yield (method, radius), strongest(ATTACKS[method], engine, radius, threat, generator)
 
 
