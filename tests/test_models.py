@@ -20,9 +20,10 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_rawp import checks, evaluation, finetune, objective, preserve
+from recbole_rawp.candidates import draw, frozen, sampled_loader
 from recbole_rawp.config import CLASS, NO_GRADIENT, RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.overlay import CACHES
+from recbole_rawp.overlay import CACHES, clear_caches
 from recbole_rawp.prepare import Data, prepare
 from recbole_rawp.resume import optimizers_of
 from recbole_rawp.selection import modules
@@ -81,6 +82,7 @@ class Runs:
     folder: Path
     notes: list[str] = field(default_factory=list)
     pretrained: str = ""
+    per_user: str = ""
 
     def start(self, **options: Any) -> tuple[RAWPFTTrainer, Data]:
         """Return a trainer of the model before its first epoch, and the data."""
@@ -118,6 +120,7 @@ class Runs:
         return {
             "trainer": get_trainer(config["MODEL_TYPE"], config["model"]).__name__,
             "hidden": f"{len(selected)} ({share:.0%})" if selected else "none",
+            "per user": self.per_user,
             "note": "; ".join(filter(None, notes)),
         }
 
@@ -347,6 +350,35 @@ def the_attack_moves_the_loss_and_leaves_no_trace(runs: Runs) -> None:
         runs.notes.append(f"scores do not depend on {', '.join(outcome.unmoved)}")
 
 
+def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
+    """Radius 0 equals RecBole's own evaluation on the same candidates; the attack leaves every bit as it was."""
+    trainer, data = runs.repaired.trainer, runs.repaired.data
+    before = weights_of(trainer.model)
+    threat = Threat(("fgsm",), runs.case.target, "row", "relative", "per_user", "pseudo", 1, 1, (0.0, 0.05))
+    try:
+        loader = sampled_loader(trainer.config, data.test, 10)
+        drawn = draw(loader, 1)
+        outcome = evaluation.under_attack(
+            trainer, data.train, loader, threats=(threat,), batches=1, defense="rawp_ft", candidates=drawn
+        )
+    except InputError as error:
+        assert str(error).startswith("attack_scope: ")
+        runs.per_user = "needs candidates" if "labeled" in str(error) else "needs predict"
+        return
+    assert not different(before, weights_of(trainer.model))
+    clear_caches(trainer.model.modules())
+    with frozen(loader, drawn):
+        own, again = (trainer.evaluate(loader, load_best_model=False) for _ in range(2))
+    clean = {record["metric"]: record["value"] for record in outcome.records if record["radius"] == 0}
+    if own != again:
+        runs.notes.append("its scores are drawn anew on each call")
+    else:
+        assert clean | own == pytest.approx(clean, abs=0.51e-4)
+    assert all(math.isfinite(record["value"]) for record in outcome.records)
+    ways = [word for word in ("vmap", "loop") if any(f"went by {word}" in note for note in outcome.notes)]
+    runs.per_user = ways[0] if ways else "hooked"
+
+
 CLAIMS = [
     with_delta_times_zero,
     a_real_delta_changes_training,
@@ -354,4 +386,5 @@ CLAIMS = [
     stage_2_changes_the_weakest_module_only,
     the_optimizer_holds_every_weight_after_a_load,
     the_attack_moves_the_loss_and_leaves_no_trace,
+    each_user_is_attacked_alone_or_a_reason_given,
 ]
