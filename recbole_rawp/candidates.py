@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from recbole.data.interaction import Interaction
-from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_rawp import preserve
@@ -149,17 +148,12 @@ def sampled_loader(config: Any, loader: Any, count: int) -> NegSampleEvalDataLoa
     the config are not changed (RecBole's constructor sorts the rows, adds a label field and reads the config).
 
     Raises:
-        InputError: for labelled rows, among which nothing is ranked, and for metrics that are none of rankings.
+        InputError: for labelled rows, among which nothing is ranked.
     """
     if not samples(loader) and not isinstance(loader, FullSortEvalDataLoader):
         raise InputError(
             "attack_scope: per_user ranks candidates, and eval mode labeled has none. "
             "Use eval_args mode uni99 or full, or a suite with global attacks."
-        )
-    if config["eval_type"] != EvaluatorType.RANKING:
-        raise InputError(
-            f"attack_scope: per_user measures rankings, and metrics {config['metrics']} are none. "
-            "Use ranking metrics, or a suite with global attacks."
         )
     if samples(loader):
         return loader

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from tests import toy_data
+from tests.support_table import pytest_addoption, pytest_sessionfinish, support
+
+__all__ = ["pytest_addoption", "pytest_sessionfinish", "support"]
 
 TOY = {
     "dataset": "toy",
@@ -45,6 +48,14 @@ def clean_slate(tmp_path, monkeypatch):
 def data_path(tmp_path_factory):
     """The folder that holds the generated data set `toy`."""
     return str(toy_data.write(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="session")
+def zoo_path(tmp_path_factory):
+    """The folder that holds the data set of `zoo`."""
+    from tests import zoo  # which takes TOY from here
+
+    return str(zoo.write(tmp_path_factory.mktemp("zoo")))
 
 
 @pytest.fixture

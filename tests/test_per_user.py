@@ -150,3 +150,20 @@ def test_hidden_layers_outside_predict_are_left_out_and_those_that_are_not_calle
     assert any("do not take part in predict" in note for note in found.notes)
     assert any("activations cannot be moved per user: cc_unit" in note for note in found.notes)
     assert {r["target"] for r in found.records} == {"hidden"}
+
+
+def test_metrics_by_value_are_measured_per_user_too(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("DIN", defense="none", learning_rate=0.01)))
+    candidates = ranking.draw(data.test, 2020)
+    auc = values(outcome(trainer, data, user_threat(radii=(0.0, 0.5))).records, "fgsm", "auc")
+    with ranking.frozen(data.test, candidates):
+        assert auc[0.0] == pytest.approx(trainer.evaluate(data.test, load_best_model=False)["auc"], abs=0.51e-4)
+    assert auc[0.5] != auc[0.0]
+
+
+def test_a_model_that_cannot_score_single_items_is_refused_or_passed_over_with_the_reason(settings):
+    options = {"reranker_CAN_NUM": 20, "train_neg_sample_args": None}
+    trainer, data = trained(RAWPConfig(config_dict=settings("SASRecCPR", defense="none", epochs=1, **options)))
+    with pytest.raises(InputError, match=r"per_user needs scores of single items, and SASRecCPR\.predict"):
+        outcome(trainer, data, user_threat())
+    assert "SASRecCPR.predict is not implemented" in outcome(trainer, data, user_threat(optional=True)).notes[0]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
+from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_rawp import candidates as ranking
@@ -108,9 +109,20 @@ class EachUser:
             for radius in threat.radii:
                 yield method, radius, *results[(method, radius) if radius else CLEAN]
 
+    def _ends_in_sigmoid(self, interaction: Any) -> bool:
+        """Tell whether the model predicts probabilities; InputError if it cannot score single candidates."""
+        model = self.trainer.model
+        try:
+            return ends_in_sigmoid(model, interaction)
+        except (AssertionError, NotImplementedError) as error:  # GRU4RecCPR, SASRecCPR: assert False
+            raise InputError(
+                f"attack_scope: per_user needs scores of single items, and {type(model).__name__}.predict is not "
+                "implemented. Use a suite with global attacks."
+            ) from error
+
     def _look(self, rows: Interaction, threat: Threat) -> None:
         """Find out what `predict` returns, and which hidden layers it calls."""
-        self.sigmoid = ends_in_sigmoid(self.trainer.model, rows)
+        self.sigmoid = self._ends_in_sigmoid(rows)
         if threat.target != "activations":
             return
         layers, called = hidden_layers(self.trainer.model), set()
@@ -162,17 +174,25 @@ class EachUser:
 
     def _collector(self) -> Collector:
         collector, own = Collector(self.trainer.config), self.trainer.eval_collector.data_struct._data_dict
-        setattr(collector.register, TOP, True)
+        if collector.register.need("rec.topk"):
+            setattr(collector.register, TOP, True)
         collector.data_struct._data_dict.update({name: own[name] for name in own.keys() - BATCHED})
         return collector
 
     def _collect(self, collector: Collector, batch: Any, logits: Tensor) -> None:
-        """Give RecBole's collector the scores of a batch, as its trainer does: -inf for items that are not ranked."""
+        """Give RecBole's collector the scores of a batch, as its trainer does: -inf for items that are not ranked.
+
+        Metrics by value (AUC) take the scores as they are.
+        """
         interaction, owner, positive_u, positive_i = batch
+        answers = logits.sigmoid() if self.sigmoid else logits
+        if self.trainer.config["eval_type"] == EvaluatorType.VALUE:
+            collector.eval_batch_collect(answers, interaction, positive_u, positive_i)
+            return
         shape = (int(owner[-1]) + 1, self.trainer.tot_item_num)
         scores = torch.full(shape, -torch.inf, device=logits.device)
         items = interaction[self.trainer.config["ITEM_ID_FIELD"]]
-        scores[owner, items] = (logits.sigmoid() if self.sigmoid else logits).to(scores.dtype)
+        scores[owner, items] = answers.to(scores.dtype)
         collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
 
     def _evaluate(self, tally: Tally) -> Any:

@@ -1,0 +1,61 @@
+"""Which models are supported?  `--support-table=FILE` writes what the tests of RecBole's zoo found.
+
+Rows of models that did not run stay as they are in FILE, so that the parts of ZOO_SHARD add up to one table.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COLUMNS = ("model", "trainer", "hidden", "per user", "result", "note")
+HEAD = """# Which models of RecBole are supported?
+
+Every model file of RecBole 1.2.1, trained for an epoch or two on a small data set, on one thread. Written by the tests:
+`pytest -m zoo --support-table=docs/models.md`. *Passed* means:
+
+- with delta multiplied by 0 a hardened run equals the plain one bit for bit; with a real delta it does not;
+- delta moves the selected weights and no other;
+- stage 2 ranks all modules and changes the weakest alone;
+- the optimizer still holds every weight after a checkpoint is loaded;
+- an attack (noise, FGSM) changes the loss, and leaves every bit as it was; so does an attack on each user alone, whose
+  radius 0 equals RecBole's own evaluation on the same candidates.
+
+*hidden* counts the hidden weights with two or more dimensions, and their share of all parameters. A model that has none
+is hardened and attacked by its embeddings: `--rawp_target=embeddings`. *per user* is the way in which users are
+attacked one by one: `hooked` is the fastest, then `vmap`, then `loop`; or what is missing. Models of labelled rows have
+no candidates unless `eval_args` ranks some.
+"""
+TABLE: pytest.StashKey[dict[str, dict[str, str]]] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --support-table."""
+    parser.addoption("--support-table", metavar="FILE", help="write which models of RecBole are supported (-m zoo)")
+
+
+@pytest.fixture
+def support(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Return a function: model, cells -> note what was found of it."""
+    rows = request.config.stash.setdefault(TABLE, {})
+    return lambda model, **cells: rows.setdefault(model, {}).update(cells)
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """Write the table."""
+    file, rows = session.config.getoption("--support-table"), session.config.stash.get(TABLE, {})
+    if file and rows:
+        write(session.config.invocation_params.dir / file, rows)
+
+
+def write(file: Path, rows: dict[str, dict[str, str]]) -> None:
+    """Write `rows`, model -> column -> text, into the table in `file`; the other rows there stay."""
+    old = file.read_text(encoding="utf-8").partition(" --- |\n")[2].splitlines() if file.exists() else []
+    lines = {line.split(" | ")[0]: line for line in old}
+    for model, cells in rows.items():
+        values = {"model": model, **cells}
+        lines[f"| {model}"] = "| " + " | ".join(values.get(column, "") for column in COLUMNS) + " |"
+    body = [lines[key] for key in sorted(lines, key=str.lower)]
+    table = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS), *body]
+    file.write_text(HEAD + "\n" + "\n".join(table) + "\n", encoding="utf-8")
