@@ -4,7 +4,7 @@ One shift of each layer serves all users: the universal form of the noise that R
 training) puts on the activations of each example. Attacks per user move each candidate's own (`per_user`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -56,27 +56,20 @@ class ActivationLoss(AttackLoss):
         return {name: (square / max(counts[name], 1)).sqrt() for name, square in squares.items()}
 
 
-@contextmanager
-def shifted(shifts: dict[nn.Module, Tensor]) -> Iterator[None]:
-    """Add a shift to every output of each module, also if the code inside fails afterwards."""
-    handles = [
-        module.register_forward_hook(lambda module, args, output, shift=shift: output + shift)
-        for module, shift in shifts.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def shifted(shifts: Mapping[nn.Module, Tensor]) -> AbstractContextManager[None]:
+    """Add a shift to every output of each module."""
+    return hooked({m: lambda module, args, output, shift=shift: output + shift for m, shift in shifts.items()})
 
 
-@contextmanager
-def watched(layers: dict[str, nn.Linear], see: Any) -> Iterator[None]:
+def watched(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
     """Call see(name, output) at every call of each layer."""
-    handles = [
-        layer.register_forward_hook(lambda module, args, output, name=name: see(name, output))
-        for name, layer in layers.items()
-    ]
+    return hooked({m: lambda module, args, output, name=name: see(name, output) for name, m in layers.items()})
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Run with a forward hook on each module; it is taken off also if the code inside fails."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,3 +100,14 @@ def settings(data_path):
         return {**TOY, "data_path": data_path, "model": model, **extra, **overrides}
 
     return build
+
+
+@pytest.fixture
+def plain(settings):
+    """A checkpoint of RecBole's own run, without anything of ours."""
+    config = settings("NeuMF", checkpoint_dir="theirs")
+    from recbole.quick_start import run_recbole
+
+    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith("ft_")})
+    (file,) = Path("theirs").glob("*.pth")
+    return file

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from recbole.quick_start import run_recbole
 
 from recbole_rawp import attack_checkpoint, cli, run_recbole_rawp
 from recbole_rawp.errors import InputError
@@ -15,15 +14,6 @@ QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "attack_
 UNI = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
 REPORT = {"report.md", "report.html", "report.json", "records.csv", "records.json", "table.tex", "checks.json"}
 REPORT |= {"users.npz", "robustness.png", "robustness.svg", "environment.txt"}
-
-
-@pytest.fixture
-def plain(settings):
-    """A checkpoint of RecBole's own run, without anything of ours."""
-    config = settings("NeuMF", checkpoint_dir="theirs")
-    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith("ft_")})
-    (file,) = Path("theirs").glob("*.pth")
-    return file
 
 
 def test_a_plain_checkpoint_is_attacked_by_the_standard_suite(plain):

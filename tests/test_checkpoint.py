@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
 
 from recbole_rawp import checkpoint, cli, harden_checkpoint, rank_checkpoint
@@ -15,15 +15,6 @@ from recbole_rawp.trainer import robustify
 from tests import toy_data
 
 QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epochs": 2, "ft_modules": 1, "ft_steps": 1}
-
-
-@pytest.fixture
-def plain(settings):
-    """A checkpoint of RecBole's own run, without anything of ours."""
-    config = settings("NeuMF", checkpoint_dir="theirs")
-    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith("ft_")})
-    (file,) = Path("theirs").glob("*.pth")
-    return file
 
 
 def test_a_plain_checkpoint_is_ranked(plain):
