@@ -80,7 +80,8 @@ def harden_checkpoint(
     Raises:
         InputError: for a file that is not a RecBole checkpoint or does not fit the data, and for options as above.
     """
-    config = checkpoint.settings(checkpoint.read(file), config_file_list, config_dict, ours={"ft_rounds": 1})
+    content = checkpoint.read(file)
+    config = checkpoint.settings(content, config_file_list, config_dict, ours=_own(content) | {"ft_rounds": 1})
     if not config["ft_rounds"]:
         raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
     output.check_free(config["rawp_output_dir"])
@@ -127,8 +128,7 @@ def attack_checkpoint(
         InputError: as `harden_checkpoint`.
     """
     content = checkpoint.read(file)
-    plain = {} if content["config"]["defense"] else {"defense": "none"}
-    config = checkpoint.settings(content, config_file_list, config_dict, ours=plain, without="attack")
+    config = checkpoint.settings(content, config_file_list, config_dict, ours=_own(content), without="attack")
     output.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     candidates = check_attack(config, network, data)
@@ -193,6 +193,11 @@ def with_baseline(config: RAWPConfig) -> list[Config]:
     plain = copy.deepcopy(config)
     plain["defense"], plain["ft_rounds"] = "none", 0
     return [config] if config["defense"] == "none" else [plain, config]
+
+
+def _own(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defense of a checkpoint that names none: RecBole's own run had none."""
+    return {} if content["config"]["defense"] else {"defense": "none"}
 
 
 def _names(config: Config, last: str) -> tuple[str, str, str]:

@@ -39,6 +39,7 @@ def test_a_plain_checkpoint_is_hardened_beside_not_over_it(plain):
     assert len(different) <= 1
     stages = {record["stage"] for record in result["records"]}
     assert stages == ({1, 2} if different else {2})
+    assert {record["defense"] for record in result["records"]} == {"none"}
     assert load_data_and_model("out/model.pth")[1].state_dict()
 
 
