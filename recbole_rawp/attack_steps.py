@@ -14,7 +14,7 @@ from recbole_rawp import settings as options
 from recbole_rawp.candidate_files import load, save
 from recbole_rawp.candidates import Candidates, check, draw, frozen, sampled_loader, samples
 from recbole_rawp.checks import Check, verify
-from recbole_rawp.curves import AFTER, BEFORE
+from recbole_rawp.curves import AFTER, BEFORE, label
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.losses import SEED
 from recbole_rawp.overlay import clear_caches
@@ -41,7 +41,7 @@ class Findings:
         self.checks += verdicts
         for scope, users in outcome.users.items():
             self.users.setdefault(scope, []).append(users)
-        self.notes += [note for note in outcome.notes if note not in self.notes]
+        self.notes += [f"{label(verdicts[0].defense)}: {note}" for note in outcome.notes]
 
     def everyone(self) -> dict[str, Users]:
         """Return the users of all models, by scope."""
@@ -107,12 +107,13 @@ def write(
     config, text = trainer.config, written(options.attack(trainer.config).threats)
     if candidates is not None:
         save(folder / "candidates.npz", candidates, dataset)
+    metric, bigger = config["valid_metric"].lower(), config["valid_metric_bigger"]
     table = report.write(
         folder,
         findings.records,
         findings.checks,
-        metric=config["valid_metric"].lower(),
-        bigger=config["valid_metric_bigger"],
+        metric=metric,
+        bigger=bigger,
         settings={key: config[key] for key in RULES} | {"suite.yaml": "\n" + indent(text, "  ")},
         environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
         sections=sections,
@@ -126,6 +127,7 @@ def write(
         "records": findings.records,
         "checks": findings.checks,
         "table": table,
+        "overview": report.fragility(findings.records, metric, bigger=bigger),
         "output_dir": str(folder),
     }
 

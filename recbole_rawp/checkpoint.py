@@ -24,6 +24,8 @@ def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
         InputError: if there is no such file, or it is damaged or something else.
     """
     path = Path(file).expanduser()
+    if path.is_dir():
+        raise InputError(f"checkpoint: '{file}' is a folder. Name a file in it, such as '{path / 'model.pth'}'.")
     if not path.is_file():
         raise InputError(f"checkpoint: there is no file '{file}'. Name a .pth file that RecBole saved.")
     try:

@@ -146,11 +146,11 @@ def steps_help(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
 
 
 def grows(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """Where a method iterates, the strongest one's loss is about as high as at the radius before, or higher.
+    """The loss of the strongest method that iterates is about as high as at the radius before, or higher.
 
     One step alone may well overshoot.
     """
-    found = strongest(losses) if strongest(losses, iterates=True) else {}
+    found = strongest(losses, iterates=True)
     return [
         (STRONGEST, radius, at_least(found[radius], found[before], found[0.0])) for before, radius in pairwise(found)
     ]

@@ -150,13 +150,17 @@ def files(options: dict[str, Any]) -> list[str] | None:
 
 def show(result: dict[str, Any]) -> int:
     """Print what a run found and where it lies."""
+    from recbole_rawp.curves import label
+
     folder = result["output_dir"]
     print(f"\n{result['table']}\n")
+    if result.get("overview"):
+        print(f"{result['overview']}\n")
     for line in result.get("repair", []):
         print(line + "\n")
     for check in result.get("checks", []):
         if check.status == "failed":
-            print(f"SELF-CHECK FAILED ({check.defense}): {check.name}; not at {check.detail}")
+            print(f"SELF-CHECK FAILED ({label(check.defense)}): {check.name}; not at {check.detail}")
     print(f"report:  {folder}/report.md, {folder}/report.html\npicture: {folder}/robustness.png")
     return 0
 

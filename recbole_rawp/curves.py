@@ -1,7 +1,9 @@
 """What is compared with what?  Curves over the radius within a setting, shares kept, names of models."""
 
+import math
 import re
 
+import numpy as np
 import pandas as pd
 
 from recbole_rawp.attacks import ATTACKS
@@ -81,8 +83,15 @@ def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Rows are in order of appearance. A radius that was not measured is NaN, as is a score of NaN.
     """
-    wide = series(frame, metric).unstack("radius", sort=False)
-    return wide[sorted(wide.columns)]
+    return by_radius(series(frame, metric))
+
+
+def by_radius(values: pd.Series) -> pd.DataFrame:
+    """Return the values with a column per radius, ascending; rows keep their order.
+
+    Sorted by pandas and put back: its unstack(sort=False) mixes rows up where some lack a radius.
+    """
+    return values.unstack("radius").reindex(values.index.droplevel("radius").unique())
 
 
 def series(frame: pd.DataFrame, metric: str) -> pd.Series:
@@ -124,16 +133,27 @@ def percent(share: float) -> str:
     return "n/a" if pd.isna(share) else f"{share:.0%}"
 
 
+def tried(kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the means of shares with infinity where an attack was not tried, which no minimum takes."""
+    measured = by_radius(series(frame, metric).map(lambda _: True)).notna().groupby(level=["defense", "attack"]).any()
+    return kept.where(measured.reindex(kept.index)[kept.columns], math.inf)
+
+
 def strongest(kept: pd.DataFrame) -> pd.DataFrame:
-    """Return what the strongest attack leaves of each model at each radius, from means of shares; NaN counts most."""
+    """Return what the strongest attack that all models met leaves of each at each radius, from means of shares.
+
+    NaN counts most; infinity, where none was tried, least.
+    """
     attacks = gradient_attacks(kept)
     worst = kept[kept.index.isin(attacks, level="attack")].groupby(level="defense", sort=False)
     return worst.agg(lambda column: column.min(skipna=False))
 
 
 def gradient_attacks(kept: pd.DataFrame) -> list[str]:
-    """Return the attacks other than noise; noise if it is alone."""
-    return [name for name in kept.index.unique("attack") if name != NOISE] or [NOISE]
+    """Return the attacks other than noise, those alone that all models met if there are any; noise if it is alone."""
+    names = [name for name in kept.index.unique("attack") if name != NOISE] or [NOISE]
+    models = kept.index.unique("defense")
+    return [name for name in names if all((model, name) in kept.index for model in models)] or names
 
 
 def telling_radius(worst: pd.DataFrame) -> float | None:
@@ -142,7 +162,7 @@ def telling_radius(worst: pd.DataFrame) -> float | None:
     if len(worst) < 2 or not radii:
         return radii[(len(radii) - 1) // 2] if radii else None
     columns = worst[radii]
-    spread = (columns.max() - columns.min()).where(columns.notna().all(), 0.0)
+    spread = (columns.max() - columns.min()).where(np.isfinite(columns).all(), 0.0)
     return float(spread.idxmax())
 
 

@@ -123,10 +123,17 @@ def findings(frame: pd.DataFrame, metric: str, users: Sequence[Users], *, bigger
         parts += [*opening, table(rows, metric, bigger=bigger), f"Radius: {setting.radius}."]
         if number == 0:
             parts.append(key(rows, metric, bigger=bigger))
-            if len(settings_of(frame)) > 1:
-                parts += ["### To what is it fragile?", overview(frame, metric, bigger=bigger), OVERVIEW]
+            if table_of_all := fragility(frame, metric, bigger=bigger):
+                parts += ["### To what is it fragile?", table_of_all, OVERVIEW]
         parts += user_report.sections(users, frame, setting, metric, bigger=bigger, slices=number == 0)
     return parts
+
+
+def fragility(records: Any, metric: str, *, bigger: bool) -> str:
+    """Return the overview of all settings of the records; nothing where there is one alone."""
+    frame = complete(pd.DataFrame(records))
+    frame = frame[frame["metric"] == metric]
+    return overview(frame, metric, bigger=bigger) if len(settings_of(frame)) > 1 else ""
 
 
 def key(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
@@ -148,7 +155,7 @@ def foundations(
         check_table(checks),
         *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Settings",
-        "```yaml\n" + "\n".join(f"{name}: {value}" for name, value in settings.items()) + "\n```",
+        "```yaml\n" + "\n".join(f"{k}: {'null' if v is None else v}" for k, v in settings.items()) + "\n```",
         f"Repeat with: {command}.",
         "## Environment",
         f"```\n{environment}\n```",

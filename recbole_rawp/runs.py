@@ -64,6 +64,8 @@ def load(folder: str | Path, name: str | None = None) -> Run:
         InputError: for a folder without records.csv, or with a file that cannot be read, naming it.
     """
     home = Path(folder).expanduser()
+    if not home.exists():
+        raise InputError(f"report: there is no folder '{folder}'. Name the output folder of a finished run.")
     if not (home / "records.csv").is_file():
         raise InputError(f"report: '{folder}' holds no records.csv. Name the output folder of a finished run.")
     checks = [Check(**check) for check in _read(home / "checks.json", _json, [])]

@@ -157,7 +157,7 @@ def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
     optional = entry.get("target") in WORDS and options["attack_target"] is None
     target = fields["target"] or options["rawp_target"]
     if fields["radii"] is None:
-        raise InputError("attack_radii: the suite names none. Set attack_radii, or radii in the suite.")
+        raise InputError(f"attack_radii: {options['attack']!r} names none. Set attack_radii, or radii in each entry.")
     _check_combination(target, fields)
     return Threat(
         tuple(fields["methods"]),

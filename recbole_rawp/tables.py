@@ -15,6 +15,7 @@ from recbole_rawp.curves import (
     settings_of,
     shares,
     strongest,
+    tried,
     within,
 )
 
@@ -62,7 +63,7 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     for setting in settings_of(frame):
         wide = curves(within(frame, setting), metric)
         kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-        for name, worst in strongest(kept).iterrows():
+        for name, worst in strongest(tried(kept, within(frame, setting), metric)).iterrows():
             noise = kept.loc[(name, NOISE)] if (name, NOISE) in kept.index else None
             clean = wide.loc[name][0.0].mean()
             rows.append([setting.title, label(name), f"{clean:.4f}", *(falls(worst, noise, s) for s in FALLS)])
@@ -77,7 +78,7 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
 
 def falls(worst: pd.Series, noise: pd.Series | None, share: float) -> str:
     """Return the smallest measured radius that leaves no more than `share`, and what noise leaves there."""
-    low = [radius for radius in worst.index if radius > 0 and not worst[radius] > share]
+    low = [radius for radius in worst.index if radius > 0 and not worst[radius] > share]  # NaN is low
     if not low:
         return f"no radius up to {max(worst.index):g}"
     return f"{low[0]:g}" + ("" if noise is None else f" (noise: {percent(noise[low[0]])})")

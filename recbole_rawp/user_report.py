@@ -11,6 +11,7 @@ from recbole_rawp import statistics
 from recbole_rawp.budget import Setting
 from recbole_rawp.curves import (
     attack_title,
+    by_radius,
     complete,
     curves,
     gradient_attacks,
@@ -184,7 +185,7 @@ def before_after(clean: float, attacked: float, metric: str, *, bigger: bool) ->
 
 def overlap_table(overlap: pd.DataFrame) -> str:
     """Return the Markdown table of the mean overlap of top-k lists at each attacked radius."""
-    wide = overlap.mean(axis=1).unstack("radius", sort=False)
+    wide = by_radius(overlap.mean(axis=1))
     radii = sorted(radius for radius in wide.columns if radius > 0)
     lines = [[label(name), attack, *(percent(row[r]) for r in radii)] for (name, attack), row in wide.iterrows()]
     return markdown(lines, ["defense", "attack", *(f"radius {radius:g}" for radius in radii)])

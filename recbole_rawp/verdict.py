@@ -18,8 +18,10 @@ from recbole_rawp.curves import (
     shares,
     strongest,
     telling_radius,
+    tried,
 )
 
+GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 FEW = 4  # models that one sentence can hold
 
 
@@ -35,7 +37,7 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return the verdict without self-checks."""
     wide = curves(frame, metric)
     kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-    worst = strongest(kept)
+    worst = strongest(tried(kept, frame, metric))
     radius = telling_radius(worst)
     if radius is None:
         return "No attack was measured: attack_radii holds only 0."
@@ -49,7 +51,17 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         for name in spoken(worst[radius])
     ]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
-    return f"When {attackers(gradient_attacks(kept))} {settings_of(frame)[0].moves(radius)}, {ends}{'; '.join(parts)}."
+    chosen = " Of the radii tried the models differ most at this one." * (len(worst) > 1)
+    moves = settings_of(frame)[0].moves(radius)
+    said = f"When {attackers(gradient_attacks(kept))} {moves}, {ends}{'; '.join(parts)}."
+    return said + chosen + gain(worst[radius])
+
+
+def gain(worst: pd.Series) -> str:
+    """Return the warning that a score which rose under attack is no robustness; nothing if none did."""
+    if not (worst > GAIN).any():
+        return ""
+    return " A share above 100% is no robustness: the attack raised its loss, and not the errors of the ranking."
 
 
 def spoken(worst: pd.Series) -> list[str]:

@@ -98,7 +98,8 @@ def test_runs_are_put_side_by_side(settings, capsys):
         (["attack", "PLAIN", "--attack=[[random]]"], "attack: [['random']] is not valid; expected suite"),
         (["attack", "PLAIN", "--baseline"], "--baseline: goes with train, not with attack"),
         (["report"], "report: name a run's folder, as in `recbole-rawp report runs/NeuMF`"),
-        (["report", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "report: there is no folder 'nowhere'"),
+        (["attack", "theirs"], "checkpoint: 'theirs' is a folder. Name a file in it, such as 'theirs/model.pth'"),
         (["report", "theirs", "--epochs=3"], "--epochs: report takes folders and --rawp_output_dir alone"),
     ],
 )  # fmt: skip

@@ -58,6 +58,7 @@ def test_a_loss_that_falls_with_the_radius_fails_unless_another_method_climbs():
     assert verified(fgsm=(0.5, 0.9, 0.8))["grows"][0] == "not applicable"  # one step may overshoot
     assert verified(fgsm=(0.5, 0.9, 0.8), bim=(0.5, 0.9, 0.7))["grows"] == ("failed", "strongest method 0.2")
     assert verified(fgsm=(0.5, 0.9, 0.8), bim=(0.5, 0.9, 1.0))["grows"][0] == "passed"
+    assert verified(fgsm=(0.5, 0.95, 0.8), bim=(0.5, 0.8, 0.9))["grows"][0] == "passed"  # FGSM is not followed
 
 
 def test_nan_and_a_wrong_clean_value_fail():

@@ -394,7 +394,7 @@ def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_
     good = str(tmp_path / "good")
     for name, reason in (
         ("none", "holds no records.csv"),
-        ("absent", "holds no records.csv"),
+        ("absent", "there is no folder"),
         ("broken", "no column"),
         ("words", "much"),
         ("empty", "cannot read"),
@@ -427,3 +427,40 @@ def test_tensorboard_gets_the_curves_and_not_the_loss():
     report.tensorboard(several, measured())
     assert {tag.rpartition("/")[2] for tag, _, _ in several} == {"plain", "rawp"}
     assert len({(tag, step) for tag, _, step in several}) == len(several) == 12
+
+
+def test_attacks_with_radii_of_their_own_keep_their_values(frame):
+    """pandas' unstack(sort=False) mixes rows up where some lack a radius."""
+    bim = frame[frame["attack"] == "fgsm"].assign(attack="bim", value=lambda f: f["value"] - 0.001)
+    bim["radius"] = bim["radius"].replace({0.1: 0.2})
+    mixed = pd.concat([frame, bim[bim["defense"] == "none"], bim[bim["defense"] == "rawp"]])
+    wide = report.curves(mixed, "ndcg@10")
+    for row in mixed.itertuples():
+        assert wide.loc[(row.defense, row.attack)][row.radius].item() == row.value
+    assert wide.isna().sum().sum() == 4 + 2  # four attacks lack 0.2, two lack 0.1
+    text = report.verdict(mixed, "ndcg@10", bigger=True)
+    assert "by 30% of its norm" in text and "**plain** keeps 5%" in text
+
+
+def test_models_are_compared_under_the_attacks_that_all_of_them_met(frame):
+    pgd = frame[(frame["attack"] == "fgsm") & (frame["defense"] == "none")].assign(attack="pgd", value=0.2)
+    pgd.loc[pgd["radius"] > 0, "value"] = 0.0
+    text = report.verdict(pd.concat([frame, pgd]), "ndcg@10", bigger=True)
+    assert text.startswith("When FGSM moves") and "**plain** keeps 5%" in text
+    alone = report.verdict(pd.concat([frame[frame["defense"] == "none"], pgd]), "ndcg@10", bigger=True)
+    assert "FGSM and PGD" in alone and "keeps 0%" in alone
+
+
+def test_a_score_that_rises_under_attack_is_not_called_robust(frame):
+    frame.loc[(frame["attack"] == "fgsm") & (frame["radius"] > 0) & (frame["defense"] == "rawp"), "value"] = 0.25
+    assert "A share above 100% is no robustness" in report.verdict(frame, "ndcg@10", bigger=True)
+
+
+def test_the_overview_passes_over_radii_that_were_not_tried(frame):
+    from recbole_rawp import tables
+
+    bim = frame[frame["attack"] == "fgsm"].assign(attack="bim")
+    bim = bim[bim["radius"] != 0.1]
+    text = tables.overview(pd.concat([frame, bim]).assign(target="hidden"), "ndcg@10", bigger=True)
+    plain = next(line for line in text.splitlines() if "| plain" in line)
+    assert plain.count("| 0.1 (noise: 95%)") == 2

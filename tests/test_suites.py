@@ -51,7 +51,7 @@ def test_a_file_of_ones_own_is_a_suite():
         ("{}", "is not a list of threats"),
         ("[]", "is not a list of threats"),
         ("- {radii: [0.1]}", "entry 1: methods are missing"),
-        ("- {methods: [fgsm]}", "attack_radii: the suite names none"),
+        ("- {methods: [fgsm]}", "attack_radii: 'wrong.yaml' names none"),
         ("- {methods: fgsm, radii: [0.1]}", "entry 1: methods: 'fgsm' is not valid"),
         ("- {methods: [fgms], radii: [0.1]}", "entry 1: methods: ['fgms'] is not valid; expected suite"),
         ("- {methods: [fgsm], radii: [0.1], scoop: global}", "scoop: no such key. Did you mean 'scope'?"),
