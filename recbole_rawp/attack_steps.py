@@ -23,7 +23,7 @@ from recbole_rawp.rules import RULES
 from recbole_rawp.suites import Threat, written
 from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.users import Users, join
-from recbole_rawp.weights import hidden_layers, perturbed_weights
+from recbole_rawp.weights import moved
 
 
 @dataclass
@@ -173,7 +173,7 @@ def can_move(model: nn.Module, threat: Threat) -> bool:
     """Tell whether the model has what the threat moves; InputError if it lacks what the user asked for."""
     try:
         with naming("attack_target"):
-            hidden_layers(model) if threat.target == "activations" else perturbed_weights(model, threat.target)
+            moved(model, threat.target)
     except InputError:
         if not threat.optional:
             raise

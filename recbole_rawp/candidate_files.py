@@ -22,12 +22,7 @@ def save(path: Path, candidates: Candidates, dataset: Any) -> None:
     arrays = {"users": np.array(list(candidates), dtype=np.int64), "offsets": offsets}
     arrays["items"] = np.concatenate([*candidates.values(), np.array([], dtype=np.int64)])
     arrays |= {name: np.array(getattr(dataset, name)) for name in IDENTITY}
-
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:  # given a name, numpy would append its own suffix
-            np.savez_compressed(file, **arrays)
-
-    output.whole(path, write)
+    output.write_arrays(path, arrays)
 
 
 def load(path: Path, dataset: Any) -> Candidates:

@@ -6,7 +6,6 @@ and seed. Published lists can be used instead, see `candidate_files`.
 """
 
 import copy
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from recbole_rawp import preserve
 from recbole_rawp.errors import InputError
+from recbole_rawp.losses import seed_generators
 
 Candidates = dict[int, np.ndarray]  # internal user id -> internal ids of the negative items that are ranked
 PATIENCE = 20  # draws in a row that find nothing new, after which a user's pool counts as exhausted
@@ -47,9 +47,7 @@ def draw(loader: Any, seed: int) -> Candidates:
         InputError: if a user has no item to draw at all.
     """
     with preserve.rng():
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_generators(seed)
         return Fitting((int(user), _distinct(loader, user)) for user in loader.uid_list)
 
 
@@ -150,13 +148,13 @@ def sampled_loader(config: Any, loader: Any, count: int) -> NegSampleEvalDataLoa
     Raises:
         InputError: for labelled rows, among which nothing is ranked.
     """
-    if not samples(loader) and not isinstance(loader, FullSortEvalDataLoader):
+    if samples(loader):
+        return loader
+    if not isinstance(loader, FullSortEvalDataLoader):
         raise InputError(
             "attack_scope: per_user ranks candidates, and eval mode labeled has none. "
             "Use eval_args mode uni99 or full, or a suite with global attacks."
         )
-    if samples(loader):
-        return loader
     own = copy.copy(config)
     arguments = {"distribution": "uniform", "sample_num": count}  # as the sampler of a full-sort loader is
     own.final_config_dict = {**config.final_config_dict, f"{loader._sampler.phase}_neg_sample_args": arguments}

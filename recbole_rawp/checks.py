@@ -16,11 +16,11 @@ from recbole_rawp.evaluation import LOSS, Outcome, Record
 from recbole_rawp.suites import NAMES, threat_name
 
 PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
-SLACK = (
-    0.02  # of the loss's rise, by which it may miss a bound: where a loss is nearly linear FGSM is the best there is
-)
+# Share of the loss's rise by which it may miss a bound: where a loss is nearly linear FGSM is the best there is.
+SLACK = 0.02
 STRONGEST = "strongest method"
 
+Case = tuple[str, Any, Any, bool]  # threat, method, radius, whether it holds
 Losses = dict[tuple[str, float], float]  # (method, radius) -> the attacked loss, of one threat
 
 
@@ -61,12 +61,12 @@ def verify(
     return [conclude(outcome.model["defense"], name, found) for name, found in cases.items()]
 
 
-def finite(records: list[Record], threats: Mapping[str, Losses]) -> list["Case"]:
+def finite(records: list[Record], threats: Mapping[str, Losses]) -> list[Case]:
     """No value is NaN or infinite."""
     return [(place(r, threats), r["attack"], r["radius"], math.isfinite(r["value"])) for r in records]
 
 
-def equal(records: list[Record], clean: Mapping[str, float], scopes: Sequence[str], tolerance: float) -> list["Case"]:
+def equal(records: list[Record], clean: Mapping[str, float], scopes: Sequence[str], tolerance: float) -> list[Case]:
     """The clean values of these scopes are RecBole's, but for rounding."""
     at_zero = {(r["scope"], r["metric"]): r["value"] for r in records if r["radius"] == 0}
     return [
@@ -75,9 +75,6 @@ def equal(records: list[Record], clean: Mapping[str, float], scopes: Sequence[st
         for metric, value in clean.items()
         if (scope, metric) in at_zero
     ]
-
-
-Case = tuple[str, Any, Any, bool]  # threat, method, radius, whether it holds
 
 
 def conclude(defense: str, name: str, cases: list[Case]) -> Check:

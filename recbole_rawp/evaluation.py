@@ -156,7 +156,7 @@ def under_attack(
         candidates = ranking.draw(eval_data, SEED)
     with measuring(trainer, train_data, eval_data), progress(threats, show_progress) as bar:
         everyone = Global(trainer, train_data, eval_data, batches, candidates)
-        each = EachUser(trainer, train_data, eval_data, negatives, candidates)
+        each = EachUser(trainer, eval_data, negatives, candidates)
         for threat in threats:
             bar.set_description(f"Attack {threat.scope}")
             try:

@@ -16,7 +16,7 @@ from recbole_rawp.measurement import Cell, Measured, ranked_at
 from recbole_rawp.overlay import keeps_embeddings
 from recbole_rawp.selection import Weights
 from recbole_rawp.suites import Threat
-from recbole_rawp.weights import hidden_layers, perturbed_weights
+from recbole_rawp.weights import moved, perturbed_weights
 
 RESTART = 7919  # between the seeds of two random starts
 HUGE = 5.0  # of each tensor's norm
@@ -83,11 +83,8 @@ class Global:
         """Return the attacked loss; its gradient at the weights serves all threats to the same target."""
         if threat.target not in self.losses:
             model = self.trainer.model
-            if threat.target == "activations":
-                self.losses[threat.target] = ActivationLoss(model, self.batches, hidden_layers(model))
-            else:
-                weights = perturbed_weights(model, threat.target)
-                self.losses[threat.target] = AttackLoss(model, self.batches, weights)
+            attacked = ActivationLoss if threat.target == "activations" else AttackLoss
+            self.losses[threat.target] = attacked(model, self.batches, moved(model, threat.target))
         return self.losses[threat.target]
 
     def unmoved(self) -> list[str]:

@@ -108,8 +108,8 @@ def loader_generators(loader: Any) -> list[torch.Generator]:
     return [part.generator for part in parts if part is not None] or [loader.generator]
 
 
-def seed_generators() -> None:
+def seed_generators(seed: int = SEED) -> None:
     """Seed what RecBole draws from: Python's, numpy's and torch's generators. Callers put them back."""
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

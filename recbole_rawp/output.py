@@ -2,11 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from recbole_rawp.errors import InputError
 
@@ -52,6 +54,17 @@ def in_use(wanted: str) -> InputError:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz whole or not at all, under the very name that is given."""
+
+    def write(partial: Path) -> None:
+        """Write through an open file: given a name, numpy would append .npz."""
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    whole(path, write)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -125,6 +125,7 @@ def table(lines: Sequence[str]) -> str:
     numeric = [bool(rows) and all(NUMBER.match(row[i]) for row in rows if row[i:]) for i in range(len(header))]
 
     def cells(row: Sequence[str], tag: str) -> str:
+        """Return the cells of a row as elements of the kind `tag`."""
         kinds = (kind_of(cell, number) for cell, number in zip(row, numeric))
         return "".join(
             f'<{tag} class="{kind}">{inline(cell)}</{tag}>' if kind else f"<{tag}>{inline(cell)}</{tag}>"

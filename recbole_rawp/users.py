@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_rawp.output import whole
+from recbole_rawp.output import write_arrays
 
 Cell = dict[str, Any]  # the fields of `evaluation.SCHEMA` without metric and value: one attack of one model
 SAME = ("user", "activity", "popularity")  # what several models must agree on to be compared user by user
@@ -52,12 +52,7 @@ class Users:
 def save(path: Path, scopes: Mapping[str, Users]) -> None:
     """Write {scope: Users} into one .npz, without pickle, whole or not at all."""
     arrays = {f"{scope}/{name}": array for scope, users in scopes.items() for name, array in _arrays(users).items()}
-
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:  # by name, numpy would append .npz
-            np.savez_compressed(file, **arrays)
-
-    whole(path, write)
+    write_arrays(path, arrays)
 
 
 def load(path: Path) -> dict[str, Users]:

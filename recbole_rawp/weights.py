@@ -35,6 +35,15 @@ def hidden_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return found
 
 
+def moved(model: nn.Module, target: Any) -> dict[str, Any]:
+    """Return what an attack on `target` moves: weights by name, or for `activations` the layers whose outputs move.
+
+    Raises:
+        InputError: if there is none.
+    """
+    return hidden_layers(model) if target == "activations" else perturbed_weights(model, target)
+
+
 def chosen_weights(model: nn.Module, settings: Training) -> tuple[Weights, dict[str, float]]:
     """Return the weights that the settings perturb, and omega.
 

@@ -171,6 +171,7 @@ class Vectorized(_Copies):
     @torch.no_grad()
     def _slopes(self, users: Tensor, delta: Weights | None) -> Weights:
         def loss(own: Weights, rows: Any, labels: Tensor, mask: Tensor) -> Tensor:
+            """Return one user's loss."""
             return cross_entropy(self._score_one(own, rows), labels, mask)
 
         more = self.labels[users], self.batch.mask[users]

@@ -28,7 +28,7 @@ from recbole_rawp.per_user.copies import OneByOne
 from recbole_rawp.per_user.engine import NotSupported, PerUser, UserBatch
 from recbole_rawp.per_user.hooked_activations import HookedActivations
 from recbole_rawp.suites import Threat
-from recbole_rawp.weights import hidden_layers, perturbed_weights
+from recbole_rawp.weights import moved
 
 Key = tuple[str, float]  # method, radius
 CLEAN: Key = ("", 0.0)
@@ -73,8 +73,8 @@ class EachUser:
         sigmoid: whether the model predicts probabilities; found out at the start of each curve.
     """
 
-    def __init__(self, trainer: Any, train_data: Any, eval_data: Any, negatives: int, candidates: Any) -> None:
-        self.trainer, self.train_data, self.given = trainer, train_data, eval_data
+    def __init__(self, trainer: Any, eval_data: Any, negatives: int, candidates: Any) -> None:
+        self.trainer, self.given = trainer, eval_data
         self.negatives, self.candidates = negatives, candidates
         self.choices: dict[Any, Choice] = {}
         self.notes: list[str] = []
@@ -92,12 +92,12 @@ class EachUser:
         self.trainer.tot_item_num = loader._dataset.item_num
         if self.candidates is None:
             self.candidates = ranking.draw(loader, SEED)
-        moves = hidden_layers(model) if threat.target == "activations" else perturbed_weights(model, threat.target)
+        moves = moved(model, threat.target)
         found = {key: Tally(self._collector()) for key in [CLEAN, *attacks_of(threat)]}
         seed_generators()
         clear_caches(model.modules())
         with ranking.frozen(loader, self.candidates):
-            self._look(next(iter(loader))[0].to(self.trainer.device), threat)
+            self._look(next(iter(loader))[0].to(self.trainer.device), threat, moves)
             for batch in loader:
                 users = self._users(batch, threat, moves)
                 for key, (logits, losses) in self._attacked(users, threat).items():
@@ -120,12 +120,12 @@ class EachUser:
                 "implemented. Use a suite with global attacks."
             ) from error
 
-    def _look(self, rows: Interaction, threat: Threat) -> None:
+    def _look(self, rows: Interaction, threat: Threat, layers: Any) -> None:
         """Find out what `predict` returns, and which hidden layers it calls."""
         self.sigmoid = self._ends_in_sigmoid(rows)
         if threat.target != "activations":
             return
-        layers, called = hidden_layers(self.trainer.model), set()
+        called: set[str] = set()
         with watched(layers, lambda name, output: called.add(name)), torch.no_grad():
             self.trainer.model.predict(rows)
         self.layers = [name for name in layers if name in called]
