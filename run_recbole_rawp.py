@@ -1,5 +1,7 @@
 """Train, harden, attack and report from the source tree: `python run_recbole_rawp.py --help`."""
 
+from __future__ import annotations
+
 import sys
 
 from recbole_rawp.cli import main

@@ -1,5 +1,7 @@
 """Package `recbole_rawp`; `properties/` ships inside it as `recbole_rawp.properties`."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

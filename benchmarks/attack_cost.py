@@ -18,6 +18,8 @@ RecBole, taking turns; goal at most 10.5.
 Peak memory is what the attack adds to the resident set at its peak (Linux).
 """
 
+from __future__ import annotations
+
 import copy
 import statistics
 import sys

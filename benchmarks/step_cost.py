@@ -9,6 +9,8 @@ memory is what training adds to the peak resident set of a process of its own (L
 All options of RecBole and of ours are accepted.
 """
 
+from __future__ import annotations
+
 import statistics
 import subprocess
 import sys

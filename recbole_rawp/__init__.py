@@ -4,6 +4,8 @@ Qian et al., Knowledge-Based Systems 314 (2025) 113181. The numeric core (`selec
 `overlay`, `perturbation`, `objective`) needs torch alone; everything that needs RecBole is imported when used.
 """
 
+from __future__ import annotations
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -4,6 +4,8 @@ One shift of each layer serves all users: the universal form of the noise that R
 training) puts on the activations of each example. Attacks per user move each candidate's own (`per_user`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any

@@ -1,5 +1,7 @@
 """What does it take to attack the model of a run?  Candidates, attacks, self-checks, report."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -10,6 +10,8 @@ together. With T = 1, except for `element`, where T = |w| + 0.01 (ASAM, Kwon et 
 ICLR 2015).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -38,7 +40,7 @@ class Ball:
     scale: Weights | None = None
     users: bool = False
 
-    def shrunk(self, factor: float) -> "Ball":
+    def shrunk(self, factor: float) -> Ball:
         """Return the same ball with every radius multiplied by `factor`."""
         return replace(self, radius={name: r * factor for name, r in self.radius.items()})
 

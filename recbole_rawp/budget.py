@@ -1,5 +1,7 @@
 """What may an attack move, and what does its radius mean?  In words, for axes, titles and the verdict."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, fields
 

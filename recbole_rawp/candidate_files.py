@@ -1,5 +1,7 @@
 """How are candidates kept, and published lists read?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile

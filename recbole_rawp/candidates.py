@@ -5,6 +5,8 @@ NDCG@10 moved by 1.6 % in four calls. Ours are drawn once, without replacement, 
 and seed. Published lists can be used instead, see `candidate_files`.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """How is an existing RecBole checkpoint read?  It is a pickle, which can run code: trusted files only."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -5,6 +5,8 @@ methods the strongest at each radius counts. A small delta lies in every larger 
 can only grow with the radius if the search is any good.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

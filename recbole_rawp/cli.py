@@ -1,5 +1,7 @@
 """What can I type?"""
 
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """What was typed?  Words become options and values; nothing is ever evaluated."""
 
+from __future__ import annotations
+
 import ast
 from collections.abc import Sequence
 from typing import Any

@@ -4,6 +4,8 @@ Each shim is applied only where its defect is found, acts only for code inside t
 and can be applied any number of times. RecBole itself is not imported here.
 """
 
+from __future__ import annotations
+
 import functools
 import io
 import sys

@@ -3,6 +3,8 @@
 Our options join RecBole's Config as flat keys, and `RAWPConfig` checks them; `settings` reads them.
 """
 
+from __future__ import annotations
+
 import copyreg
 import re
 import sys

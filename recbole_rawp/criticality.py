@@ -5,6 +5,8 @@
 Module Robust Criticality, after RiFT (Zhu et al., ICCV 2023). RAWP-FT repairs the module with the highest.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

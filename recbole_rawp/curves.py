@@ -1,5 +1,7 @@
 """What is compared with what?  Curves over the radius within a setting, shares kept, names of models."""
 
+from __future__ import annotations
+
 import math
 import re
 

@@ -1,5 +1,7 @@
 """Where do values come from that the user did not give?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Where was it run, with which versions and settings?"""
 
+from __future__ import annotations
+
 import os
 import platform
 import shlex

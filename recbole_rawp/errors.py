@@ -1,5 +1,7 @@
 """What did the user get wrong?  One line: the value, the reason and the remedy."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """How well does it hold?  model x threat x method x radius -> records; radius 0 is the clean model."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

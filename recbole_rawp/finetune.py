@@ -7,6 +7,8 @@ Best is the robust valid metric: the valid metric at the worst change of all ran
 valid metric must stay within a tolerance of stage 1's. Stage 2 of RAWP-FT; test data are never seen.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

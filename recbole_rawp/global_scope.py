@@ -1,5 +1,7 @@
 """How is the model attacked for all users at once?  One move, along the model's own training loss."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,5 +1,7 @@
 """How good is the model as it is now, and is that better?"""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

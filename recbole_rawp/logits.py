@@ -5,6 +5,8 @@ pseudo-label means sigmoid(logit) > 0.5 in both cases, and the gradient is lost 
 So the logit is taken before the last sigmoid, not computed back from the probability.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

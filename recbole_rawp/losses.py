@@ -1,5 +1,7 @@
 """What does a global attack raise?  The model's own training loss, over training batches that stay the same."""
 
+from __future__ import annotations
+
 import inspect
 import random
 from collections.abc import Callable, Iterator

@@ -1,5 +1,7 @@
 """What does RecBole's own evaluation say of the model as it runs now?  Unrounded, and user by user."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections import Counter

@@ -1,5 +1,7 @@
 """What is minimised?   clean_weight * L(w) + adversarial_weight * L(w + delta),  delta a constant."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Where does a run's output go?  Into one folder of its own; nothing is overwritten, no file is half-written."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Callable, Mapping

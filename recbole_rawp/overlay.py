@@ -1,5 +1,7 @@
 """How does a model run with other weights?"""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 

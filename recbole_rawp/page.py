@@ -4,6 +4,8 @@ The same parts as report.md, in the Markdown that they use: headings, tables, li
 line **bold**, `code` and [links](x). Pictures are embedded, as SVG where there is one beside the PNG.
 """
 
+from __future__ import annotations
+
 import base64
 import re
 from collections.abc import Iterator, Sequence

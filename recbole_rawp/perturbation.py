@@ -1,5 +1,7 @@
 """What is the worst small change of the weights?"""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +24,7 @@ def ascend(
     direction: str = "gradient",
     steps: int = 1,
     generator: torch.Generator,
-    adam: "AdamMoments | None" = None,
+    adam: AdamMoments | None = None,
 ) -> Weights:
     """Return delta, name -> constant tensor, that raises the loss most within `ball`.
 

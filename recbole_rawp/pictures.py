@@ -1,5 +1,7 @@
 """How does it look?  Curves over the radius, as PNG and SVG."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from itertools import cycle

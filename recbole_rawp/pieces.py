@@ -5,6 +5,8 @@ DIEN) RecBole 1.2.1 builds a row for each of their items, users x items rows wit
 them. Other loaders already give few enough users.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

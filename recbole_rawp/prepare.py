@@ -1,5 +1,7 @@
 """What must be there before training?  Log, data and model, made by RecBole in the order of its `run_recbole`."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """What must an extra pass leave as it found it?  Random generators, and the model's state outside its weights."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

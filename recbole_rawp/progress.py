@@ -1,5 +1,7 @@
 """How far has stage 2 come, and what did it see?"""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

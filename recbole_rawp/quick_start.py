@@ -1,5 +1,7 @@
 """In what order does it happen?"""
 
+from __future__ import annotations
+
 import copy
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """What did ranking and repair find?  criticality.csv, tuning.csv, interpolation.csv, their pictures, and words."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
 from typing import Any

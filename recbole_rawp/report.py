@@ -1,5 +1,7 @@
 """What did we find?  Records -> CSV, JSON, Markdown, HTML, LaTeX and pictures, in one folder."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime

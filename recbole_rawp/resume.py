@@ -5,6 +5,8 @@ state outside them, every optimizer, every random generator and the counters of 
 each epoch. RecBole makes a new GradScaler in each epoch, so there is none to keep.
 """
 
+from __future__ import annotations
+
 import hashlib
 import pickle
 import zlib
@@ -38,7 +40,7 @@ KEYS = (
 COUNTERS = ("start_epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict", "seconds")
 
 
-def capture(trainer: Any, loaders: list[Any], outside: "Outside", *, epoch: int) -> State:
+def capture(trainer: Any, loaders: list[Any], outside: Outside, *, epoch: int) -> State:
     """Return the state of a trainer before `epoch`; its tensors are not copied."""
     clear_caches(trainer.model.modules())
     optimizers = optimizers_of(trainer)

@@ -1,5 +1,7 @@
 """What does each option accept?  Types, ranges and spelling; `properties/rawp.yaml` says the same to the user."""
 
+from __future__ import annotations
+
 import difflib
 import logging
 import math

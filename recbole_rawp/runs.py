@@ -1,5 +1,7 @@
 """What does a report rest on?  The numbers in a run's folder: written and read back."""
 
+from __future__ import annotations
+
 import json
 import zipfile
 from collections.abc import Mapping, Sequence

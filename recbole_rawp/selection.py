@@ -1,5 +1,7 @@
 """Which weights are perturbed, how strongly, and which of them now?"""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations

@@ -1,5 +1,7 @@
 """What was set?  Frozen settings, read from any RecBole Config; what a plain one lacks comes from the properties."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,5 +1,7 @@
 """How do several runs become one report?  Their records, checks, users and settings, told apart."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """Is the difference more than chance?"""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """What does each step of a run do?"""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from pathlib import Path

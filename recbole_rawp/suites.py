@@ -1,5 +1,7 @@
 """Which attacks does a suite hold?  A suite is a YAML file: a list of threats, each with the methods to try."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What do the tables say?  Values and shares kept at each radius, for Markdown and LaTeX; self-checks."""
 
+from __future__ import annotations
+
 import pandas as pd
 from tabulate import tabulate
 

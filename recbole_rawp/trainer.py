@@ -4,6 +4,8 @@
 precision, early stopping, checkpoints and logs stay RecBole's.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable

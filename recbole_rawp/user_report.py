@@ -1,5 +1,7 @@
 """Whom does the attack hurt, and is it more than chance?  Per-user results -> parts of the report."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import combinations
 

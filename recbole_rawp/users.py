@@ -1,5 +1,7 @@
 """What happened to each user?"""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace

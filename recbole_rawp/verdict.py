@@ -1,5 +1,7 @@
 """What is the one sentence?  How much is kept at which radius, against noise; and whether to trust it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import pandas as pd

@@ -1,5 +1,7 @@
 """Which weights of a RecBole model are meant?"""
 
+from __future__ import annotations
+
 from typing import Any
 
 from tabulate import tabulate

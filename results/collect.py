@@ -6,6 +6,8 @@ Writes results/neumf-DATASET.csv (all records) and the pictures; prints the tabl
 commits that the runs came from, and every self-check that failed.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

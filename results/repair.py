@@ -15,6 +15,8 @@ A gradient evaluation is one batch differentiated: ascent, descent, ranking and 
 on validation data; test data are measured once per variant, at the end, clean and under FGSM and BIM in 10 steps.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math

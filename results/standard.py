@@ -4,6 +4,8 @@ python results/standard.py run neumf 2020     # one model and seed, into runs/st
 python results/standard.py collect            # all runs -> results/standard.csv, and the tables of standard.md
 """
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

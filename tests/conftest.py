@@ -1,5 +1,7 @@
 """Every test runs in an empty folder of its own, on one thread, with no command line, and leaves RecBole as it was."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Slow, obviously correct versions: perturb in place, run, copy back."""
 
+from __future__ import annotations
+
 import copy
 
 import torch

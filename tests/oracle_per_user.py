@@ -1,5 +1,7 @@
 """The per-user weight attack, slow and obvious: a deep copy of the model per user, written in place."""
 
+from __future__ import annotations
+
 import copy
 
 import torch

@@ -1,5 +1,7 @@
 """Tiny models with users to attack, and the slow way's answers: what the tests of attacks per user share."""
 
+from __future__ import annotations
+
 from functools import partial
 from itertools import pairwise
 

@@ -3,6 +3,8 @@
 Rows of models that did not run stay as they are in FILE, so that the parts of ZOO_SHARD add up to one table.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

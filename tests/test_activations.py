@@ -1,5 +1,7 @@
 """Are the outputs of hidden layers moved as far as asked, and no others?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Is any RecBole checkpoint attacked, reported, and never touched?  Are several reports put side by side?"""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Does each attack do what its paper says, within its budget?"""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """Is delta as small as asked, and no smaller?"""
 
+from __future__ import annotations
+
 import math
 
 import pytest

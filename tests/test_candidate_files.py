@@ -1,5 +1,7 @@
 """Do candidates survive their file, and is a list refused that belongs to another dataset?"""
 
+from __future__ import annotations
+
 from ast import literal_eval
 from types import SimpleNamespace
 

@@ -1,5 +1,7 @@
 """Are the same items ranked every time, none twice, none that the user is known to like?"""
 
+from __future__ import annotations
+
 import copy
 import random
 

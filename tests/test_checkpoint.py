@@ -1,5 +1,7 @@
 """Is any RecBole checkpoint read, ranked and hardened, and never touched?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 """Are numbers that cannot be trusted called so?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

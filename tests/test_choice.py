@@ -1,5 +1,7 @@
 """Is the fastest engine taken that gives each user the slow way's attack, and no other?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Does bad input get one clear line and status 2, before any training, and good input a table?"""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys

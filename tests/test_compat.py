@@ -1,5 +1,7 @@
 """Is each shim applied exactly where its defect is, and only for RecBole?"""
 
+from __future__ import annotations
+
 import io
 import types
 

@@ -1,5 +1,7 @@
 """Is every option understood, checked, and documented?"""
 
+from __future__ import annotations
+
 import logging
 import pickle
 import re

@@ -1,5 +1,7 @@
 """Do the engines that copy weights give each user the slow way's attack, in chunks of any size?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

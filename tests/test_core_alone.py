@@ -1,5 +1,7 @@
 """Does the numeric core work where RecBole is not installed?"""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

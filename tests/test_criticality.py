@@ -1,5 +1,7 @@
 """Is the weakest module found, and its criticality the number that the definition says?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender

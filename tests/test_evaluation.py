@@ -1,5 +1,7 @@
 """Does the attack measure what it says, and leave everything as it was?"""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Is only the chosen module repaired, and the result chosen as it says?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -1,5 +1,7 @@
 """Does every user of a batch get the attack that the slow way gives them, from shared passes and without copies?"""
 
+from __future__ import annotations
+
 from functools import partial
 
 import pytest

@@ -1,5 +1,7 @@
 """Is what an attack on activations adds what the slow way adds to the layers' outputs?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch.nn import functional

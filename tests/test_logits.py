@@ -1,5 +1,7 @@
 """Is the logit found, whatever shape predict gives it, and does it keep its gradient?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction

@@ -1,5 +1,7 @@
 """Is the network over interaction rows a RecBole model, and the dense one in disguise?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction

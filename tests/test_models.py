@@ -4,6 +4,8 @@ One case per model, minutes in all: `pytest -m zoo`; in parts, `ZOO_SHARD=1/2 py
 `--support-table=docs/models.md` what was found is written there.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Callable
@@ -103,7 +105,7 @@ class Runs:
         return self.plain()
 
     @cached_property
-    def repaired(self) -> "Repaired":
+    def repaired(self) -> Repaired:
         """A run of both stages, watched."""
         with pytest.MonkeyPatch.context() as patch:
             return Repaired(self, patch)

@@ -1,5 +1,7 @@
 """Is the hardened loss, and its gradient, the one that the slow way gives?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Are the other weights used, and are the old ones back, bit for bit, whatever happens?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Does the page say what report.md says, and need nothing else?"""
 
+from __future__ import annotations
+
 import base64
 import re
 from html.parser import HTMLParser

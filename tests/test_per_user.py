@@ -1,5 +1,7 @@
 """Is each user attacked as published, and ranked as RecBole ranks?"""
 
+from __future__ import annotations
+
 import copy
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Does the ascent find the worst delta where it is known?"""
 
+from __future__ import annotations
+
 import math
 
 import pytest

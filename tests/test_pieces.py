@@ -1,5 +1,7 @@
 """Are all items ranked with bounded memory, and with the scores that RecBole computes?"""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

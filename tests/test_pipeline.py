@@ -1,5 +1,7 @@
 """Does one call do the whole job, as RecBole would have done its part?"""
 
+from __future__ import annotations
+
 import csv
 import logging
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,7 @@
 """Does an extra pass leave no trace?"""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np

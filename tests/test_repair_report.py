@@ -1,5 +1,7 @@
 """Do the parts of the report on stage 2 say what it saw and chose?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 from types import SimpleNamespace
 

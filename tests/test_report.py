@@ -1,5 +1,7 @@
 """Do table, verdict and picture say what the records say?"""
 
+from __future__ import annotations
+
 import json
 import math
 import re

@@ -1,5 +1,7 @@
 """Does a run that was killed, at whatever moment, end as if it had not been?"""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

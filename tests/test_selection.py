@@ -1,5 +1,7 @@
 """Are exactly the intended weights selected?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Do sparse input rows give every user the attack that a deep copy of the dense network gives?"""
 
+from __future__ import annotations
+
 from functools import partial
 
 import pytest

@@ -1,5 +1,7 @@
 """Is a linear layer over sparse rows, called with their numbers, the dense layer over the rows?"""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from scipy.sparse import coo_matrix

@@ -1,5 +1,7 @@
 """Do intervals, tests and groups of users say what textbooks say?"""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap, norm

@@ -1,5 +1,7 @@
 """Does a suite hold what its file says, and is a wrong one refused in one line?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

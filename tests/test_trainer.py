@@ -1,5 +1,7 @@
 """Does it enter RecBole's epoch, and only where it should?"""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 """Do per-user results survive the file, and are only the same users joined?"""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from dataclasses import fields, replace

@@ -1,5 +1,7 @@
 """A small data set in RecBole's format: prime numbers of users and items, so that shapes cannot be confused."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """What does RecBole's whole zoo train on here?  A small data set with all that any model reads; settings per case."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Which attacks are there?  A new one is a class of three verbs in this folder, and a line here (docs/attacks.md)."""
 
+from __future__ import annotations
+
 from recbole_rawp.attacks.attack import Attack, run
 from recbole_rawp.attacks.gradient import BIM, FGSM, MIM, PGD
 from recbole_rawp.attacks.noise import Noise

@@ -3,6 +3,8 @@
 An attack says *how*; the ball, passed in, says how far. `run` is the loop, and projects what each move returns.
 """
 
+from __future__ import annotations
+
 from abc import ABC
 from typing import ClassVar
 

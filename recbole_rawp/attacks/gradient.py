@@ -1,5 +1,7 @@
 """Which change follows the gradient?"""
 
+from __future__ import annotations
+
 import torch
 
 from recbole_rawp.attacks.attack import Attack

@@ -1,5 +1,7 @@
 """What does a change of the same size without malice do?  The control that every attack must beat."""
 
+from __future__ import annotations
+
 import torch
 
 from recbole_rawp.attacks.attack import Attack

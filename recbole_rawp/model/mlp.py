@@ -9,6 +9,8 @@ first hidden one. The rows are those of the training data. As published, they ar
 row of a user contains the very item that a training example asks for.
 """
 
+from __future__ import annotations
+
 from itertools import pairwise
 from typing import Any
 

@@ -5,6 +5,8 @@
 and each row only once, however often a batch asks for it: a user's row goes with all of the user's candidates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,14 +31,14 @@ class SparseRows:
     width: int
 
     @classmethod
-    def from_scipy(cls, matrix: Any) -> "SparseRows":
+    def from_scipy(cls, matrix: Any) -> SparseRows:
         """Return the places where a scipy sparse matrix is not 0, whatever is stored there; doubles count once."""
         coo = matrix.tocoo()
         stored = coo.data != 0
         return cls.from_pairs(torch.from_numpy(coo.row[stored]), torch.from_numpy(coo.col[stored]), coo.shape)
 
     @classmethod
-    def from_pairs(cls, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> "SparseRows":
+    def from_pairs(cls, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> SparseRows:
         """Return the matrix that is 1 at (rows[i], columns[i]); doubles count once."""
         height, width = shape
         places = (rows.long() * width + columns.long()).unique()  # sorted
@@ -46,7 +48,7 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    def take(self, numbers: Tensor) -> "SparseRows":
+    def take(self, numbers: Tensor) -> SparseRows:
         """Return the rows of these numbers, [k]."""
         start, counts = self.indptr[numbers], self.indptr[numbers + 1] - self.indptr[numbers]
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

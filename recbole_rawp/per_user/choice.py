@@ -1,5 +1,7 @@
 """Which is the fastest way that gives each user the slow way's attack?"""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

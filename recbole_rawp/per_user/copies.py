@@ -4,6 +4,8 @@ Here with a copy of the weights per user, in chunks: `Vectorized` runs a chunk t
 loops.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any

@@ -4,6 +4,8 @@
 and `OneByOne` one per user. `choose` says which.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,7 +53,7 @@ class UserBatch:
         n = self.mask.shape[1]
         return users.unsqueeze(1) * n + torch.arange(n, device=users.device)
 
-    def subset(self, users: Tensor) -> "UserBatch":
+    def subset(self, users: Tensor) -> UserBatch:
         """Return the same attack on some users, given by their numbers."""
         labels = None if self.labels is None else self.labels[users]
         return replace(self, inputs=self.inputs[self.rows(users).flatten()], mask=self.mask[users], labels=labels)
@@ -85,7 +87,7 @@ class PerUser(Protocol):
     def gradient(self, delta: Weights | None) -> Weights:
         """Return d loss_u / d w at w + delta_u for each user u; None: at w, computed once and kept."""
 
-    def logits(self, delta: "Weights | Steepest | None") -> Tensor:
+    def logits(self, delta: Weights | Steepest | None) -> Tensor:
         """Return the candidates' logits [U, n] at w + delta, without gradient."""
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ the rows of a user together; what it does otherwise is not seen here. `choose` c
 which catches it.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -89,7 +91,7 @@ class Hooked(Passes):
         return users_ball(sizes, radius, granularity, relative)
 
     @cached_property
-    def _plain(self) -> "Hooked":
+    def _plain(self) -> Hooked:
         """The same attack, layer by layer."""
         return Hooked(replace(self.batch, labels=self.labels), ghost=self.ghost, fused=False)
 

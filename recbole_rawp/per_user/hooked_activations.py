@@ -1,5 +1,7 @@
 """How is each user's forward pass attacked between two layers?"""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any

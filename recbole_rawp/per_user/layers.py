@@ -4,6 +4,8 @@ linear layer      inputs A_u [m, in], gradients by the outputs D_u [m, out]:    
 embedding table   looked-up rows r_ui, gradients by them D_ui:                  G_u[r] = sum of D_ui over r_ui = r
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -53,7 +55,7 @@ class Ghost:
         squares = (slopes * (self.inputs @ self.inputs.transpose(1, 2) @ slopes)).sum(1)
         return squares.clamp_min(0).sqrt().unsqueeze(2) * scale
 
-    def moved(self, base: Tensor, factor: Tensor) -> "Ghost":
+    def moved(self, base: Tensor, factor: Tensor) -> Ghost:
         """Return factor * G, for the layer adds it to what it gives."""
         return Ghost(self.inputs, self.slopes * factor.transpose(1, 2))
 

@@ -14,6 +14,8 @@ row of the weights
 where V is proportional to the radius: for further radii its products are only scaled.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,5 +1,7 @@
 """How does a model run with other forwards in some of its layers, and what are the gradients by what these give?"""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -4,6 +4,8 @@ For each user the candidates are scored, labelled (by the model itself, y = 1[si
 model moves along the gradient of the cross entropy on them; then the same candidates are ranked again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,7 +46,7 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def __getitem__(self, index: Tensor) -> "Rows":
+    def __getitem__(self, index: Tensor) -> Rows:
         return Rows({name: values[index] for name, values in self.columns.items()})
 
 

@@ -8,6 +8,8 @@ nothing but their inner products K = A A^T [m, m]: how many ones two rows share.
 The rows that a user's candidates share, as the user's own, are one row with the sum of the slopes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +24,7 @@ from recbole_rawp.per_user.engine import NotSupported
 from recbole_rawp.per_user.passes import Calls, scaled
 
 ALL = 2**24  # numbers kept for a layer, how many ones each row shares with each, or used to count them: 64 MB
-_shared: "WeakKeyDictionary[SparseLinear, Tensor]" = WeakKeyDictionary()
+_shared: WeakKeyDictionary[SparseLinear, Tensor] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class SharedOnes:
         squares = (slopes * (self.kernel @ slopes)).sum(1)
         return squares.clamp_min(0).sqrt().unsqueeze(2) * scale
 
-    def moved(self, base: Tensor, factor: Tensor) -> "Step":
+    def moved(self, base: Tensor, factor: Tensor) -> Step:
         """Return factor * G, for the layer adds it to what it gives."""
         return Step(self.kernel @ self.slopes, factor.transpose(1, 2))
 
