@@ -96,6 +96,7 @@ RULES: dict[str, Rule] = {
     "rawp_clean_weight": NOT_NEGATIVE,
     "rawp_adversarial_weight": POSITIVE,
     "rawp_warmup_epochs": TIMES,
+    "rawp_pretraining": Rule("bool", lambda v: isinstance(v, bool)),
     "criticality_radius": POSITIVE,
     "criticality_granularity": choice(("row", "tensor")),
     "criticality_steps": COUNT,

@@ -27,12 +27,13 @@ class Criticality:
 
 @dataclass(frozen=True)
 class Training:
-    """Stage 1 as set: which weights, from which epoch on, the recipe of the loss, and where omega comes from."""
+    """Stage 1 as set: which weights, in which epochs, the recipe of the loss, and where omega comes from."""
 
     defense: str
     target: str | Sequence[str]
     layer_weights: str | Mapping[str, float]
     warmup_epochs: int
+    pretraining: bool
     recipe: Recipe
     criticality: Criticality
     criticality_every: int
@@ -100,6 +101,7 @@ def training(config: Config) -> Training:
         v["rawp_target"],
         v["rawp_layer_weights"],
         v["rawp_warmup_epochs"],
+        v["rawp_pretraining"],
         _recipe(v),
         _criticality(v),
         v["criticality_every"],

@@ -65,6 +65,8 @@ class RAWPTrainer(Trainer):
         self.hardened: Callable[[LossFunction], LossFunction] | None = None  # stage 2 puts its own loss here
         self.perturbable = self._perturbable()
         self.hardens = self.settings.defense != "none" and self.perturbable
+        if self.hardens and self._pretrains_plainly:
+            self.logger.info("Pretraining is plain; rawp_pretraining=True hardens it, too.")
         self.resume_file: Path | None = None
         self.resumed: resume.State | None = None
         self.fingerprint = ""
@@ -93,6 +95,11 @@ class RAWPTrainer(Trainer):
         """Whether the model is in a stage before the one that counts (S3Rec, RaCT)."""
         return pretraining(self.model)
 
+    @property
+    def _pretrains_plainly(self) -> bool:
+        """Whether this is pretraining, and it is not to be hardened."""
+        return self.pretraining and not self.settings.pretraining
+
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
@@ -102,7 +109,7 @@ class RAWPTrainer(Trainer):
         if self.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
             self._save_state(1, epoch_idx)
         first, self.epoch_begun = self.epoch_begun != epoch_idx, epoch_idx
-        if not self.hardens or self.pretraining or epoch_idx < self.settings.warmup_epochs:
+        if not self.hardens or self._pretrains_plainly or epoch_idx < self.settings.warmup_epochs:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         objective = self._begin(train_data, epoch_idx, first)
         result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
@@ -175,7 +182,7 @@ class RAWPTrainer(Trainer):
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
         self.seconds = time.perf_counter() - self.clock
         due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
-        if due and self.objective is None and not self.pretraining:
+        if due and self.objective is None and not self._pretrains_plainly:
             raise RuntimeError(
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained"
             )

@@ -1,7 +1,7 @@
 """Does every model of RecBole train hardened, hold still under attack, and let itself be repaired?
 
-One case per model, minutes in all: `pytest -m zoo`; in parts, `ZOO_SHARD=1/2 pytest -m zoo`; and with
-`--support-table=docs/models.md` what was found is written there.
+One case per model, minutes in all: `pytest -m zoo`. Each model's variants, too: `pytest -m "zoo or variants"`.
+In parts, `ZOO_SHARD=1/2 pytest -m zoo`; and with `--support-table=docs/models.md` what was found is written there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from recbole_rawp.trainer import RAWPFTTrainer, robustify
 from recbole_rawp.weights import perturbed_weights
 from tests import zoo
 
-CASES = zoo.cases()
+EVERY = zoo.cases()
+CASES = {label: case for label, case in EVERY.items() if case.model not in NO_GRADIENT}
 ALWAYS = {"rawp_mask_probability": 1.0, "rawp_radius_jitter": 0.0, "attack_batches": 2, "criticality_steps": 2}
 State = dict[str, torch.Tensor]
 
@@ -42,34 +43,40 @@ State = dict[str, torch.Tensor]
 def test_every_model_of_recbole_is_in_the_zoo_or_refused():
     files = Path(recbole.model.__file__).parent.glob("*_recommender/*.py")
     known = {name for file in files for name in CLASS.findall(file.read_text()) if name.lower() == file.stem}
-    assert CASES.keys() | NO_GRADIENT.keys() == known and not CASES.keys() & NO_GRADIENT.keys()
-    assert (len(CASES), len(NO_GRADIENT)) == (84, 10)
+    assert {case.model for case in EVERY.values()} == known
+    assert (len({case.model for case in CASES.values()}), len(NO_GRADIENT)) == (84, 10)
+    assert (len(CASES), len(EVERY)) == (136, 148)
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("name", zoo.shard(sorted(NO_GRADIENT)))
-def test_a_model_without_gradient_is_refused_by_name_and_reason(name, support):
+def shard(cases: dict[str, zoo.Case]) -> list[Any]:
+    """Return this run's part of the cases; variants carry a mark of their own."""
+    marks = {True: pytest.mark.variants, False: pytest.mark.zoo}
+    return [pytest.param(label, marks=marks[cases[label].variant]) for label in zoo.shard(list(cases))]
+
+
+@pytest.mark.parametrize("label", shard({label: case for label, case in EVERY.items() if label not in CASES}))
+def test_a_model_without_gradient_is_refused_by_name_and_reason(label, support):
+    config = EVERY[label].config
     with pytest.raises(InputError) as caught:
-        RAWPConfig(config_dict={"model": name, "dataset": "toy"})
-    assert name in str(caught.value) and NO_GRADIENT[name] in str(caught.value)
-    support(name, result=f"refused: {NO_GRADIENT[name]}")
+        RAWPConfig(config_dict=config)
+    assert config["model"] in str(caught.value) and NO_GRADIENT[config["model"]] in str(caught.value)
+    support(label, result=f"refused: {NO_GRADIENT[config['model']]}")
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("name", zoo.shard(list(CASES)))
-def test_model(name, zoo_path, support, tmp_path):
-    case = CASES[name]
+@pytest.mark.parametrize("label", shard(CASES))
+def test_model(label, zoo_path, support, tmp_path):
+    case = CASES[label]
     if case.needs:
-        support(name, result=f"not tried here: needs {case.needs}")
+        support(label, result=f"skipped: needs {case.needs}")
         pytest.importorskip(case.needs)
     runs = Runs(case, zoo_path, tmp_path)
     broken = {}
-    for claim in CLAIMS:
+    for claim in PRETRAINING if case.pretraining else CLAIMS:
         try:
             claim(runs)
         except (AssertionError, InputError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             broken[claim.__name__] = error
-    support(name, **runs.found, result="fails: " + ", ".join(broken) if broken else "passed")
+    support(label, **runs.found, result="fails: " + ", ".join(broken) if broken else "passed")
     if broken:
         text = "\n".join(f"{key}: {type(error).__name__}: {error}" for key, error in broken.items())
         raise AssertionError(text) from next(iter(broken.values()))
@@ -90,8 +97,19 @@ class Runs:
         """Return a trainer of the model before its first epoch, and the data."""
         settings = {**self.case.config, "data_path": self.data_path, "rawp_target": self.case.target, **ALWAYS}
         if self.case.before:
-            settings["pre_model_path"] = self.pretrained = self.pretrained or pretrain(settings, self.case.before)
+            settings[self.case.file] = self.pretrained = self.pretrained or self.pretrain(settings)
         return start(settings | options)
+
+    def pretrain(self, settings: dict[str, Any]) -> str:
+        """Run the stages before this one in order, and return the last one's checkpoint."""
+        file = ""
+        for stage in self.case.before:
+            trainer, data = start(
+                {**settings, **stage, "defense": "none", self.case.file: file, "checkpoint_dir": "pre"}
+            )
+            trainer.fit(data.train, data.valid)
+            file = trainer.saved_model_file
+        return file
 
     def plain(self) -> State:
         """Train without defense; return the weights."""
@@ -134,17 +152,6 @@ def start(settings: dict[str, Any]) -> tuple[RAWPFTTrainer, Data]:
     return robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model), data
 
 
-def pretrain(settings: dict[str, Any], stages: list[dict[str, Any]]) -> str:
-    """Run the stages of pretraining in order, and return the last one's checkpoint."""
-    file = ""
-    for stage in stages:
-        trainer, data = start({**settings, **stage, "defense": "rawp", "pre_model_path": file, "checkpoint_dir": "pre"})
-        trainer.fit(data.train, data.valid)
-        assert trainer.objective is None, "pretraining was hardened without being asked"
-        file = trainer.saved_model_file
-    return file
-
-
 def weights_of(model: torch.nn.Module) -> State:
     """Return a copy of the model's state."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -167,7 +174,7 @@ def with_delta_times_zero(runs: Runs) -> None:
         calls.append(sum(bool(d.any()) for d in delta.values()))
         return {name: d * 0 for name, d in delta.items()}
 
-    trainer, data = runs.start(defense="rawp", rawp_clean_weight=0.0)
+    trainer, data = runs.start(defense="rawp", rawp_clean_weight=0.0, rawp_pretraining=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objective, "ascend", zero)
         trainer.fit(data.train, data.valid, saved=False)
@@ -381,6 +388,18 @@ def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
     runs.per_user = ways[0] if ways else "hooked"
 
 
+def pretraining_is_plain_unless_asked(runs: Runs) -> None:
+    """A stage of pretraining trains as RecBole's, is hardened where `rawp_pretraining` says so, and is not repaired."""
+    results = {}
+    for asked in (False, True):
+        trainer, data = runs.start(defense="rawp_ft", rawp_pretraining=asked)
+        trainer.fit(data.train, data.valid, saved=False)
+        assert (trainer.objective is not None) == asked and trainer.progress is None
+        results[asked] = different(runs.first, weights_of(trainer.model))
+    assert not results[False] and results[True]
+
+
+PRETRAINING = [with_delta_times_zero, pretraining_is_plain_unless_asked]
 CLAIMS = [
     with_delta_times_zero,
     a_real_delta_changes_training,

@@ -13,7 +13,7 @@ import yaml
 from tests import toy_data
 from tests.conftest import TOY
 
-VECTOR = 16  # of an entity's or relation's own features
+VECTOR = 16  # length of an entity's, a relation's or an item's own features
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,37 @@ class Case:
     """How one model trains.
 
     Attributes:
-        model: its name.
-        config: RecBole's settings.
+        label: its name, and after a comma that of the variant.
+        config: RecBole's settings, the model's name among them.
         hidden: whether it has hidden weights; else its embeddings are hardened.
         needs: a package that the model imports, which may be missing.
-        before: settings of the stages of pretraining that this one goes on from.
+        before: settings of the stages that this one goes on from.
+        file: the setting that names their last checkpoint.
         note: for the table.
     """
 
-    model: str
+    label: str
     config: dict[str, Any]
     hidden: bool = True
     needs: str | None = None
     before: list[dict[str, Any]] = field(default_factory=list)
+    file: str = "pre_model_path"
     note: str = ""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.config["model"])
+
+    @property
+    def variant(self) -> bool:
+        """Whether these are other settings than the model's first ones."""
+        return self.label != self.model
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether this is a stage before the one that counts."""
+        return "pretrain" in self.config.get("train_stage", "")
 
     @property
     def target(self) -> str:
@@ -43,24 +60,31 @@ class Case:
 
 
 def cases() -> dict[str, Case]:
-    """Return the cases of `zoo_cases.yaml` by model."""
+    """Return the cases of `zoo_cases.yaml` by label: each model's first settings, then its variants."""
     content = yaml.safe_load(Path(__file__).with_name("zoo_cases.yaml").read_text(encoding="utf-8"))
     found = {}
     for family in content.values():
-        for name, own in family["models"].items():
+        for model, own in family["models"].items():
             own = dict(own or {})
-            fields = {key: own.pop(key) for key in ("hidden", "needs", "before", "note") if key in own}
-            config = {**TOY, "epochs": 1, "model": name, **family["settings"], **own}
-            found[name] = Case(name, config, **fields)
+            variants = own.pop("variants", {})
+            base = {**TOY, "epochs": 1, "model": model, **family["settings"], **own}
+            found[model] = case(model, base)
+            found |= {f"{model}, {name}": case(f"{model}, {name}", base | other) for name, other in variants.items()}
     return found
 
 
-def shard(models: list[str]) -> list[str]:
-    """Return the part of the zoo that ZOO_SHARD names: 1/2 is the first of two, every other model."""
+def case(label: str, settings: dict[str, Any]) -> Case:
+    """Return the case: what `settings` says of it, and the rest as RecBole's."""
+    about = {key: settings[key] for key in ("hidden", "needs", "before", "file", "note") if key in settings}
+    return Case(label, {key: value for key, value in settings.items() if key not in about}, **about)
+
+
+def shard(labels: list[str]) -> list[str]:
+    """Return the part of the zoo that ZOO_SHARD names: 1/2 is the first of two, every other case."""
     number, of = map(int, os.environ.get("ZOO_SHARD", "1/1").split("/"))
     if not 1 <= number <= of:
         raise ValueError(f"ZOO_SHARD: {number}/{of} names no part. Use 1/{of} to {of}/{of}.")
-    return models[number - 1 :: of]
+    return labels[number - 1 :: of]
 
 
 def write(folder: Path) -> Path:
@@ -69,6 +93,7 @@ def write(folder: Path) -> Path:
     random = np.random.default_rng(1)
     items = [(f"i{i}", f"c{i % 7}", f"k{i % 11} k{i % 13}") for i in range(toy_data.ITEMS)]
     toy_data.table(home / "toy.item", ["item_id:token", "genre:token", "class:token_seq"], items)
+    np.save(home / "item_emb.npy", random.normal(size=(toy_data.ITEMS, VECTOR)).astype(np.float32))
     for kind, count in (("ent", toy_data.ENTITIES), ("rel", toy_data.RELATIONS)):
         rows = [(f"{kind[0]}{i}", " ".join(f"{x:.4f}" for x in random.normal(size=VECTOR))) for i in range(count)]
         toy_data.table(home / f"toy.{kind}", [f"{kind}_id:token", f"{kind}_vec:float_seq"], rows)
