@@ -84,7 +84,7 @@ def under_attack(
         data.test,
         threats=settings.threats,
         batches=settings.batches,
-        defense=trainer.settings.defense,
+        defense=trainer.defense,
         negatives=settings.negatives,
         candidates=candidates,
         stage=stage,

@@ -23,6 +23,7 @@ from recbole_rawp.command_line import ALIASES
 from recbole_rawp.defaults import default_defense, defaults
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
+from recbole_rawp.stages import check_stage
 
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 NO_GRADIENT = {
@@ -97,6 +98,7 @@ class RAWPConfig(Config):
         check_names(self.external_config_dict, self._recbole_keys())
         check_values(self.final_config_dict)
         check_metric(self)
+        check_stage(self)
 
     def __reduce__(self) -> tuple:
         return copyreg._reconstructor, (Config, object, None), self.__dict__  # type: ignore[attr-defined]

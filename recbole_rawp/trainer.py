@@ -30,7 +30,8 @@ from recbole_rawp.overlay import clear_caches
 from recbole_rawp.preserve import modules_kept
 from recbole_rawp.progress import Progress
 from recbole_rawp.selection import TARGETS, Weights
-from recbole_rawp.weights import chosen_weights, perturbed_weights, pretraining, weight_table
+from recbole_rawp.stages import pretraining
+from recbole_rawp.weights import chosen_weights, perturbed_weights, weight_table
 
 
 class RAWPTrainer(Trainer):
@@ -99,6 +100,11 @@ class RAWPTrainer(Trainer):
     def _pretrains_plainly(self) -> bool:
         """Whether this is pretraining, and it is not to be hardened."""
         return self.pretraining and not self.settings.pretraining
+
+    @property
+    def defense(self) -> str:
+        """The defense that this training has."""
+        return "none" if self._pretrains_plainly else self.settings.defense
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False

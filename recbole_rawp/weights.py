@@ -58,11 +58,6 @@ def chosen_weights(model: nn.Module, settings: Training) -> tuple[Weights, dict[
         return weights, selection.layer_weights(weights, settings.layer_weights, owner=type(model).__name__)
 
 
-def pretraining(model: nn.Module) -> bool:
-    """Tell whether the model is in a stage before the one that counts (S3Rec, RaCT): neither hardened nor repaired."""
-    return getattr(model, "train_stage", "finetune") != "finetune"
-
-
 def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], defense: str) -> str:
     """Return the table of perturbed weights: name, shape, share of all parameters, omega."""
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -175,15 +175,6 @@ def test_a_fit_that_never_trains_an_epoch_through_us_is_an_error_too(settings, m
         RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=False)
 
 
-def test_pre_training_stages_are_left_plain(settings):
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
-    data, model = prepare(config)
-    model.train_stage = "pretrain"
-    trainer = RAWPFTTrainer(config, model)
-    trainer.fit(data.train, data.valid, saved=False)
-    assert trainer.objective is None
-
-
 @pytest.fixture
 def registered():
     before = dict(vars(recbole.trainer))

@@ -1,0 +1,56 @@
+"""Which stages does a model train in?  S3Rec, RaCT and KD_DAGFM go on from the checkpoint of an earlier run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole.config import Config
+from torch import nn
+
+from recbole_rawp.errors import InputError, suggestion
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How a staged model is told where it stands.
+
+    Attributes:
+        key: the setting that names the stage.
+        names: the stages in order; each but the first goes on from a checkpoint.
+        file: the setting that names that checkpoint.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    file: str
+
+
+STAGED = {
+    "S3Rec": Stages("train_stage", ("pretrain", "finetune"), "pre_model_path"),
+    "RaCT": Stages("train_stage", ("actor_pretrain", "critic_pretrain", "finetune"), "pre_model_path"),
+    "KD_DAGFM": Stages("phase", ("teacher_training", "distillation", "finetuning"), "warm_up"),
+}
+
+
+def check_stage(config: Config) -> None:
+    """Raise InputError if a staged model's stage is none of its own, or the checkpoint it goes on from is missing."""
+    stages = STAGED.get(config["model"])
+    if stages is None:
+        return
+    stage, file = config[stages.key], config[stages.file]
+    if stage not in stages.names:
+        raise InputError(
+            f"{stages.key}: {stage!r} is no stage of {config['model']}, which has {', '.join(stages.names)}."
+            f"{suggestion(str(stage), stages.names)}"
+        )
+    if stage != stages.names[0] and not (file and Path(file).is_file()):
+        raise InputError(
+            f"{stages.file}: {file!r} is not a file, but {stages.key} '{stage}' goes on from the checkpoint of an earlier "
+            f"stage. Run {stages.key}={stages.names[0]} first, and name the file that it saved."
+        )
+
+
+def pretraining(model: nn.Module) -> bool:
+    """Tell whether the model is in a stage before the one that counts (S3Rec, RaCT): not repaired."""
+    return getattr(model, "train_stage", "finetune") != "finetune"

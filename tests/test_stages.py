@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.prepare import prepare
+from recbole_rawp.stages import STAGED
+from recbole_rawp.trainer import RAWPFTTrainer
+
+
+@pytest.mark.parametrize("model", STAGED)
+def test_a_stage_that_the_model_does_not_have_is_refused_with_a_suggestion(model):
+    stages = STAGED[model]
+    with pytest.raises(InputError, match=rf"^{stages.key}: .* Did you mean '{stages.names[-1]}'\?$"):
+        RAWPConfig(model, "toy", config_dict={stages.key: stages.names[-1][:-1], "train_neg_sample_args": None})
+
+
+@pytest.mark.parametrize("model", STAGED)
+def test_a_later_stage_wants_the_checkpoint_of_an_earlier_one(model, tmp_path):
+    stages = STAGED[model]
+    for missing in ("", "nowhere.pth", str(tmp_path)):
+        options = {stages.key: stages.names[1], stages.file: missing, "train_neg_sample_args": None}
+        with pytest.raises(InputError, match=rf"^{stages.file}: .*{stages.names[0]} first"):
+            RAWPConfig(model, "toy", config_dict=options)
+    (tmp_path / "earlier.pth").touch()
+    RAWPConfig(model, "toy", config_dict=options | {stages.file: str(tmp_path / "earlier.pth")})
+    RAWPConfig(model, "toy", config_dict=options | {stages.key: stages.names[0]})
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_pretraining_is_plain_unless_asked_and_says_so(settings, asked):
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp", rawp_pretraining=asked))
+    data, model = prepare(config)
+    model.train_stage = "pretrain"
+    trainer = RAWPFTTrainer(config, model)
+    trainer.fit(data.train, data.valid, saved=False)
+    assert (trainer.objective is not None) == asked
+    assert trainer.defense == ("awp" if asked else "none")
+    assert trainer.progress is None
