@@ -15,12 +15,13 @@ from recbole_rawp import environment
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.preserve import modules_kept
+from recbole_rawp.stages import begun_from
 
 KEYS = ("config", "state_dict", "epoch")
 
 
 def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
-    """Return the content of a checkpoint that RecBole's Trainer saved, its tensors on `device`.
+    """Return the content of a checkpoint that RecBole's Trainer saved, its tensors on `device`, and its `path`.
 
     Raises:
         InputError: if there is no such file, or it is damaged or something else.
@@ -44,7 +45,7 @@ def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
             f"checkpoint: '{file}' is not a RecBole checkpoint ({', '.join(missing) or 'config'} missing). Name a .pth "
             "file that RecBole saved."
         )
-    return content
+    return content | {"path": str(path.resolve())}
 
 
 def settings(
@@ -66,7 +67,8 @@ def settings(
     with tempfile.TemporaryDirectory() as folder:  # as the first config file: those that are given come later and win
         first = Path(folder, "checkpoint.yaml")
         kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
-        first.write_text(environment.as_yaml(kept | dict(ours or {})), encoding="utf-8")
+        kept |= begun_from(theirs, checkpoint["path"]) | dict(ours or {})
+        first.write_text(environment.as_yaml(kept), encoding="utf-8")
         config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict)
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:

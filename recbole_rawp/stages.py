@@ -46,9 +46,20 @@ def check_stage(config: Config) -> None:
         )
     if stage != stages.names[0] and not (file and Path(file).is_file()):
         raise InputError(
-            f"{stages.file}: {file!r} is not a file, but {stages.key} '{stage}' goes on from the checkpoint of an earlier "
-            f"stage. Run {stages.key}={stages.names[0]} first, and name the file that it saved."
+            f"{stages.file}: {file!r} is not a file, but {stages.key} '{stage}' goes on from an earlier checkpoint. "
+            f"Run {stages.key}={stages.names[0]} first, and name the file that it saved."
         )
+
+
+def begun_from(config: Config, checkpoint: str) -> dict[str, str]:
+    """Return the setting that lets a later stage's model be built where the file it once went on from is gone.
+
+    The constructor reads some weights of that shape; those of `checkpoint` itself serve, and are loaded next.
+    """
+    stages = STAGED.get(config["model"])
+    if stages is None or Path(config[stages.file] or "").is_file():
+        return {}
+    return {stages.file: checkpoint}
 
 
 def pretraining(model: nn.Module) -> bool:

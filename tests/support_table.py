@@ -16,8 +16,8 @@ COLUMNS = ("model", "trainer", "hidden", "per user", "result", "note")
 HEAD = """# Which models of RecBole are supported?
 
 Every model file of RecBole 1.2.1, with the settings of RecBole's own model tests and some more, trained for an epoch or
-two on a small data set, on one thread. Written by `pytest -m "zoo or variants" --support-table=docs/models.md`, in parts
-with `ZOO_SHARD=1/2`; `pytest -m zoo` runs one case per model. *Passed* means:
+two on a small data set, on one thread. `pytest -m "zoo or variants" --support-table=docs/models.md` wrote it; with
+`ZOO_SHARD=1/2` in parts; `pytest -m zoo` runs one case per model. *Passed* means:
 
 - with delta multiplied by 0 a hardened run equals the plain one bit for bit; with a real delta it does not;
 - delta moves the selected weights and no other;

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from recbole_rawp import attack_checkpoint, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.stages import STAGED
 from recbole_rawp.trainer import RAWPFTTrainer
+from tests import zoo
 
 
 @pytest.mark.parametrize("model", STAGED)
@@ -38,3 +42,15 @@ def test_pretraining_is_plain_unless_asked_and_says_so(settings, asked):
     assert (trainer.objective is not None) == asked
     assert trainer.defense == ("awp" if asked else "none")
     assert trainer.progress is None
+
+
+def test_a_fine_tuned_checkpoint_can_be_attacked_without_the_file_it_went_on_from(zoo_path, tmp_path):
+    case = zoo.cases()["KD_DAGFM, finetuning"]
+    attack = {"attack_radii": [0.1], "attack": ["fgsm"]}
+    options = case.config | attack | {"data_path": zoo_path, "defense": "none"}
+    teacher = run_recbole_rawp(config_dict=options | {"phase": "teacher_training", "rawp_output_dir": "teacher"})
+    file = Path(teacher["output_dir"], "model.pth")
+    tuned = run_recbole_rawp(config_dict=options | {"warm_up": str(file), "rawp_output_dir": "tuned"})
+    file.unlink()
+    again = attack_checkpoint("tuned/model.pth", config_dict=attack | {"rawp_output_dir": "again"})
+    assert again["records"] == tuned["records"]
