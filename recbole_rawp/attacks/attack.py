@@ -23,12 +23,14 @@ class Attack(ABC):
         iterates: whether it takes several steps (`attack_steps`), or one.
         restarts: whether it starts at random, so that the strongest of several runs counts (`attack_restarts`).
         linear: whether it is normalize(gradient) and nothing else, which attacks per user have a shortcut for.
+        blind: whether it looks at no gradient, so that one draw can serve all users of a batch.
     """
 
     title: ClassVar[str]
     iterates: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    blind: ClassVar[bool] = False
 
     def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights | None:
         """Return the first delta; None is no change at all."""

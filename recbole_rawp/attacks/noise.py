@@ -13,6 +13,7 @@ class Noise(Attack):
     """Gaussian noise, stretched to the surface of the ball; it never asks for a gradient."""
 
     title = "random noise of the same norm"
+    blind = True
 
     def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights:
         """Return the noise."""

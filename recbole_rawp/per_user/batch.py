@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_rawp.attacks import ATTACKS, Attack, run
+from recbole_rawp.ball import around
+from recbole_rawp.overlay import overlay
 from recbole_rawp.per_user.engine import PerUser, UserBatch
 from recbole_rawp.suites import Threat
 
@@ -26,13 +28,16 @@ def attacks_of(threat: Threat) -> list[Key]:
 def attacked(users: UserBatch, engine_of: Engines, threat: Threat, seed: int) -> Iterator[tuple[Key, Tensor, Tensor]]:
     """Yield the candidates' logits [U, n] and the users' losses [U], without attack, then for each method and radius.
 
-    An attack of one step along the gradient is never written out. Any other needs a delta for each user, and goes by as
-    many users at a time as `WRITTEN` allows. Each draws its noise from `seed`, whatever was tried before it.
+    An attack of one step along the gradient is never written out. Noise on weights is drawn once for all the users: for
+    each of them it is distributed as their own would be. Any other attack needs a delta for each user, and goes by as
+    many users at a time as `WRITTEN` allows. Each draws from `seed`, whatever was tried before it.
     """
     whole = engine_of(users)
     found = {CLEAN: [whole.logits(None)]}
     keys = attacks_of(threat)
     found |= {key: [along(whole, key[1], threat)] for key in keys if ATTACKS[key[0]].linear}
+    if users.weights:
+        found |= {key: [drawn_once(users, *key, threat, seed)] for key in keys if ATTACKS[key[0]].blind}
     others = [key for key in keys if key not in found]
     for number, part in enumerate(parts(users, whole) if others else ()):
         engine = whole if part is users else engine_of(part)
@@ -61,6 +66,16 @@ def along(engine: PerUser, radius: float, threat: Threat) -> Tensor:
     return engine.logits(
         engine.steepest(engine.ball(radius, granularity=threat.granularity, relative=threat.unit == "relative"))
     )
+
+
+def drawn_once(users: UserBatch, method: str, radius: float, threat: Threat, seed: int) -> Tensor:
+    """Return the logits [U, n] where one delta, which looks at no gradient, moves the weights for all users."""
+    ball = around(users.weights, radius, granularity=threat.granularity, relative=threat.unit == "relative")
+    shapes = {name: weight.detach() for name, weight in users.weights.items()}
+    delta = ATTACKS[method].start(shapes, ball, torch.Generator().manual_seed(seed))
+    assert delta is not None
+    with torch.no_grad(), overlay(users.model, {name: shapes[name] + delta[name] for name in shapes}):
+        return users.logits()
 
 
 def strongest(attack: Attack, engine: PerUser, radius: float, threat: Threat, generator: torch.Generator) -> Tensor:
