@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_rawp import compat
 from recbole_rawp.errors import InputError
+from recbole_rawp.model import place
 
 if TYPE_CHECKING:
     from recbole_rawp.config import RAWPConfig
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 compat.apply()
+place.apply()
 
 _HOME = {
     "RAWPConfig": "config",

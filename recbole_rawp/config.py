@@ -22,6 +22,7 @@ from recbole_rawp import command_line
 from recbole_rawp.command_line import ALIASES
 from recbole_rawp.defaults import default_defense, defaults
 from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.model.place import NETWORKS
 from recbole_rawp.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
 from recbole_rawp.stages import check_stage
 
@@ -45,12 +46,13 @@ def check_gradient(name: str) -> None:
 
 
 def check_model(name: str) -> None:
-    """Raise InputError if RecBole has no gradient-trained model of this name, or what it needs is not installed."""
+    """Raise InputError if there is no gradient-trained model of this name, or what it needs is not installed."""
     check_gradient(name)
     sources = Path(recbole.model.__file__).parent.glob("*_recommender/*.py")
-    known = {
+    theirs = {
         cls for file in sources for cls in CLASS.findall(file.read_text(encoding="utf-8")) if cls.lower() == file.stem
     }
+    known = theirs | NETWORKS.keys()
     if name not in known:
         raise InputError(f"model: RecBole has no model '{name}'.{suggestion(name, known)}")
     try:

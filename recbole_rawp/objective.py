@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_rawp import ball, preserve
+from recbole_rawp import preserve
+from recbole_rawp.ball import Ball, around, group_norms
 from recbole_rawp.overlay import overlay
 from recbole_rawp.perturbation import AdamMoments, ascend
 from recbole_rawp.selection import Weights, draw_mask
@@ -83,10 +84,7 @@ class Objective:
         Raises:
             RuntimeError: if the loss does not depend on any parameter.
         """
-        self.batches += 1
-        if self.recipe.mask_every == "batch":
-            self.draw()
-        weights = {name: weight for name, weight in self.weights.items() if self.mask[name]}
+        weights = self.begin()
         if not weights:
             return loss_function(batch)
         if self.recipe.clean_weight == 0:
@@ -95,9 +93,16 @@ class Objective:
             return combine((self.recipe.adversarial_weight, adversarial))
         return self.both(loss_function, batch, weights)
 
+    def begin(self) -> Weights:
+        """Count a batch and return the weights that are not masked in it."""
+        self.batches += 1
+        if self.recipe.mask_every == "batch":
+            self.draw()
+        return {name: weight for name, weight in self.weights.items() if self.mask[name]}
+
     def both(self, loss_function: LossFunction, batch: Any, weights: Weights) -> Loss:
         """Return the weighted sum of L(w) and L(w + delta); L(w) also serves as the first ascent pass."""
-        replay = _Replay()
+        replay = Replay()
         clean = loss_function(batch)
 
         def gradient(delta: Weights | None) -> Weights:
@@ -115,26 +120,24 @@ class Objective:
     def perturb(self, weights: Weights, gradient: Callable[[Weights | None], Weights]) -> Weights:
         """Return delta for the unmasked `weights`, and count its norms."""
         recipe = self.recipe
-        bound = ball.around(
-            weights,
-            recipe.radius * self.stretch,
-            granularity=recipe.granularity,
-            relative=recipe.relative,
-            omega=self.omega,
-        )
         delta = ascend(
             gradient,
             weights,
-            bound,
+            self.bound(weights, recipe.radius * self.stretch),
             direction=recipe.direction,
             steps=recipe.steps,
             generator=self.generator,
             adam=self.adam,
         )
-        for name, norm in ball.group_norms(delta, "tensor").items():
+        for name, norm in group_norms(delta, "tensor").items():
             entry = self.norms.setdefault(name, [0.0, 0])
             entry[:] = entry[0] + norm, entry[1] + 1
         return delta
+
+    def bound(self, weights: Weights, radius: float) -> Ball:
+        """Return the ball around `weights`."""
+        recipe = self.recipe
+        return around(weights, radius, granularity=recipe.granularity, relative=recipe.relative, omega=self.omega)
 
     def gradient(self, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights | None) -> Weights:
         """Return dL/dw at w + delta on the ascent's share of the batch, leaving no trace in RNGs or model."""
@@ -155,12 +158,16 @@ class Objective:
     def perturbed_loss(self, loss_function: LossFunction, batch: Any, weights: Weights, delta: Weights) -> Loss:
         """Return L(w + delta), and count it."""
         loss = shifted_loss(self.model, loss_function, batch, weights, delta)
-        self.perturbed += 1
-        self.losses = self.losses + total(loss).detach()
+        self.count(loss)
         return loss
 
+    def count(self, adversarial: Loss) -> None:
+        """Count a batch with a perturbation, and its loss."""
+        self.perturbed += 1
+        self.losses = self.losses + total(adversarial).detach()
 
-class _Replay:
+
+class Replay:
     """Lets later passes see the generators as they are now, and puts back what they were before each pass."""
 
     def __init__(self) -> None:

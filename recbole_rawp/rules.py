@@ -78,7 +78,7 @@ RULES: dict[str, Rule] = {
     "rawp_radius_jitter": number(float, "float in [0, 1)", lambda v: 0 <= v < 1),
     "rawp_mask_probability": SHARE,
     "rawp_mask_every": choice(("epoch", "batch")),
-    "rawp_target": patterns("hidden | embeddings | all | patterns"),
+    "rawp_target": patterns("hidden | embeddings | all | activations | patterns"),
     "rawp_layer_weights": Rule(
         "uniform | norm | criticality | mapping",
         lambda v: (
@@ -145,6 +145,23 @@ def check_values(values: Mapping[str, Any]) -> None:
             f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
             f"{values['rawp_granularity']!r}. Use rawp_layer_weights=uniform or rawp_granularity=tensor."
         )
+    if values.get("rawp_target") == "activations":
+        _check_activations(values)
+
+
+def _check_activations(values: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that shifts of activations, one for each row of the batch, cannot have."""
+    possible = {
+        "rawp_granularity": ("row", "sign"),
+        "rawp_direction": ("gradient", "random"),
+        "rawp_ascent_fraction": (1,),
+    }
+    for key, known in possible.items():
+        if values[key] not in known:
+            raise InputError(
+                f"{key}: {values[key]!r} does not go with rawp_target=activations. "
+                f"Use {key}={' or '.join(map(str, known))}."
+            )
 
 
 def _word_hint(rule: Rule, value: Any) -> str:

@@ -46,6 +46,11 @@ def vocabulary_sizes(sizes: Iterable[int]) -> frozenset[int]:
     return frozenset(sizes) | {a + b for a, b in combinations(sizes, 2)}
 
 
+def among_weights(target: str | Sequence[str]) -> str | Sequence[str]:
+    """Return the target for what can only move weights: the hidden ones, where activations are hardened."""
+    return "hidden" if target == "activations" else target
+
+
 def select(model: nn.Module, target: str | Sequence[str], *, vocabulary: Iterable[int] = ()) -> Weights:
     """Return the weights that `target` names, in the model's order.
 

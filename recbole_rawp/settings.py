@@ -12,6 +12,7 @@ from recbole_rawp.command_line import ALIASES
 from recbole_rawp.defaults import default_defense, defaults
 from recbole_rawp.objective import Recipe
 from recbole_rawp.rules import PREFIXES, RULES, check_names, check_values
+from recbole_rawp.selection import among_weights
 from recbole_rawp.suites import Threat, threats
 
 
@@ -114,7 +115,7 @@ def fine_tuning(config: Config) -> FineTuning:
     own = ("rounds", "modules", "epochs", "learner", "learning_rate", "momentum", "weight_decay", "clean_tolerance")
     return FineTuning(
         **{name: v[f"ft_{name}"] for name in (*own, "attack_steps")},
-        target=v["rawp_target"],
+        target=among_weights(v["rawp_target"]),
         recipe=replace(
             _recipe(v),
             radius=v["ft_radius"] or v["rawp_radius"],

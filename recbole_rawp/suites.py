@@ -13,7 +13,7 @@ from recbole_rawp.command_line import literal
 from recbole_rawp.defaults import properties
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.rules import RULES
-from recbole_rawp.selection import TARGETS
+from recbole_rawp.selection import TARGETS, among_weights
 
 WORDS = (*TARGETS, "activations")  # targets that some models lack
 FIELDS = {  # what a threat may say, and what it means where it says nothing
@@ -157,7 +157,7 @@ def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
     fields = FIELDS | {key: value for key, value in entry.items() if value is not None}
     fields |= {key: options[f"attack_{key}"] for key in FIELDS if options[f"attack_{key}"] is not None}
     optional = entry.get("target") in WORDS and options["attack_target"] is None
-    target = fields["target"] or options["rawp_target"]
+    target = fields["target"] or among_weights(options["rawp_target"])
     if fields["radii"] is None:
         raise InputError(f"attack_radii: {options['attack']!r} names none. Set attack_radii, or radii in each entry.")
     _check_combination(target, fields)

@@ -22,6 +22,7 @@ from torch import nn
 
 from recbole_rawp import checkpoint, criticality, finetune, resume
 from recbole_rawp import settings as options
+from recbole_rawp.activation_objective import ActivationObjective
 from recbole_rawp.config import check_gradient
 from recbole_rawp.errors import InputError
 from recbole_rawp.objective import LossFunction, Objective
@@ -29,8 +30,9 @@ from recbole_rawp.output import copy
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.preserve import modules_kept
 from recbole_rawp.progress import Progress
-from recbole_rawp.selection import TARGETS, Weights
+from recbole_rawp.selection import Weights
 from recbole_rawp.stages import pretraining
+from recbole_rawp.suites import WORDS
 from recbole_rawp.weights import chosen_weights, perturbed_weights, weight_table
 
 
@@ -85,7 +87,7 @@ class RAWPTrainer(Trainer):
             check_gradient(type(self.model).__name__)
             chosen_weights(self.model, self.settings)
         except InputError as error:
-            if not self.lenient or self.settings.target not in TARGETS:  # a pattern that fails is a mistake
+            if not self.lenient or self.settings.target not in WORDS:  # a pattern that fails is a mistake
                 raise
             self.logger.warning(f"{error} Training plainly.")
             return False
@@ -142,7 +144,8 @@ class RAWPTrainer(Trainer):
         """Make the objective, and log the table of weights that it perturbs."""
         weights, omega = chosen_weights(self.model, self.settings)
         self.logger.info(weight_table(self.model, weights, omega, self.settings.defense))
-        self.objective = Objective(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
+        kind = ActivationObjective if self.settings.target == "activations" else Objective
+        self.objective = kind(self.model, weights, self.settings.recipe, omega=omega, generator=self.generator)
         return self.objective
 
     def _measure_omega(self, train_data: Any, weights: Weights, epoch_idx: int) -> None:

@@ -47,13 +47,16 @@ def moved(model: nn.Module, target: Any) -> dict[str, Any]:
 
 
 def chosen_weights(model: nn.Module, settings: Training) -> tuple[Weights, dict[str, float]]:
-    """Return the weights that the settings perturb, and omega.
+    """Return the weights that the settings perturb (or whose layers' outputs they do), and omega.
 
     Raises:
         InputError: naming the option, if it matches no weight.
     """
     with naming("rawp_target"):
-        weights = perturbed_weights(model, settings.target)
+        if settings.target == "activations":
+            weights: Weights = {f"{name}.weight": layer.weight for name, layer in hidden_layers(model).items()}
+        else:
+            weights = perturbed_weights(model, settings.target)
     with naming("rawp_layer_weights"):
         return weights, selection.layer_weights(weights, settings.layer_weights, owner=type(model).__name__)
 

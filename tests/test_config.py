@@ -151,7 +151,7 @@ def test_defence_is_understood_and_keeps_its_priority(monkeypatch, tmp_path):
 
 
 def test_an_unknown_defense_model_or_file_is_one_line_with_a_remedy(tmp_path):
-    with pytest.raises(InputError, match="defense: no file .*'rawp'.*Known: awp, noise, none, rawp"):
+    with pytest.raises(InputError, match="defense: no file .*'rawp'.*Known: apr, asam, awp, noise, none, rat, rawp"):
         build(defense="rwap")
     for name in ("NueMF", "neumf"):
         with pytest.raises(InputError, match=f"no model '{name}'. Did you mean 'NeuMF'"):

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import get_trainer
 from torch import nn
 
+from recbole_rawp import run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
 from recbole_rawp.model.mlp import MLP
 from recbole_rawp.model.sparse_linear import SparseLinear
 from recbole_rawp.prepare import prepare
-from recbole_rawp.weights import hidden_layers, perturbed_weights
+from recbole_rawp.settings import training
+from recbole_rawp.weights import chosen_weights, hidden_layers, perturbed_weights
 
 SIZES = [16, 8, 4]
 
 
 @pytest.fixture
 def built(settings):
-    """Return config, data, and an MLP on the training data, all made for NeuMF."""
-    config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, learning_rate=0.01, defense="none"))
-    config["mlp_hidden_size"] = SIZES
-    data, _ = prepare(config)
-    torch.manual_seed(0)
-    return config, data, MLP(config, data.train._dataset)
+    """Return config, data, and an MLP on the training data."""
+    options = {"epochs": 4, "learning_rate": 0.01, "defense": "none", "mlp_hidden_size": SIZES}
+    config = RAWPConfig(config_dict=settings("MLP", **options))
+    return config, *prepare(config)
 
 
 def dense(model, dataset):
@@ -106,3 +110,31 @@ def test_the_rows_layers_are_embeddings_and_the_others_hidden(built):
     _, _, model = built
     assert list(perturbed_weights(model, "embeddings")) == ["pair.user.weight", "pair.item.weight"]
     assert list(hidden_layers(model)) == ["pair.merge", "hidden.0", "hidden.1", "predict_layer"]
+
+
+def test_recbole_finds_it_by_its_name_and_in_a_checkpoint(settings, tmp_path):
+    options = settings("MLP", mlp_hidden_size=SIZES, epochs=1, ft_epochs=1, attack="published", attack_radii=[0.05])
+    result = run_recbole_rawp(config_dict=options | {"attack_negatives": 10, "rawp_output_dir": "run"})
+    assert {record["scope"] for record in result["records"]} == {"per_user"}
+    fresh = """
+import sys
+import recbole_rawp
+assert not any(name.startswith("recbole.") for name in sys.modules)
+from recbole.quick_start import load_data_and_model, run_recbole
+config, model, dataset, train, valid, test = load_data_and_model("run/model.pth")
+print(type(model).__module__, len(list(model.parameters())))
+"""
+    run = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout.splitlines()[-1] == "recbole_rawp.model.mlp 12", run.stderr[-2000:]
+
+
+def test_its_settings_move_every_layer(settings):
+    config = RAWPConfig(config_dict=settings("MLP"))
+    _, model = prepare(config)
+    weights, _ = chosen_weights(model, training(config))
+    assert len(weights) == 9 and sum(w.dim() >= 2 for w in model.parameters()) == 9
+
+
+def test_a_wrong_name_close_to_it_is_led_to_it():
+    with pytest.raises(InputError, match="Did you mean 'MLP'"):
+        RAWPConfig("MLPs", "toy")

@@ -13,6 +13,8 @@ from recbole_rawp import candidates as ranking
 from recbole_rawp import checks
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.per_user import batch
+from recbole_rawp.per_user import scope as users_scope
 from recbole_rawp.per_user.scope import rectangle
 from recbole_rawp.weights import perturbed_weights
 from tests.test_evaluation import outcome, threat, trained, values
@@ -169,3 +171,24 @@ def test_a_model_that_cannot_score_single_items_is_refused_or_passed_over_with_t
     with pytest.raises(InputError, match=r"per_user needs scores of single items, and SASRecCPR\.predict"):
         outcome(trainer, data, user_threat())
     assert "SASRecCPR.predict is not implemented" in outcome(trainer, data, user_threat(optional=True)).notes[0]
+
+
+def test_written_out_attacks_go_by_as_many_users_as_memory_allows(settings, monkeypatch):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_batch_size=4096)))
+    several = user_threat(methods=("fgsm", "bim", "random"), target="all", steps=3)
+    together = outcome(trainer, data, several).records
+    sizes = []
+
+    class Noting(batch.UserBatch):
+        def subset(self, users):
+            sizes.append(len(users))
+            return super().subset(users)
+
+    monkeypatch.setattr(batch, "WRITTEN", 300_000)
+    monkeypatch.setattr(users_scope, "UserBatch", Noting)
+    apart = outcome(trainer, data, several).records
+    assert len(sizes) > 5 and max(sizes) < 47
+    for method in ("fgsm", "bim"):
+        for metric in ("loss", "ndcg@10"):
+            assert values(apart, method, metric) == pytest.approx(values(together, method, metric), rel=1e-5)
+    assert values(apart, "random", "loss")[0.5] == pytest.approx(values(together, "random", "loss")[0.5], rel=0.1)

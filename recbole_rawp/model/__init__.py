@@ -1,4 +1,4 @@
 """Which networks does RecBole lack?  The backbones that the attacks' published results are about.
 
-This file imports nothing: `sparse_linear` needs torch and numpy only, `mlp` RecBole too.
+`sparse_linear` needs torch and numpy only, `mlp` RecBole too, and `place` neither.
 """

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from recbole_rawp import candidates as ranking
 from recbole_rawp.activations import watched
-from recbole_rawp.attacks import ATTACKS, Attack, run
 from recbole_rawp.errors import InputError
 from recbole_rawp.logits import ends_in_sigmoid, predict_logits
 from recbole_rawp.losses import SEED, seed_generators
 from recbole_rawp.measurement import BATCHED, TOP, Cell, measured
 from recbole_rawp.overlay import clear_caches
+from recbole_rawp.per_user.batch import CLEAN, Key, attacked, attacks_of
 from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.copies import OneByOne
 from recbole_rawp.per_user.engine import NotSupported, PerUser, UserBatch
@@ -32,8 +32,6 @@ from recbole_rawp.per_user.hooked_activations import HookedActivations
 from recbole_rawp.suites import Threat
 from recbole_rawp.weights import moved
 
-Key = tuple[str, float]  # method, radius
-CLEAN: Key = ("", 0.0)
 SPREAD = 1_000_003  # between the seeds of two batches, by their first users
 
 
@@ -142,15 +140,13 @@ class EachUser:
         first = int(users.inputs.columns[self.trainer.config["USER_ID_FIELD"]][0])
         seed = self.trainer.config["seed"] + SPREAD * first
         try:
-            engine = self._engine(users, threat)
-            return {key: (logits, engine.loss(logits)) for key, logits in attacked(engine, threat, seed)}
+            return collected(attacked(users, lambda part: self._engine(part, threat), threat, seed))
         except NotSupported as error:  # this batch is built otherwise than the first
             if threat.target == "activations":
                 raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
             note = f"Per user, target {threat.target}: some users went by loop ({error})."
             self.notes += [note] * (note not in self.notes)
-            slow = OneByOne(users)
-            return {key: (logits, slow.loss(logits)) for key, logits in attacked(slow, threat, seed)}
+            return collected(attacked(users, OneByOne, threat, seed))
 
     def _users(self, batch: Any, threat: Threat, moves: Any) -> UserBatch:
         """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
@@ -203,37 +199,9 @@ class EachUser:
         return measured(evaluator, result, self.eval_data, nan=tally.nan)
 
 
-def attacks_of(threat: Threat) -> list[Key]:
-    """Return the methods and radii that a threat tries."""
-    return [(method, radius) for method in threat.methods for radius in threat.radii[1:]]
-
-
-def attacked(engine: PerUser, threat: Threat, seed: int) -> Iterator[tuple[Key, Tensor]]:
-    """Yield the candidates' logits [U, n] without attack, then for each method and radius.
-
-    Each draws its noise from `seed`, whatever was tried before it.
-    """
-    yield CLEAN, engine.logits(None)
-    for method, radius in attacks_of(threat):
-        generator = torch.Generator().manual_seed(seed)
-        yield (method, radius), strongest(ATTACKS[method], engine, radius, threat, generator)
-
-
-def strongest(attack: Attack, engine: PerUser, radius: float, threat: Threat, generator: torch.Generator) -> Tensor:
-    """Return the logits [U, n] under attack; of several random starts each user's with the highest loss."""
-    ball = engine.ball(radius, granularity=threat.granularity, relative=threat.unit == "relative")
-    if attack.linear:
-        return engine.logits(engine.steepest(ball))
-    best: Tensor | None = None
-    for _ in range(threat.restarts if attack.restarts else 1):
-        delta = run(attack, engine.gradient, engine.weights, ball, steps=threat.steps, generator=generator)
-        logits = engine.logits(delta)
-        if best is None:
-            best = logits
-        else:
-            best = torch.where((engine.loss(logits) > engine.loss(best)).unsqueeze(1), logits, best)
-    assert best is not None
-    return best
+def collected(attacks: Iterator[tuple[Key, Tensor, Tensor]]) -> dict[Key, tuple[Tensor, Tensor]]:
+    """Return method and radius -> logits and losses."""
+    return {key: (logits, losses) for key, logits, losses in attacks}
 
 
 def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
