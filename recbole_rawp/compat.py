@@ -119,9 +119,9 @@ def remembering_old_names(missing: Callable[[str], Any]) -> Callable[[str], Any]
     return wrapper
 
 
-# --- ray <= 2.6.3, which `recbole.quick_start` imports for one line of its tuning by ray, has no wheel for Python 3.12
-#     and does not import on numpy >= 2 or without pkg_resources. Where it does not import, RecBole does without:
-#     nothing is put into sys.modules, and nobody else sees a ray. Whether it imports shows when RecBole asks for it.
+# --- ray <= 2.6.3, which `recbole.quick_start` imports for one call, `tune.report`, has no wheel for Python 3.12 and
+#     does not import on numpy >= 2 or without pkg_resources. Where it does not import, RecBole does without: nothing
+#     is put into sys.modules, and nobody else sees a ray. Whether it imports shows when RecBole asks for it.
 #     Remove when RecBole imports ray where it tunes.
 
 QUICK_START = "recbole.quick_start.quick_start"
@@ -149,20 +149,14 @@ class QuickStartLoader(importlib.machinery.SourceFileLoader):
 
 
 def import_with_or_without_ray(name: str, *args: Any, **kwargs: Any) -> Any:
-    """Import as usual; in place of a ray that fails, return one that fails when it is used."""
+    """Import as usual; in place of a ray that fails, return one that is in no session, where `report` has no reader."""
     try:
         return builtins.__import__(name, *args, **kwargs)
-    except Exception as error:  # a broken ray raises AttributeError, ModuleNotFoundError, ImportError ...
+    except Exception:  # a broken ray raises AttributeError, ModuleNotFoundError, ImportError ...
         if name != "ray":
             raise
-        return types.SimpleNamespace(tune=NoTune(f"{type(error).__name__}: {error}"))
+        return types.SimpleNamespace(tune=types.SimpleNamespace(report=unread))
 
 
-class NoTune:
-    """Stands for `ray.tune` and says, when it is used, why there is none."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def __getattr__(self, name: str) -> Any:
-        raise ImportError(f"ray.tune.{name}: RecBole's tuning by ray needs ray <= 2.6.3. Importing it: {self.reason}")
+def unread(**result: Any) -> None:
+    """Stand for ray's `tune.report`, which outside a session of ray only warns; HyperTuning's trials call it there."""
