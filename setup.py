@@ -8,6 +8,19 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
+# RecBole asks for ray <= 2.6.3, which has no wheel for Python 3.12: there `pip install --no-deps recbole==1.2.1`
+# adds RecBole, and what it needs besides ray is asked for here.
+BEFORE_312, SINCE_312 = 'python_version < "3.12"', 'python_version >= "3.12"'
+RECBOLE_WITHOUT_RAY = [
+    "colorlog==4.7.2",
+    "colorama==0.4.4",
+    "plotly>=4",
+    "psutil>=5.9",
+    "scikit-learn",
+    "tensorboard>=2.5",
+    "texttable>=0.9",
+    "thop",
+]
 
 setup(
     name="recbole-rawp",
@@ -16,17 +29,18 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10,<3.12",  # ray 2.6.3, which RecBole asks for, has no wheel for 3.12
+    python_requires=">=3.9",
     packages=["recbole_rawp", *(f"recbole_rawp.{part}" for part in ("attacks", "model", "per_user", "properties"))],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
     package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[
-        "recbole==1.2.1",
+        f"recbole==1.2.1; {BEFORE_312}",
+        *(f"{package}; {SINCE_312}" for package in RECBOLE_WITHOUT_RAY),
         "torch>=2.1",
-        "numpy<2",  # RecBole's Config needs np.float_, ray 2.6.3 np.bool8
+        "numpy",
         "pandas<3",  # under 3, RecBole's chained fillna(inplace=True) is silently lost
         "scipy",
-        "setuptools<81",  # ray 2.6.3 imports pkg_resources
+        "setuptools<81",  # ray 2.6.3 imports pkg_resources, thop distutils
         "pyyaml",
         "matplotlib",
         "tabulate",

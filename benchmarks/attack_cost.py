@@ -26,7 +26,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ class DenseMLP(nn.Module):
         users, items = rows.shape
         self.pair = nn.ModuleDict({"user": nn.Linear(items, 512), "item": nn.Linear(users, 512)})
         self.pair["merge"] = nn.Linear(1024, 512)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(HIDDEN))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(HIDDEN, HIDDEN[1:]))
         self.predict_layer = nn.Linear(16, 1)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:

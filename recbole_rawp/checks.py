@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from recbole_rawp.attacks import ATTACKS
@@ -150,9 +149,8 @@ def grows(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
     One step alone may well overshoot.
     """
     found = strongest(losses, iterates=True)
-    return [
-        (STRONGEST, radius, at_least(found[radius], found[before], found[0.0])) for before, radius in pairwise(found)
-    ]
+    steps = zip(found, list(found)[1:])
+    return [(STRONGEST, radius, at_least(found[radius], found[before], found[0.0])) for before, radius in steps]
 
 
 def at_least(value: float, bound: float, start: float) -> bool:

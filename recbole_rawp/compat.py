@@ -1,18 +1,22 @@
-"""What keeps RecBole 1.2.1 alive on today's torch and scipy?
+"""What keeps RecBole 1.2.1 alive on today's Python, torch, numpy and scipy?
 
-Each shim is applied only where its defect is found, acts only for code inside the package `recbole`,
-and can be applied any number of times. RecBole itself is not imported here.
+Each shim acts only where its defect is found and only for code inside the package `recbole`, and can be
+applied any number of times. RecBole itself is not imported here.
 """
 
 from __future__ import annotations
 
+import builtins
 import functools
+import importlib.machinery
+import importlib.util
 import io
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -26,6 +30,12 @@ def apply() -> list[str]:
     if dok_matrix is not None and not hasattr(dok_matrix, "_update"):
         dok_matrix._update = dok_update
         applied.append("dok_matrix._update")
+    if numpy_lacks_old_names():
+        vars(np)["__getattr__"] = remembering_old_names(np.__getattr__)
+        applied.append("numpy.float_")
+    if not any(finder is QuickStartFinder for finder in sys.meta_path):
+        sys.meta_path.insert(0, QuickStartFinder)
+        applied.append("ray")
     return applied
 
 
@@ -84,3 +94,69 @@ def dok_update(matrix: Any, entries: dict) -> None:
     if not called_from_recbole(2):
         raise AttributeError("'dok_matrix' object has no attribute '_update'")
     matrix._dict.update(entries)
+
+
+# --- numpy >= 2 lost these names, which every Config of RecBole reads.
+#     Remove when RecBole's Config.compatibility_settings does without them.
+
+OLD_NAMES = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
+
+
+def numpy_lacks_old_names() -> bool:
+    """Tell whether a name that RecBole reads is gone from numpy, and not yet given to it."""
+    return not getattr(np.__getattr__, "remembers", False) and not all(hasattr(np, name) for name in OLD_NAMES)
+
+
+def remembering_old_names(missing: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Wrap numpy's answer to names that it lacks, so that code inside RecBole gets the old ones."""
+
+    def wrapper(name: str) -> Any:
+        if name in OLD_NAMES and called_from_recbole(2):
+            return OLD_NAMES[name]
+        return missing(name)
+
+    wrapper.remembers = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+# --- ray <= 2.6.3, which `recbole.quick_start` imports for one call, `tune.report`, has no wheel for Python 3.12 and
+#     does not import on numpy >= 2 or without pkg_resources. Where it does not import, RecBole does without: nothing
+#     is put into sys.modules, and nobody else sees a ray. Whether it imports shows when RecBole asks for it.
+#     Remove when RecBole imports ray where it tunes.
+
+QUICK_START = "recbole.quick_start.quick_start"
+
+
+class QuickStartFinder:
+    """Finds RecBole's quick start alone, and hands it to the loader below."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Return the spec of the usual finder with another loader, or None for any other module."""
+        found = importlib.machinery.PathFinder.find_spec(name, path) if name == QUICK_START else None
+        if found is None or found.origin is None:
+            return None
+        return importlib.util.spec_from_file_location(name, found.origin, loader=QuickStartLoader(name, found.origin))
+
+
+class QuickStartLoader(importlib.machinery.SourceFileLoader):
+    """Runs RecBole's quick start with an `import` that survives a ray which does not import."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run the module."""
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_with_or_without_ray}
+        super().exec_module(module)
+
+
+def import_with_or_without_ray(name: str, *args: Any, **kwargs: Any) -> Any:
+    """Import as usual; in place of a ray that fails, return one that is in no session, where `report` has no reader."""
+    try:
+        return builtins.__import__(name, *args, **kwargs)
+    except Exception:  # a broken ray raises AttributeError, ModuleNotFoundError, ImportError ...
+        if name != "ray":
+            raise
+        return types.SimpleNamespace(tune=types.SimpleNamespace(report=unread))
+
+
+def unread(**result: Any) -> None:
+    """Stand for ray's `tune.report`, which outside a session of ray only warns; HyperTuning's trials call it there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from recbole_rawp.overlay import overlay
 from recbole_rawp.perturbation import AdamMoments, ascend
 from recbole_rawp.selection import Weights, draw_mask
 
-Loss = Tensor | tuple[Tensor, ...]
+Loss = Union[Tensor, tuple[Tensor, ...]]
 LossFunction = Callable[[Any], Loss]
 
 FP16_SCALE = 2.0**10  # the direction has no scale; small fp16 gradients would underflow

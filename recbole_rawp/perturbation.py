@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 
@@ -13,7 +14,7 @@ from recbole_rawp.selection import Weights
 DIRECTIONS = ("gradient", "adam", "random")
 STEP_SIZE = 2.5  # of radius / steps, after Madry et al., ICLR 2018
 
-Gradient = Callable[[Weights | None], Weights]
+Gradient = Callable[[Optional[Weights]], Weights]
 
 
 def ascend(

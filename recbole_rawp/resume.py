@@ -84,7 +84,12 @@ def restore(trainer: Any, loaders: list[Any], state: State) -> None:
     if state["objective"] is not None:
         vars(trainer.build_objective().adam).update(moved(state["objective"], trainer.device))
     generators = [generator for loader in loaders for generator in loader_generators(loader)]
-    for generator, saved in zip(generators, state["generators"], strict=True):
+    if len(generators) != len(state["generators"]):
+        raise InputError(
+            f"resume: the saved state has {len(state['generators'])} random generators of data loaders, this run "
+            f"{len(generators)}. Use the RecBole that the run began with."
+        )
+    for generator, saved in zip(generators, state["generators"]):
         generator.set_state(saved)
     trainer.generator.set_state(state["masks"])
     python, numpy, cpu, cuda = state["rng"]

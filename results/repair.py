@@ -197,7 +197,7 @@ def measure(trainer, data):
     ).users["global"]
     names = ["clean" if c["radius"] == 0 else f"{c['attack']} {c['radius']:g}" for c in found.cells]
     ndcg = found.values[:, found.metrics.index("ndcg@10")]
-    return {name: users.tolist() for name, users in zip(names, ndcg, strict=True)}
+    return {name: users.tolist() for name, users in zip(names, ndcg)}
 
 
 def self_checks(trainer, data):

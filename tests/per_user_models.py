@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -24,7 +23,7 @@ class TwoTower(nn.Module):
         super().__init__()
         self.user, self.item = nn.Embedding(USERS, 5), nn.Embedding(ITEMS, 5)
         sizes = [10] + [width] * (depth - 1) + [1]
-        layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+        layers = [part for a, b in zip(sizes, sizes[1:]) for part in (nn.Linear(a, b), nn.ReLU())]
         self.mlp = nn.Sequential(*layers[:-1])
 
     def forward(self, batch):

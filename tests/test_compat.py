@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import sys
 import types
 
+import numpy as np
 import pytest
 import scipy.sparse
 import torch
@@ -82,3 +85,60 @@ def test_a_scipy_with_the_method_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(scipy.sparse.dok_matrix, "_update", own, raising=False)
     assert compat.apply() == [] and scipy.sparse.dok_matrix._update is own
+
+
+def numpy_two(name):
+    """Answer like numpy since 2.0: the name is gone."""
+    raise AttributeError(f"`np.{name}` was removed")
+
+
+def test_with_the_defect_recbole_finds_numpys_old_names_and_others_do_not(monkeypatch):
+    monkeypatch.setattr(np, "__getattr__", numpy_two)
+    for name in compat.OLD_NAMES:
+        monkeypatch.delitem(vars(np), name, raising=False)
+    assert "numpy.float_" in compat.apply()
+    assert "numpy.float_" not in compat.apply()
+    assert call_from("recbole.config.configurator", getattr, np, "float_") is np.float64
+    assert call_from("recbole.config.configurator", getattr, np, "unicode_") is np.str_
+    for module, name in (("somebody", "float_"), ("recbole.config.configurator", "bool8")):
+        with pytest.raises(AttributeError, match="was removed"):
+            call_from(module, getattr, np, name)
+
+
+def test_a_numpy_with_the_names_is_left_alone(monkeypatch):
+    for name, value in compat.OLD_NAMES.items():
+        monkeypatch.setitem(vars(np), name, value)
+    monkeypatch.setattr(np, "__getattr__", numpy_two)
+    assert "numpy.float_" not in compat.apply() and np.__getattr__ is numpy_two
+
+
+def quick_start_with(ray, folder, monkeypatch):
+    """Run RecBole's quick start anew where `ray` is a file of this content."""
+    path = importlib.import_module("recbole.quick_start").__path__
+    (folder / "ray.py").write_text(ray)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "ray", None)  # so that what this test leaves there goes afterwards
+    del sys.modules["ray"]
+    spec = next(spec for finder in sys.meta_path if (spec := finder.find_spec(compat.QUICK_START, path)))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_recboles_quick_start_does_without_a_ray_that_does_not_import_and_others_see_its_error(tmp_path, monkeypatch):
+    module = quick_start_with("raise AttributeError('np.bool8 was removed')", tmp_path, monkeypatch)
+    assert callable(module.run_recbole) and "ray" not in sys.modules
+    assert module.tune.report(ndcg=1.0) is None
+    with pytest.raises(AttributeError, match="np.bool8 was removed"):
+        importlib.import_module("ray")
+
+
+def test_recboles_quick_start_uses_a_ray_that_imports(tmp_path, monkeypatch):
+    module = quick_start_with("class tune:\n    report = dict", tmp_path, monkeypatch)
+    assert module.tune.report(ndcg=1.0) == {"ndcg": 1.0}
+
+
+def test_no_other_import_of_the_quick_start_is_forgiven(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "recbole.data", None)
+    with pytest.raises(ModuleNotFoundError, match="recbole.data"):
+        quick_start_with("tune = None", tmp_path, monkeypatch)

@@ -11,7 +11,6 @@ row of a user contains the very item that a training example asks for.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ class MLP(GeneralRecommender):
         sizes = list(config["mlp_hidden_size"] or HIDDEN)
         seen = dataset.inter_matrix(form="coo")
         self.pair = Pair(SparseRows.from_scipy(seen), SparseRows.from_scipy(seen.T), sizes[0], sizes[0])
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.predict_layer = nn.Linear(sizes[-1], 1)
         self.loss = nn.BCEWithLogitsLoss()
         self.apply(xavier_normal_initialization)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Union, cast
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +153,7 @@ def joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-Layer = Linear | Table | Sparse
+Layer = Union[Linear, Table, Sparse]
 
 
 def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, ghost: bool | None) -> Layer:
