@@ -1,7 +1,7 @@
-"""What keeps RecBole 1.2.1 alive on today's torch and scipy?
+"""What keeps RecBole 1.2.1 alive on today's torch, numpy and scipy, and its KSR at all?
 
 Each shim is applied only where its defect is found, acts only for code inside the package `recbole`,
-and can be applied any number of times. RecBole itself is not imported here.
+and can be applied any number of times. RecBole itself is not imported here: `trainer` hands over the class to mend.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -26,6 +27,9 @@ def apply() -> list[str]:
     if dok_matrix is not None and not hasattr(dok_matrix, "_update"):
         dok_matrix._update = dok_update
         applied.append("dok_matrix._update")
+    if numpy_lacks_old_names():
+        vars(np)["__getattr__"] = remembering_old_names(np.__getattr__)
+        applied.append("numpy.float")
     return applied
 
 
@@ -84,3 +88,46 @@ def dok_update(matrix: Any, entries: dict) -> None:
     if not called_from_recbole(2):
         raise AttributeError("'dok_matrix' object has no attribute '_update'")
     matrix._dict.update(entries)
+
+
+# --- numpy >= 1.24 lost these names, which RecBole reads. A Config puts them back when it is made, but not when it is
+#     read from a checkpoint, so that `load_data_and_model` alone leaves RecBole's evaluator without them.
+#     Remove when RecBole does without.
+
+OLD_NAMES = {"float": np.float64, "bool": np.bool_, "str": np.str_}
+
+
+def numpy_lacks_old_names() -> bool:
+    """Tell whether a name that RecBole reads is gone from numpy, and not yet given to it."""
+    return not getattr(np.__getattr__, "remembers", False) and not OLD_NAMES.keys() <= vars(np).keys()
+
+
+def remembering_old_names(missing: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Wrap numpy's answer to names that it lacks, so that code inside RecBole gets the old ones."""
+
+    def wrapper(name: str) -> Any:
+        if name in OLD_NAMES and called_from_recbole(2):
+            return OLD_NAMES[name]
+        return missing(name)
+
+    wrapper.remembers = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+# --- RecBole 1.2.1: preloaded vectors are float64, and KSR multiplies its float32 weights by them.
+#     Remove when RecBole's Dataset gives them in single precision.
+
+
+def mend_preloaded(dataset_class: Any) -> None:
+    """Let `get_preload_weight` of RecBole's Dataset give its models vectors in the precision of their weights."""
+    theirs = dataset_class.get_preload_weight
+    if getattr(theirs, "mended", False):
+        return
+
+    @functools.wraps(theirs)
+    def get_preload_weight(dataset: Any, field: str) -> Any:  # its docstring is RecBole's own, by `wraps`
+        matrix = theirs(dataset, field)
+        return matrix.astype(np.float32, copy=False) if called_from_recbole(2) else matrix
+
+    get_preload_weight.mended = True  # type: ignore[attr-defined]
+    dataset_class.get_preload_weight = get_preload_weight

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import types
 
+import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
 from recbole_rawp import compat
+
+SINGLE = np.ones((2, 3), dtype=np.float32)
 
 
 def checkpoint():
@@ -82,3 +85,31 @@ def test_a_scipy_with_the_method_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(scipy.sparse.dok_matrix, "_update", own, raising=False)
     assert compat.apply() == [] and scipy.sparse.dok_matrix._update is own
+
+
+def test_recbole_finds_numpys_old_names_before_its_config_puts_them_back_and_others_do_not(monkeypatch):
+    for name in compat.OLD_NAMES:
+        monkeypatch.delitem(vars(np), name, raising=False)  # a Config in an earlier test may have put it there
+
+    def lacking(name):
+        raise AttributeError(name)
+
+    monkeypatch.setattr(np, "__getattr__", lacking)
+    assert "numpy.float" in compat.apply() and compat.apply() == []
+    assert call_from("recbole.evaluator.metrics", getattr, np, "float") is np.float64
+    for module, name in (("somebody", "float"), ("recbole.evaluator.metrics", "no_such_name")):
+        with pytest.raises(AttributeError):
+            call_from(module, getattr, np, name)
+
+
+def test_recboles_models_get_preloaded_vectors_in_single_precision_and_others_as_recbole_gives_them():
+    class Dataset:
+        def get_preload_weight(self, field):
+            return {"vector": np.full((2, 3), 0.1), "single": SINGLE}[field]
+
+    compat.mend_preloaded(Dataset)
+    compat.mend_preloaded(Dataset)
+    read = Dataset().get_preload_weight
+    assert call_from("recbole.model.sequential_recommender.ksr", read, "vector").dtype == np.float32
+    assert call_from("recbole.model.sequential_recommender.ksr", read, "single") is SINGLE
+    assert call_from("somebody", read, "vector").dtype == np.float64
