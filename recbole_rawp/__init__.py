@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         run_recbole_rawp,
     )
     from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, register, robustify, unregister
+    from recbole_rawp.tuning import objective_function
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "attack_checkpoint",
     "continue_run",
     "harden_checkpoint",
+    "objective_function",
     "rank_checkpoint",
     "register",
     "robustify",
@@ -50,6 +52,7 @@ _HOME = {
     "continue_run": "quick_start",
     "harden_checkpoint": "quick_start",
     "rank_checkpoint": "quick_start",
+    "objective_function": "tuning",
     "RAWPTrainer": "trainer",
     "RAWPFTTrainer": "trainer",
     "robustify": "trainer",

@@ -1,7 +1,7 @@
-"""What keeps RecBole 1.2.1 alive on today's Python, torch, numpy and scipy?
+"""What keeps RecBole 1.2.1 alive on today's Python, torch, numpy and scipy, and its KSR at all?
 
 Each shim acts only where its defect is found and only for code inside the package `recbole`, and can be
-applied any number of times. RecBole itself is not imported here.
+applied any number of times. RecBole itself is not imported here: `trainer` hands over the class to mend.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def apply() -> list[str]:
         applied.append("dok_matrix._update")
     if numpy_lacks_old_names():
         vars(np)["__getattr__"] = remembering_old_names(np.__getattr__)
-        applied.append("numpy.float_")
+        applied.append("numpy.float")
     if not any(finder is QuickStartFinder for finder in sys.meta_path):
         sys.meta_path.insert(0, QuickStartFinder)
         applied.append("ray")
@@ -96,15 +96,17 @@ def dok_update(matrix: Any, entries: dict) -> None:
     matrix._dict.update(entries)
 
 
-# --- numpy >= 2 lost these names, which every Config of RecBole reads.
-#     Remove when RecBole's Config.compatibility_settings does without them.
+# --- numpy >= 1.24 lost the first three names, which RecBole reads, numpy >= 2 the others, which every Config reads. A
+#     Config puts the first back when it is made, but not when it is read from a checkpoint, so that
+#     `load_data_and_model` alone leaves RecBole's evaluator without them. Remove when RecBole does without.
 
-OLD_NAMES = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
+OLD_NAMES = {"float": np.float64, "bool": np.bool_, "str": np.str_}
+OLD_NAMES |= {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
 
 
 def numpy_lacks_old_names() -> bool:
     """Tell whether a name that RecBole reads is gone from numpy, and not yet given to it."""
-    return not getattr(np.__getattr__, "remembers", False) and not all(hasattr(np, name) for name in OLD_NAMES)
+    return not getattr(np.__getattr__, "remembers", False) and not OLD_NAMES.keys() <= vars(np).keys()
 
 
 def remembering_old_names(missing: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -160,3 +162,22 @@ def import_with_or_without_ray(name: str, *args: Any, **kwargs: Any) -> Any:
 
 def unread(**result: Any) -> None:
     """Stand for ray's `tune.report`, which outside a session of ray only warns; HyperTuning's trials call it there."""
+
+
+# --- RecBole 1.2.1: preloaded vectors are float64, and KSR multiplies its float32 weights by them.
+#     Remove when RecBole's Dataset gives them in single precision.
+
+
+def mend_preloaded(dataset_class: Any) -> None:
+    """Let `get_preload_weight` of RecBole's Dataset give its models vectors in the precision of their weights."""
+    theirs = dataset_class.get_preload_weight
+    if getattr(theirs, "mended", False):
+        return
+
+    @functools.wraps(theirs)
+    def get_preload_weight(dataset: Any, field: str) -> Any:  # its docstring is RecBole's own, by `wraps`
+        matrix = theirs(dataset, field)
+        return matrix.astype(np.float32, copy=False) if called_from_recbole(2) else matrix
+
+    get_preload_weight.mended = True  # type: ignore[attr-defined]
+    dataset_class.get_preload_weight = get_preload_weight

@@ -24,11 +24,19 @@ class Judge:
 
     def clean(self) -> float:
         """Return the valid metric, unrounded."""
-        with measuring(self.trainer, self.train_data, self.valid_data):
-            return ranked(self.trainer, self.valid_data).metrics[self.trainer.valid_metric]
+        return self.clean_metrics()[self.trainer.valid_metric]
 
     def robust(self) -> float:
         """Return the valid metric at the worst change of the weights within the radius of stage 2."""
+        return self.robust_metrics()[self.trainer.valid_metric]
+
+    def clean_metrics(self) -> dict[str, float]:
+        """Return every metric, unrounded."""
+        with measuring(self.trainer, self.train_data, self.valid_data):
+            return ranked(self.trainer, self.valid_data).metrics
+
+    def robust_metrics(self) -> dict[str, float]:
+        """Return every metric at that change, on the same candidates."""
         recipe, steps = self.settings.recipe, self.settings.attack_steps
         with measuring(self.trainer, self.train_data, self.valid_data):
             loss = AttackLoss(self.trainer.model, self.batches, self.weights)
@@ -36,7 +44,7 @@ class Judge:
             delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
             if not any(change.any() for change in delta.values()):
                 self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
-            return ranked_at(self.trainer, self.valid_data, loss, delta).metrics[self.trainer.valid_metric]
+            return ranked_at(self.trainer, self.valid_data, loss, delta).metrics
 
     def better(self, score: float, than: float | None) -> bool:
         """Tell whether a score beats another; NaN beats nothing."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import colorama
-import numpy as np
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
@@ -43,7 +42,6 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     start_log(config)
     dataset = load_dataset(config)
     logger.info(dataset)
-    single_precision(dataset)
     with recboles("data loaders"):
         data = Data(*data_preparation(config, dataset))
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -107,12 +105,6 @@ def load_dataset(config: Config) -> Any:
             f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
             "folder that holds it."
         ) from error
-
-
-def single_precision(dataset: Any) -> None:
-    """Put preloaded vectors into the precision of the weights: RecBole reads float64, and KSR multiplies that."""
-    for field, matrix in dataset._preloaded_weight.items():
-        dataset._preloaded_weight[field] = matrix.astype(np.float32)
 
 
 def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:

@@ -17,7 +17,7 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import summary
-from recbole_rawp.steps import check_repairable, check_weights, fit, make_trainer, ready, write_settings
+from recbole_rawp.steps import check_choosable, check_weights, fit, make_trainer, ready, write_settings
 from recbole_rawp.weights import perturbed_weights
 
 ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
@@ -169,7 +169,7 @@ def _run(
         check_weights(config, network)
         candidates = check_attack(config, network, data)
         if stage_1 is not None:
-            check_repairable(network, data)
+            check_choosable(network, data)
             checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))
         if folder is None:  # nothing is written before the input is known to work
             name = config["defense"] if stage_1 is None else "harden"

@@ -30,13 +30,13 @@ def check_weights(config: Config, model: nn.Module) -> None:
         chosen_weights(model, settings)
 
 
-def check_repairable(model: nn.Module, data: Data) -> None:
-    """Raise InputError if stage 2 could not run on this model and data."""
+def check_choosable(model: nn.Module, data: Data) -> None:
+    """Raise InputError if nothing can be chosen by this model's score on valid data: no stage 2, no tuning."""
     if not data.valid:
-        raise InputError("eval_args: stage 2 chooses by valid data, and this split has none. Split some off.")
+        raise InputError("eval_args: the choice is made on valid data, and this split has none. Split some off.")
     if pretraining(model):
         raise InputError(
-            f"train_stage: {model.train_stage!r} is a stage of pretraining, which is not repaired. Fine-tune first."
+            f"train_stage: {model.train_stage!r} is a stage of pretraining, which is not scored. Fine-tune first."
         )
 
 

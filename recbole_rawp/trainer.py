@@ -16,11 +16,12 @@ from typing import Any
 import recbole.trainer
 import torch
 from recbole.config import Config
+from recbole.data.dataset import Dataset
 from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_rawp import checkpoint, criticality, finetune, resume
+from recbole_rawp import checkpoint, compat, criticality, finetune, resume
 from recbole_rawp import settings as options
 from recbole_rawp.activation_objective import ActivationObjective
 from recbole_rawp.config import check_gradient
@@ -34,6 +35,8 @@ from recbole_rawp.selection import Weights
 from recbole_rawp.stages import pretraining
 from recbole_rawp.suites import WORDS
 from recbole_rawp.weights import chosen_weights, perturbed_weights, weight_table
+
+compat.mend_preloaded(Dataset)
 
 
 class RAWPTrainer(Trainer):
@@ -123,7 +126,8 @@ class RAWPTrainer(Trainer):
         result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
         if objective.batches == 0:
             raise RuntimeError(
-                f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func"
+                f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func. "
+                "Take each batch's loss from it, or call super()._train_epoch(...)."
             )
         self._log(objective, epoch_idx)
         objective.reset()
@@ -193,7 +197,8 @@ class RAWPTrainer(Trainer):
         due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
         if due and self.objective is None and not self._pretrains_plainly:
             raise RuntimeError(
-                f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained"
+                f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
+                "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
             )
         return result
 
@@ -339,8 +344,8 @@ def robustify(trainer_class: Any) -> Any:
     """Return `trainer_class` with RAWP-FT in it; the same class for the same argument.
 
     A trainer that reaches `super()._train_epoch` (RecBole's KGTrainer, MKRTrainer, RecVAETrainer, most of users'
-    own) keeps its say over losses and phases; one with a loop of its own that honours `loss_func` (NCLTrainer) is
-    called with the hardened loss.
+    own) keeps its say over losses and phases; one with a loop of its own, or a `fit` of its own, is called with the
+    hardened loss, and its loop has to honour `loss_func` (NCLTrainer).
 
     Raises:
         InputError: if `trainer_class` is not a trainer that descends a gradient.
@@ -353,19 +358,16 @@ def robustify(trainer_class: Any) -> Any:
         )
     if trainer_class is Trainer:
         return RAWPFTTrainer
-    bases = (RAWPFTTrainer, trainer_class) if has_own_loop(trainer_class) else (trainer_class, RAWPFTTrainer)
+    own = has_own(trainer_class, "_train_epoch") or has_own(trainer_class, "fit")
+    bases = (RAWPFTTrainer, trainer_class) if own else (trainer_class, RAWPFTTrainer)
     return type(f"RAWP{trainer_class.__name__}", bases, {})
 
 
-def has_own_loop(trainer_class: type) -> bool:
-    """Tell whether some `_train_epoch` above RecBole's Trainer does not reach `super()._train_epoch`."""
-    epochs = [
-        vars(cls)["_train_epoch"] for cls in trainer_class.__mro__ if "_train_epoch" in vars(cls) and cls is not Trainer
-    ]
-    return any(
-        "__class__" not in epoch.__code__.co_freevars or "_train_epoch" not in epoch.__code__.co_names
-        for epoch in epochs
-    )
+def has_own(trainer_class: type, method: str) -> bool:
+    """Tell whether some such method between `trainer_class` and RecBole's Trainer does not reach that of `super()`."""
+    classes = trainer_class.__mro__[: trainer_class.__mro__.index(Trainer)]
+    codes = [vars(cls)[method].__code__ for cls in classes if method in vars(cls)]
+    return any("__class__" not in code.co_freevars or method not in code.co_names for code in codes)
 
 
 _originals: dict[str, type] = {}
@@ -375,12 +377,13 @@ def register() -> None:
     """Make RecBole use hardened trainers: `run_recbole`, HyperTuning and `get_trainer` pick them up unchanged.
 
     Replaces the gradient trainers in the package `recbole.trainer`, whose names RecBole looks up by model. Models
-    that cannot be hardened train plainly, with one warning. Idempotent; `unregister` undoes it.
+    that cannot be hardened train plainly, with one warning. Idempotent: called again, it takes the trainers that an
+    extension put there since. `unregister` undoes it.
     """
-    if _originals:
-        return
     for name, cls in list(vars(recbole.trainer).items()):
-        if isinstance(cls, type) and issubclass(cls, Trainer) and not issubclass(cls, TraditionalTrainer):
+        if not isinstance(cls, type) or RAWPTrainer in cls.__mro__:
+            continue
+        if issubclass(cls, Trainer) and not issubclass(cls, TraditionalTrainer):
             _originals[name] = cls
             setattr(recbole.trainer, name, type(cls.__name__, (robustify(cls),), {"lenient": True}))
 

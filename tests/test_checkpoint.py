@@ -157,7 +157,7 @@ def test_files_options_and_command_line_win_over_the_checkpoints_settings(plain,
 def test_hardening_without_a_round_or_valid_data_is_refused_before_anything_is_written(plain, capsys):
     for word, message in (
         ("--ft_rounds=0", "ft_rounds: 0 leaves nothing to do for harden"),
-        ("--eval_args={'split': {'RS': [0.9, 0, 0.1]}}", "eval_args: stage 2 chooses by valid data"),
+        ("--eval_args={'split': {'RS': [0.9, 0, 0.1]}}", "eval_args: the choice is made on valid data"),
         ("--baseline", "--baseline: goes with train, not with harden"),
     ):
         assert cli.main(["harden", str(plain), word]) == 2

@@ -14,6 +14,8 @@ import torch
 
 from recbole_rawp import compat
 
+SINGLE = np.ones((2, 3), dtype=np.float32)
+
 
 def checkpoint():
     buffer = io.BytesIO()
@@ -96,8 +98,8 @@ def test_with_the_defect_recbole_finds_numpys_old_names_and_others_do_not(monkey
     monkeypatch.setattr(np, "__getattr__", numpy_two)
     for name in compat.OLD_NAMES:
         monkeypatch.delitem(vars(np), name, raising=False)
-    assert "numpy.float_" in compat.apply()
-    assert "numpy.float_" not in compat.apply()
+    assert "numpy.float" in compat.apply()
+    assert "numpy.float" not in compat.apply()
     assert call_from("recbole.config.configurator", getattr, np, "float_") is np.float64
     assert call_from("recbole.config.configurator", getattr, np, "unicode_") is np.str_
     for module, name in (("somebody", "float_"), ("recbole.config.configurator", "bool8")):
@@ -109,7 +111,7 @@ def test_a_numpy_with_the_names_is_left_alone(monkeypatch):
     for name, value in compat.OLD_NAMES.items():
         monkeypatch.setitem(vars(np), name, value)
     monkeypatch.setattr(np, "__getattr__", numpy_two)
-    assert "numpy.float_" not in compat.apply() and np.__getattr__ is numpy_two
+    assert "numpy.float" not in compat.apply() and np.__getattr__ is numpy_two
 
 
 def quick_start_with(ray, folder, monkeypatch):
@@ -142,3 +144,31 @@ def test_no_other_import_of_the_quick_start_is_forgiven(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "recbole.data", None)
     with pytest.raises(ModuleNotFoundError, match="recbole.data"):
         quick_start_with("tune = None", tmp_path, monkeypatch)
+
+
+def test_recbole_finds_numpys_old_names_before_its_config_puts_them_back_and_others_do_not(monkeypatch):
+    for name in compat.OLD_NAMES:
+        monkeypatch.delitem(vars(np), name, raising=False)  # a Config in an earlier test may have put it there
+
+    def lacking(name):
+        raise AttributeError(name)
+
+    monkeypatch.setattr(np, "__getattr__", lacking)
+    assert "numpy.float" in compat.apply() and compat.apply() == []
+    assert call_from("recbole.evaluator.metrics", getattr, np, "float") is np.float64
+    for module, name in (("somebody", "float"), ("recbole.evaluator.metrics", "no_such_name")):
+        with pytest.raises(AttributeError):
+            call_from(module, getattr, np, name)
+
+
+def test_recboles_models_get_preloaded_vectors_in_single_precision_and_others_as_recbole_gives_them():
+    class Dataset:
+        def get_preload_weight(self, field):
+            return {"vector": np.full((2, 3), 0.1), "single": SINGLE}[field]
+
+    compat.mend_preloaded(Dataset)
+    compat.mend_preloaded(Dataset)
+    read = Dataset().get_preload_weight
+    assert call_from("recbole.model.sequential_recommender.ksr", read, "vector").dtype == np.float32
+    assert call_from("recbole.model.sequential_recommender.ksr", read, "single") is SINGLE
+    assert call_from("somebody", read, "vector").dtype == np.float64

@@ -153,14 +153,85 @@ def test_a_users_own_trainer_is_hardened(settings):
     assert trainer.epochs_seen == 2 and len(losses) == 2
 
 
+def test_a_users_own_loss_is_the_one_that_is_hardened(settings):
+    class OtherLoss(Trainer):
+        def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+            return super()._train_epoch(train_data, epoch_idx, loss_func=self.model.other_loss)
+
+    def trained(cls, name):
+        config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+        data, model = prepare(config)
+        usual_loss = model.calculate_loss
+        setattr(model, name, lambda batch: 3 * usual_loss(batch).square())
+        robustify(cls)(config, model).fit(data.train, data.valid, saved=False)
+        return model.state_dict()
+
+    other = trained(OtherLoss, "other_loss")
+    assert same(other, trained(Trainer, "calculate_loss"))
+    assert not same(other, trained(Trainer, "nobody_uses_it"))
+
+
+class OwnLoop(Trainer):
+    """A loop of the user's own that takes its loss from `loss_func`."""
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        summed = 0.0
+        for batch in train_data:
+            self.optimizer.zero_grad()
+            loss = loss_func(batch.to(self.device))
+            loss.backward()
+            self.optimizer.step()
+            summed += loss.item()
+        return summed
+
+
+class OwnFit(Trainer):
+    """A `fit` of the user's own, without early stopping."""
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        self.eval_collector.data_collect(train_data)
+        for epoch in range(self.epochs):
+            self.train_loss_dict[epoch] = self._train_epoch(train_data, epoch)
+        self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data)
+        return self.best_valid_score, self.best_valid_result
+
+
+class OwnFitOverOurs(Trainer):
+    """A `fit` that does something and leaves the rest to RecBole's."""
+
+    def fit(self, *args, **kwargs):
+        self.began = True
+        return super().fit(*args, **kwargs)
+
+
+class Both(OwnLoop, OwnFit):
+    """A loop and a `fit` of the user's own."""
+
+
+@pytest.mark.parametrize("cls", [OwnLoop, OwnFit, OwnFitOverOurs, Both])
+def test_a_trainer_with_a_loop_or_a_fit_of_its_own_passes_through_both_stages(cls, settings):
+    def run(cls):
+        config = RAWPConfig(config_dict=settings("NeuMF", eval_step=2, ft_learning_rate=0.1, attack_batches=2))
+        data, model = prepare(config)
+        trainer = robustify(cls)(config, model)
+        trainer.fit(data.train, data.valid, saved=False)
+        return trainer, {name: value.clone() for name, value in model.state_dict().items()}
+
+    (trainer, weights), (usual, expected) = run(cls), run(Trainer)
+    assert len(trainer.progress.epochs) == 2 and trainer.progress.epochs == usual.progress.epochs
+    assert same(weights, expected)
+
+
 def test_a_loop_that_ignores_loss_func_is_an_error_not_a_silent_no_op(settings):
     class Deaf(Trainer):
         def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-            return 0.0
+            return OwnLoop._train_epoch(self, train_data, epoch_idx)
 
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
     data, model = prepare(config)
-    with pytest.raises(RuntimeError, match="did not use loss_func"):
+    with pytest.raises(RuntimeError, match=r"did not use loss_func. Take each batch's loss from it, or call super"):
         robustify(Deaf)(config, model).fit(data.train, data.valid, saved=False)
 
 
