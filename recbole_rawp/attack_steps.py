@@ -70,7 +70,7 @@ def checked(
     """Return the self-checks of what was found about the model as it is now."""
     scopes = ("global", "per_user") if samples(data.test) else ("global",)  # else these rank other candidates
     own = own_result(trainer, data, candidates)
-    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"], scopes=scopes)
+    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"] or 0, scopes=scopes)
 
 
 def under_attack(

@@ -24,6 +24,7 @@ from recbole_rawp.losses import AttackLoss, fixed_batches
 from recbole_rawp.objective import Objective, Recipe
 from recbole_rawp.perturbation import ascend
 from recbole_rawp.prepare import prepare
+from recbole_rawp.rehearsal import check_training
 from recbole_rawp.selection import select
 from recbole_rawp.suites import Threat
 from recbole_rawp.trainer import RAWPFTTrainer
@@ -412,6 +413,29 @@ def test_other_negatives_through_both_stages_attack_and_report(args, settings):
     assert [r["value"] for r in again["records"]] == [r["value"] for r in result["records"] if r["stage"] == 2]
 
 
+def test_negatives_that_recbole_only_misses_in_its_first_epoch_are_refused_in_one_line(settings):
+    wrong = [
+        ("NeuMF", None, "needs the field 'label'"),
+        ("BPR", None, "needs the field 'neg_item_id'"),
+        ("MultiVAE", DYNAMIC, "MultiVAE draws no negatives"),
+        ("NeuMF", {**DYNAMIC, "candidate_num": 0}, "candidate_num, which is 0"),
+    ]
+    for model, args, reason in wrong:
+        target = {"rawp_target": "all", "train_neg_sample_args": args}
+        with pytest.raises(InputError, match=f"^train_neg_sample_args: .*{reason}"):
+            run_recbole_rawp(config_dict=settings(model, **target))
+        with pytest.raises((KeyError, AttributeError, RuntimeError)):
+            stage_1(settings, model, **target, defense="none")
+
+
+def test_the_batch_that_is_tried_leaves_no_trace(settings):
+    config = RAWPConfig(config_dict=settings("DCN", defense="none", ft_rounds=0))
+    plain = fit(config)[1]
+    data, model = prepare(config)
+    check_training(config, model, data.train)
+    assert same(plain, fit(config, (data, model))[1])
+
+
 # --- transforms
 
 FIELDS = {
@@ -602,6 +626,7 @@ OTHER = {
     "repeatable, sampled": {"repeatable": True, **split("uni20", RS=[0.8, 0.1, 0.1])},
     "one epoch, one batch": {"epochs": 1, "train_batch_size": 100_000},
     "two decimals": {"metric_decimal_place": 2},
+    "no decimals": {"metric_decimal_place": None},
 }
 
 
@@ -610,7 +635,7 @@ def test_both_stages_the_attack_and_the_report_with(name, settings):
     result = run(settings, **OTHER[name])
     assert len(result["repair"]) == 1 and {r["stage"] for r in result["records"]} <= {1, 2}
     metrics = {r["metric"]: r["value"] for r in result["records"] if r["radius"] == 0 and r["stage"] == 2}
-    decimals = OTHER[name].get("metric_decimal_place", 4)
+    decimals = OTHER[name].get("metric_decimal_place", 4) or 0
     for metric, value in result["test_result"].items():
         assert value == round(value, decimals)
         if "sampled" not in name:  # RecBole draws other candidates each time
