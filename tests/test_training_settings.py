@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from tests.test_trainer import fit, same
 
 DYNAMIC = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": True, "candidate_num": 2}
 POPULAR = {"distribution": "popularity", "sample_num": 2, "alpha": 0.5}
-QUICK = {"attack_radii": [0.2], "attack_batches": 2, "criticality_steps": 2}
+QUICK = {"attack": ["random", "fgsm"], "attack_radii": [0.2], "attack_batches": 2, "criticality_steps": 2}
 SKIPPED = "Stage 2 is skipped: it chooses by valid data, and there are none."
 
 
@@ -144,6 +145,17 @@ def test_a_change_in_place_would_be_lost_inside_autocast_and_ours_is_not():
         layer.weight.data.div_(2)
         loss = hardened_layer(layer)(lambda batch: layer(batch).square().mean(), rows)
         assert loss > 1.1 * at_w.square().mean()
+
+
+def test_a_weight_that_is_used_several_times_differs_from_plain_by_autocasts_cache_alone(settings, zero, monkeypatch):
+    """Of a parameter, not of w + delta, autocast keeps one cast, in which the gradients of all uses add up in bf16."""
+    mixed = {"enable_amp": True, "rawp_clean_weight": 0.0, "epochs": 1}
+    _, cached = stage_1(settings, "GRU4Rec", defense="none", **mixed)
+    monkeypatch.setattr(torch, "autocast", partial(torch.autocast, cache_enabled=False))
+    _, plain = stage_1(settings, "GRU4Rec", defense="none", **mixed)
+    norms = zero()
+    _, zeroed = stage_1(settings, "GRU4Rec", defense="awp", **mixed)
+    assert min(norms) > 0 and same(plain, zeroed) and not same(plain, cached)
 
 
 def test_losses_in_bf16_are_summed_in_float32():
