@@ -185,9 +185,13 @@ def test_in_fp16_the_ascent_scales_the_loss_against_underflow_and_overflow(size,
 
     exact = objective.gradients(loss(), weights)
     with torch.autocast("cpu", dtype=torch.float16):
-        naive = torch.autograd.grad(loss() * (objective.SCALES[0] if lost == "overflow" else 1), [*weights.values()])
+        with torch.autograd.set_detect_anomaly(False):
+            naive = torch.autograd.grad(
+                loss() * (objective.SCALES[0] if lost == "overflow" else 1), [*weights.values()]
+            )
         monkeypatch.setattr(objective, "low_precision", lambda: True)
-        found = objective.gradients(loss(), weights)
+        with torch.autograd.set_detect_anomaly(True):  # as RecBole's SINE leaves it, and the sequential models with it
+            found = objective.gradients(loss(), weights)
     assert not all(g.isfinite().all() and g.any() for g in naive)
     for name, gradient in exact.items():
         torch.testing.assert_close(found[name], gradient, rtol=0.02, atol=0.02 * float(gradient.abs().max()))
@@ -634,7 +638,6 @@ def test_splits_that_come_as_files(mode, settings, data_path, tmp_path):
 OTHER = {
     "users mixed": split(group=None, RS=[0.8, 0.1, 0.1]),
     "users mixed, sampled": split("uni20", group=None, RS=[0.8, 0.1, 0.1]),
-    "repeatable": {"repeatable": True},
     "repeatable, sampled": {"repeatable": True, **split("uni20", RS=[0.8, 0.1, 0.1])},
     "one epoch, one batch": {"epochs": 1, "train_batch_size": 100_000},
     "two decimals": {"metric_decimal_place": 2},
