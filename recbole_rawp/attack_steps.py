@@ -70,7 +70,7 @@ def checked(
     """Return the self-checks of what was found about the model as it is now."""
     scopes = ("global", "per_user") if samples(data.test) else ("global",)  # else these rank other candidates
     own = own_result(trainer, data, candidates)
-    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"], scopes=scopes)
+    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"] or 0, scopes=scopes)
 
 
 def under_attack(
@@ -145,8 +145,10 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     """Return the candidates that all attacks of the run rank: read, or drawn; None if all items are ranked.
 
     Raises:
-        InputError: if there is nothing that the attacks could move, or candidates are missing or do not fit.
+        InputError: if there are no test data, nothing that the attacks could move, or candidates do not fit.
     """
+    if not data.test:
+        raise InputError("eval_args: the attacks are measured on test data, and this split has none. Split some off.")
     settings = options.attack(config)
     possible = [threat for threat in settings.threats if can_move(model, threat)]
     loader, per_user = data.test, [threat for threat in possible if threat.scope == "per_user"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -101,12 +101,16 @@ def _in_training(model: nn.Module, loss: Callable[[Any], Any], batch: Any) -> An
 
 
 def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any]:
-    """Return the first batches that the loader gives, the same on every call, and leave the loader as it was."""
+    """Return the first batches that the loader gives, the same on every call, and leave the loader as it was.
+
+    Dynamic negatives are drawn as static ones: they would differ between models, and drawing them puts the model into
+    training mode.
+    """
     mode = getattr(train_data, "state", None)
     if hasattr(train_data, "set_mode"):  # both tasks' fields
         train_data.set_mode(KGDataLoaderState.RSKG)
     try:
-        with preserve.rng(loader_generators(train_data)):
+        with static_negatives(train_data), preserve.rng(loader_generators(train_data)):
             for generator in loader_generators(train_data):
                 generator.manual_seed(SEED)
             seed_generators()
@@ -116,10 +120,28 @@ def fixed_batches(train_data: Any, count: int, device: torch.device) -> list[Any
             train_data.state = mode
 
 
+@contextmanager
+def static_negatives(loader: Any) -> Iterator[None]:
+    """Let a training loader draw its negatives whatever the model thinks of them."""
+    part = getattr(loader, "general_dataloader", loader)
+    arguments = getattr(part, "neg_sample_args", None)
+    if arguments is not None:
+        part.neg_sample_args = {**arguments, "dynamic": False}
+    try:
+        yield
+    finally:
+        if arguments is not None:
+            part.neg_sample_args = arguments
+
+
 def loader_generators(loader: Any) -> list[torch.Generator]:
-    """Return the generators that a RecBole loader draws its order from; a knowledge graph's loader has two."""
+    """Return the generators that a RecBole loader draws its order from; a knowledge graph's loader has two.
+
+    None where RecBole took it away to save the loader (`save_dataloaders`): then the order comes from torch's own.
+    """
     parts = [getattr(loader, name, None) for name in ("general_dataloader", "kg_dataloader")]
-    return [part.generator for part in parts if part is not None] or [loader.generator]
+    found = [part.generator for part in parts if part is not None] or [loader.generator]
+    return [generator for generator in found if generator is not None]
 
 
 def seed_generators(seed: int = SEED) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Union
@@ -18,8 +18,9 @@ from recbole_rawp.selection import Weights, draw_mask
 
 Loss = Union[Tensor, tuple[Tensor, ...]]
 LossFunction = Callable[[Any], Loss]
+Gradients = Sequence[Union[Tensor, None]]
 
-FP16_SCALE = 2.0**10  # the direction has no scale; small fp16 gradients would underflow
+SCALES = (2.0**16, 2.0**8, 1.0)  # of a loss in fp16, whose small gradients would vanish: the first without overflow
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Objective:
     def count(self, adversarial: Loss) -> None:
         """Count a batch with a perturbation, and its loss."""
         self.perturbed += 1
-        self.losses = self.losses + total(adversarial).detach()
+        self.losses = self.losses + total(adversarial).detach().float()  # in bf16, under autocast, a sum stalls
 
 
 class Replay:
@@ -192,13 +193,35 @@ def shifted_loss(
 
 def gradients(loss: Loss, weights: Weights, *, retain_graph: bool = False) -> Weights:
     """Return d(sum of the losses)/dw for each weight, dense; 0 for a weight that the loss does not use."""
-    value = total(loss)
-    if torch.is_autocast_enabled():  # on CUDA, where the low precision may be fp16
-        value = value.float() * FP16_SCALE
-    found = torch.autograd.grad(value, list(weights.values()), retain_graph=retain_graph, allow_unused=True)
+    value, leaves = total(loss), list(weights.values())
+    found: Gradients
+    if low_precision():
+        found = scaled_gradients(value.float(), leaves)
+    else:
+        found = torch.autograd.grad(value, leaves, retain_graph=retain_graph, allow_unused=True)
     torch.clear_autocast_cache()  # its casts of other weights belong to the graph just freed
     dense = (g.to_dense() if g is not None and g.is_sparse else g for g in found)
     return {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), dense)}
+
+
+def low_precision() -> bool:
+    """Tell whether small gradients may vanish: CUDA's autocast runs in fp16; bf16, the CPU's, has float32's range."""
+    return torch.is_autocast_enabled()
+
+
+def scaled_gradients(value: Tensor, leaves: list[Tensor]) -> Gradients:
+    """Return d(value)/d(leaf) for each leaf, taken of a scaled value as GradScaler does; the graph stays.
+
+    RecBole's own scaler, hidden in its epoch, skips the step of an overflow; here the scale is lowered at once.
+    """
+    found: Gradients = ()
+    for scale in SCALES:
+        with torch.autograd.set_detect_anomaly(False):  # which importing RecBole's SINE switches on: an overflow raises
+            raw = torch.autograd.grad(value * scale, leaves, retain_graph=True, allow_unused=True)
+        found = [g if g is None else g / scale for g in raw]
+        if all(bool(g.sum().isfinite()) for g in found if g is not None):
+            break
+    return found
 
 
 def total(loss: Loss) -> Tensor:

@@ -17,6 +17,7 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import summary
+from recbole_rawp.rehearsal import check_training
 from recbole_rawp.steps import check_choosable, check_weights, fit, make_trainer, ready, write_settings
 from recbole_rawp.weights import perturbed_weights
 
@@ -168,6 +169,7 @@ def _run(
         data, network = prepare(current)
         check_weights(config, network)
         candidates = check_attack(config, network, data)
+        check_training(current, network, data.train)
         if stage_1 is not None:
             check_choosable(network, data)
             checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))

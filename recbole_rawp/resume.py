@@ -83,6 +83,9 @@ def restore(trainer: Any, loaders: list[Any], state: State) -> None:
     trainer.measured_omega = state["omega"]
     if state["objective"] is not None:
         vars(trainer.build_objective().adam).update(moved(state["objective"], trainer.device))
+    if not state["generators"]:  # RecBole took them when it saved the loaders, which come back with new ones
+        for loader in loaders:
+            loader.generator = loader.sampler.generator = None
     generators = [generator for loader in loaders for generator in loader_generators(loader)]
     if len(generators) != len(state["generators"]):
         raise InputError(

@@ -63,10 +63,8 @@ def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) ->
 
 
 def ready(trainer: RAWPFTTrainer, data: Data) -> None:
-    """Let a model that is not trained here be evaluated and its loss be taken, as RecBole's `fit` does."""
+    """Let a model that is not trained here be evaluated, as RecBole's `fit` does."""
     trainer.eval_collector.data_collect(data.train)
-    if (trainer.config["train_neg_sample_args"] or {}).get("dynamic"):
-        data.train.get_model(trainer.model)
 
 
 def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_rounds_repair_one_module_after_another_and_top_k_several_at_once(settin
     assert [row["repaired"] for row in first] == [True, True, False]
 
 
-@pytest.mark.parametrize("learner", ["sgd", "adam", "adagrad"])
+@pytest.mark.parametrize("learner", ["sgd", "adam", "adamw", "adagrad", "rmsprop"])
 def test_learners_and_the_step_at_half_time(settings, learner, monkeypatch):
     rates = []
     alone = finetune.alone
@@ -122,16 +122,6 @@ def test_learners_and_the_step_at_half_time(settings, learner, monkeypatch):
     repaired(settings, "NeuMF", ft_learner=learner, ft_epochs=5, ft_learning_rate=0.1)
     assert [name for name, _ in rates] == [learner] * 5
     assert [rate for _, rate in rates] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
-
-
-def test_valid_data_that_are_missing_skip_stage_2_with_one_line(settings, caplog):
-    config = RAWPConfig(config_dict=settings("NeuMF"))
-    trainer, data = make(config)
-    trainer.fit(data.train, None, saved=False)
-    assert trainer.progress is None
-    assert [r.message for r in caplog.records if "Stage 2" in r.message] == [
-        "Stage 2 is skipped: it chooses by valid data, and there are none."
-    ]
 
 
 def test_after_register_recboles_own_run_gets_the_repaired_model(settings):
