@@ -162,8 +162,8 @@ def foundations(frame: pd.DataFrame, failed: dict[str, str], notes: Sequence[str
     return [
         "## Runs",
         f"{done} of {len(frame)} runs finished. Each has a folder of its own here, with settings, model and report. "
-        "Whatever training chooses it chooses on validation data. Test data are only reported: the radius of picture and "
-        "table of differences, where the defenses differ most on them, is for the eye, too.",
+        "Whatever training chooses it chooses on validation data. Test data are only reported: the radius of picture "
+        "and table of differences, where the defenses differ most on them, is for the eye, too.",
         *([lost, f"`{again}` tries again what failed, and keeps the rest."] if failed else []),
         *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## What was asked for",

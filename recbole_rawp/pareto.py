@@ -61,9 +61,11 @@ def draw(points: Points, *, title: str, x: str, y: str, bigger: bool) -> Any:
             "zorder": 3,
         }
         axes.plot(*seeds.mean(axis=0)[:, None], linestyle="", label=label(name), **own)
-    draw_front(axes, points, bigger=bigger)
     axes.margins(0.1)
-    draw_level(axes)
+    limits = axes.get_xlim(), axes.get_ylim()
+    draw_front(axes, points, bigger=bigger)
+    draw_level(axes, *limits)
+    axes.set(xlim=limits[0], ylim=limits[1])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel=x, ylabel=y)
@@ -73,18 +75,24 @@ def draw(points: Points, *, title: str, x: str, y: str, bigger: bool) -> Any:
 
 
 def draw_front(axes: Any, points: Points, *, bigger: bool) -> None:
-    """Draw the front as stairs: what lies beyond, no defense reached."""
-    ends = np.array([points[name].mean(axis=0) for name in on_front(points, bigger=bigger)])
-    if len(ends):
-        axes.step(*ends.T, where="pre", color=pictures.GREY, linewidth=1.2, zorder=1, label="Pareto front")
+    """Draw the front as stairs to the edges of the panel: what lies beyond, no defense reached."""
+    worst = np.array([[ends[not bigger] for ends in (axes.get_xlim(), axes.get_ylim())]])
+    means = np.array([points[name].mean(axis=0) for name in on_front(points, bigger=bigger)])
+    if len(means):
+        x, y = stairs(means, worst).T
+        axes.step(x, y, where="post", color=pictures.GREY, linewidth=1.2, zorder=1, label="Pareto front")
 
 
-def draw_level(axes: Any) -> None:
-    """Draw the line on which the attack takes nothing, as far as it crosses the panel."""
-    limits = axes.get_xlim(), axes.get_ylim()
-    low, high = (pick(end) for pick, end in ((max, [a for a, _ in limits]), (min, [b for _, b in limits])))
+def stairs(means: np.ndarray, worst: np.ndarray) -> np.ndarray:
+    """Return the front [n, 2], the most accurate first, with its ends at the `worst` scores [1, 2], [n + 2, 2]."""
+    first = np.array([[means[0, 0], worst[0, 1]]])
+    last = np.array([[worst[0, 0], means[-1, 1]]])
+    return np.concatenate([first, means, last])
+
+
+def draw_level(axes: Any, x: tuple[float, float], y: tuple[float, float]) -> None:
+    """Draw the line on which the attack takes nothing, as far as it crosses the panel of these limits."""
+    low, high = max(x[0], y[0]), min(x[1], y[1])
     if low < high:
-        axes.plot(
-            [low, high], [low, high], linestyle=":", color=pictures.GREY, linewidth=1, label="nothing lost", zorder=1
-        )
-    axes.set(xlim=limits[0], ylim=limits[1])
+        ends = [low, high]
+        axes.plot(ends, ends, linestyle=":", color=pictures.GREY, linewidth=1, label="nothing lost", zorder=1)
