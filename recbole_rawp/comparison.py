@@ -106,7 +106,9 @@ def distrust(done: pd.DataFrame) -> str:
     if not len(broken):
         return ""
     listed = "; ".join(f"{row['folder']}: {row['broken']}" for row in broken.to_dict("records"))
-    return f"**Do not trust these numbers: self-checks failed in {len(broken)} runs** ({listed}). "
+    return (
+        f"**Do not trust these numbers: self-checks failed in {len(broken)} run{'s' * (len(broken) > 1)}** ({listed}). "
+    )
 
 
 def section(place: Place, table: str, tests: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from recbole_rawp import cli, grid, paired, pareto, quick_start, statistics
@@ -240,6 +241,15 @@ def test_p_values_are_corrected_for_all_radii(settings):
     run(settings, "cmp", defenses="none,awp,rawp_ft", ft_epochs=1)
     tests = pd.read_csv("cmp/tests.csv")
     assert len(tests) == 3 * 3 and tests["p_holm"].tolist() == pytest.approx(statistics.holm(tests["p"].tolist()))
+
+
+def test_a_failed_self_check_stands_before_everything(settings, monkeypatch):
+    monkeypatch.setattr(
+        "recbole_rawp.losses.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
+    )
+    run(settings, "cmp", defenses="none")
+    words = Path("cmp/report.md").read_text().splitlines()[2]
+    assert words.startswith("**Do not trust these numbers: self-checks failed in 1 run** (NeuMF-toy-none-2020: the att")
 
 
 LINE = ["compare", "--model=NeuMF", "-d", "toy", "--epochs=1", "--state=error", "--show_progress=False"]
