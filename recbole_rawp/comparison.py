@@ -15,6 +15,7 @@ from recbole_rawp.curves import label, meaning, percent
 from recbole_rawp.output import whole, write_text
 from recbole_rawp.side_by_side import merge
 from recbole_rawp.statistics import RESAMPLES
+from recbole_rawp.verdict import gain
 
 FEW = 10  # seeds below which an interval over them is rough
 FINISHED, FAILED = "finished", "failed"
@@ -73,17 +74,18 @@ def sentence(place: Place) -> str:
     """Return what was found in one sentence: who is on the front, and what each of these keeps."""
     if place.telling is None:
         return f"{place.title}: no attack was measured."
+    kept = place.rows.groupby("defense")[f"kept@{place.telling:g}"].mean()
     front = pareto.on_front(points(place), bigger=place.bigger)
     column = f"robust@{place.telling:g}"
     parts = [
         f"**{label(name)}** (clean {place.of(name)['clean'].mean():.4f}, attacked {place.of(name)[column].mean():.4f}, "
-        f"{percent(place.of(name)[f'kept@{place.telling:g}'].mean())} kept)"
+        f"{percent(kept[name])} kept)"
         for name in front
     ]
     return (
         f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: of "
         f"{len(place.defenses)} defenses no other is better in both scores than {', '.join(parts) or 'none'}. "
-        f"{meaning(place.metric, bigger=place.bigger)}"
+        f"{meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
     )
 
 
