@@ -9,6 +9,7 @@ from typing import Any
 
 import recbole_rawp
 from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.rules import GRID
 
 USAGE = """\
 recbole-rawp trains a RecBole model whose ranking survives small changes of its weights, and measures it.
@@ -18,6 +19,7 @@ recbole-rawp trains a RecBole model whose ranking survives small changes of its 
     recbole-rawp rank saved/NeuMF.pth
     recbole-rawp harden saved/NeuMF.pth --ft_epochs=5
     recbole-rawp attack saved/NeuMF.pth --attack=standard
+    recbole-rawp compare --model=NeuMF --dataset=ml-100k --defenses=none,apr,rat,awp,rawp,rawp_ft --seeds=3
     recbole-rawp report runs/NeuMF-ml-100k-none-20261124-120000 runs/NeuMF-ml-100k-rawp_ft-20261124-130000
     python run_recbole_rawp.py -m NeuMF -d ml-100k --defense=awp --epochs=50 --config_files="my.yaml other.yaml"
 
@@ -27,12 +29,19 @@ rank CHECKPOINT      ranks the modules of any model that RecBole saved, least ro
 harden CHECKPOINT    repairs its least robust module, without training it first; the checkpoint is not touched
 attack CHECKPOINT    attacks any model that RecBole saved: --attack=quick, standard, published, or a YAML file
 report FOLDER...     puts what runs found side by side in one report
+compare              trains every defense on every model and data set from every seed, attacks all alike, and reports
+                     means, intervals, tests and what robustness costs; after a kill the same command with
+                     --rawp_output_dir=FOLDER, or --resume=FOLDER alone, goes on
 
   --model, -m NAME      a RecBole model trained by gradient descent
   --dataset, -d NAME    a RecBole dataset: ml-100k ships with RecBole, others belong into --data_path (dataset/)
   --config_files FILES  YAML files, separated by spaces; later ones win
   --baseline            also train the plain model; both in one table and one picture
-  --resume FOLDER       go on with the run in this folder, which was killed
+  --resume FOLDER       go on with the run, or the comparison, in this folder, which was killed
+  --defenses, --models, --datasets NAMES
+                        compare: names with commas between them, each defense a file of properties/defense
+  --seeds N | LIST      compare: how many seeds, from `seed` on (3), or the seeds themselves from 1000 up: 2020,2021
+                        compare also takes config files for some runs: "all.yaml NeuMF:deep.yaml sam:small.yaml"
   --KEY=VALUE           any option of RecBole, or of ours as listed below
   --help, --version
 
@@ -41,7 +50,10 @@ A .pth file is a pickle, which can run code when loaded: load only files that yo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 with one line on stderr for input that cannot work."""
+    """Run the command line; return the exit status: 0, or 2 with one line on stderr for input that cannot work.
+
+    1: some runs of a comparison failed.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
     if "--help" in arguments or "-h" in arguments:
@@ -69,7 +81,7 @@ def run(arguments: list[str]) -> int:
 
     options, rest = command_line.read(arguments)
     command = rest.pop(0) if rest and rest[0] in COMMANDS else "train"
-    wanted = {"train": 0, "report": len(rest)}.get(command, 1)
+    wanted = {"train": 0, "compare": 0, "report": len(rest)}.get(command, 1)
     for word in rest[wanted:] + [word for word in rest[:wanted] if word.startswith("-")]:
         if word.startswith("-"):
             raise InputError(f"{word}: no value given. Write {word}=VALUE.")
@@ -79,9 +91,9 @@ def run(arguments: list[str]) -> int:
         what = "a run's folder" if command == "report" else "the checkpoint"
         example = "runs/NeuMF" if command == "report" else "saved/NeuMF.pth"
         raise InputError(f"{command}: name {what}, as in `recbole-rawp {command} {example}`.")
-    for key in ("baseline", "resume"):
-        if key in options and command != "train":
-            raise InputError(f"--{key}: goes with train, not with {command}. Leave it out.")
+    for key, commands in BELONGS.items():
+        if key in options and command not in commands:
+            raise InputError(f"--{key}: goes with {' and '.join(commands)}, not with {command}. Leave it out.")
     if "baseline" in options and "resume" in options:
         raise InputError("--baseline: a run that goes on knows whether it has one. Leave it out.")
     if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
@@ -136,13 +148,40 @@ def report(options: dict[str, Any], *folders: str) -> int:
     return show(reports.combine(folders, options.get("rawp_output_dir")))
 
 
+def compare(options: dict[str, Any]) -> int:
+    """Run a grid of defenses, models, data sets and seeds, or go on with one, and report."""
+    from recbole_rawp import compare as comparisons
+
+    if "defense" in options:
+        raise InputError(f"--defense: compare takes several. Write --defenses={options['defense']}.")
+    if options.keys() >= {"resume", "rawp_output_dir"}:
+        raise InputError("--rawp_output_dir: a comparison that goes on has a folder, --resume. Leave one of them out.")
+    folder = options.get("resume", options.get("rawp_output_dir"))
+    result = comparisons.compare(
+        options.get("models", options.get("model")),
+        options.get("datasets", options.get("dataset")),
+        options.get("defenses"),
+        options.get("seeds"),
+        files(options),
+        folder=folder,
+        going_on="resume" in options,
+    )
+    folder = result["output_dir"]
+    print(f"\n{result['table']}\n\n{result['verdict']}\n\nreport:  {folder}/report.md, {folder}/report.html")
+    if result["failed"]:
+        print(f"recbole-rawp: {len(result['failed'])} runs failed: {', '.join(result['failed'])}", file=sys.stderr)
+    return 1 if result["failed"] else 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "rank": rank,
     "harden": harden,
     "attack": attack,
     "report": report,
+    "compare": compare,
 }
+BELONGS = {"baseline": ("train",), "resume": ("train", "compare"), **dict.fromkeys(GRID, ("compare",))}
 
 
 def files(options: dict[str, Any]) -> list[str] | None:

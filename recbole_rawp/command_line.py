@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -11,7 +13,7 @@ import yaml
 from recbole_rawp.errors import InputError
 
 ALIASES = {"defence": "defense"}
-NAMES = {"model", "dataset", "config_files", "resume"}  # never numbers
+NAMES = {"model", "dataset", "models", "datasets", "defenses", "config_files", "resume"}  # never numbers
 
 
 def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -44,6 +46,16 @@ def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if options.setdefault(key, value) != value:
             raise InputError(f"--{key}: given twice, as {options[key]!r} and {value!r}. Keep one.")
     return options, rest
+
+
+@contextmanager
+def typed(*words: str) -> Iterator[None]:
+    """Let `RAWPConfig`, which reads the options where RecBole does, find these words on the command line inside."""
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def literal(text: Any) -> Any:

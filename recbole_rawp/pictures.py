@@ -29,7 +29,11 @@ from recbole_rawp.output import whole
 STYLES = {
     "none": ("#D55E00", "o"),
     "noise": ("#56B4E9", "^"),
+    "apr": ("#E69F00", "X"),
+    "rat": ("#000000", "P"),
     "awp": ("#009E73", "D"),
+    "sam": ("#8C8C8C", "p"),
+    "asam": ("#6B3A00", "d"),
     "rawp": ("#0072B2", "s"),
     "rawp_ft": ("#CC79A7", "v"),
 }
@@ -146,7 +150,7 @@ def styled(names: Iterable[str]) -> Styles:
     names = list(names)
     owned = [STYLES[bare(name)] for name in names if bare(name) in STYLES]
     colours = {colour for colour, _ in owned}
-    free = [style for style in (*SPARE[:2], *STYLES.values(), *SPARE[2:]) if style not in owned]
+    free = [style for style in dict.fromkeys((*SPARE[:2], *STYLES.values(), *SPARE[2:])) if style not in owned]
     spare = cycle(sorted(free, key=lambda style: style[0] in colours))  # colours of their own first
     found: Styles = {}
     for name in sorted(names, key=lambda name: name.endswith(BEFORE)):  # the repaired model keeps the colour

@@ -189,6 +189,7 @@ def _run(
     again = "train" if stage_1 is None else f"harden {ORIGINAL}"
     dataset = data.test._dataset
     result |= write(trainer, folder, findings, candidates, dataset=dataset, sections=sections, again=again)
+    result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
     return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 

@@ -189,8 +189,13 @@ def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]
     """
     folders_of_runs.check_free(output)
     together = merge(runs.load_all(folders))
-    facts = together.facts
-    home = folders_of_runs.reserve(output or unused(), "", "", "", environment=facts["environment"])
+    home = folders_of_runs.reserve(output or unused(), "", "", "", environment=together.facts["environment"])
+    return write_merged(home, together, folders)
+
+
+def write_merged(home: Path, together: runs.Run, folders: Sequence[str]) -> dict[str, Any]:
+    """Write the report on merged runs of `folders` into `home`; return as `combine`."""
+    facts = dict(together.facts)
     records = together.frame.to_dict("records")
     notes = [f"This report puts together: {', '.join(f'`{folder}`' for folder in folders)}.", *facts.pop("notes")]
     command = f"`{shlex.join(['recbole-rawp', 'report', *folders])}`"
@@ -200,9 +205,9 @@ def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]
     return result | {"output_dir": str(home)}
 
 
-def unused() -> str:
-    """Return the name of a folder in `reports` that does not exist."""
-    base = Path("reports", datetime.now().strftime("%Y%m%d-%H%M%S"))
+def unused(parent: str = "reports") -> str:
+    """Return the name of a folder in `parent` that does not exist."""
+    base = Path(parent, datetime.now().strftime("%Y%m%d-%H%M%S"))
     names = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in count(1))
     return str(next(name for name in names if not name.exists()))
 

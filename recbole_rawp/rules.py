@@ -14,7 +14,8 @@ from recbole_rawp.attacks import ATTACKS
 from recbole_rawp.errors import InputError, suggestion
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
-COMMAND_LINE_ONLY = {"baseline", "resume"}
+GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
+COMMAND_LINE_ONLY = {"baseline", "resume", *GRID}
 # Keys that RecBole reads without giving them a default or listing them.
 UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
 
@@ -175,7 +176,7 @@ def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
         if not isinstance(key, str):
             raise InputError(f"{key!r}: option names are words.")
         if key in COMMAND_LINE_ONLY:
-            raise InputError(f"{key}: not a setting. Use --{key}, or the argument of run_recbole_rawp.")
+            raise InputError(f"{key}: not a setting. Use --{key}, or the argument of the function.")
         if key in RULES or key in known:
             continue
         ours = difflib.get_close_matches(key, RULES, n=1, cutoff=0.8)

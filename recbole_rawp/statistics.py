@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import wilcoxon
+from scipy.stats import t, wilcoxon
 
 RESAMPLES, LEVEL, SEED = 2000, 0.95, 2020
 CHUNK = 10_000_000  # draws at once: bounds memory
@@ -20,6 +21,31 @@ class Difference:
     low: float
     high: float
     p: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of several seeds: how many, their mean and standard deviation, and Student's 95 % interval of the mean.
+
+    Of one value alone, deviation and interval are NaN.
+    """
+
+    count: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean, s = standard deviation (n - 1), and mean -+ t(0.975, n - 1) * s / sqrt(n); NaN values make NaN."""
+    found = np.asarray(values, dtype=float)
+    count = len(found)
+    if count < 2:
+        return Spread(count, float(found.mean()) if count else float("nan"), *[float("nan")] * 3)
+    mean, sd = float(found.mean()), float(found.std(ddof=1))
+    half = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * sd / math.sqrt(count)
+    return Spread(count, mean, sd, mean - half, mean + half)
 
 
 def differences(pairs: np.ndarray) -> list[Difference]:
