@@ -1,4 +1,4 @@
-"""What keeps RecBole 1.2.1 alive on today's torch and scipy?
+"""What keeps RecBole 1.2.1 alive on today's torch, scipy and dgl?
 
 Each shim is applied only where its defect is found, acts only for code inside the package `recbole`,
 and can be applied any number of times. RecBole itself is not imported here.
@@ -7,10 +7,13 @@ and can be applied any number of times. RecBole itself is not imported here.
 from __future__ import annotations
 
 import functools
+import importlib.util
+import inspect
 import io
 import sys
 import types
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import torch
@@ -26,6 +29,11 @@ def apply() -> list[str]:
     if dok_matrix is not None and not hasattr(dok_matrix, "_update"):
         dok_matrix._update = dok_update
         applied.append("dok_matrix._update")
+    if "dgl" in sys.modules:
+        applied += old_dgl_calls(sys.modules["dgl"])
+    elif not any(isinstance(finder, AfterDgl) for finder in sys.meta_path):
+        sys.meta_path.insert(0, AfterDgl())
+        applied.append("dgl, when it is imported")
     return applied
 
 
@@ -84,3 +92,71 @@ def dok_update(matrix: Any, entries: dict) -> None:
     if not called_from_recbole(2):
         raise AttributeError("'dok_matrix' object has no attribute '_update'")
     matrix._dict.update(entries)
+
+
+# --- dgl >= 0.7 and 1.0: `edge_subgraph` lost `preserve_nodes`, `adjacency_matrix` its forms of scipy; KGAT calls both.
+#     dgl takes seconds to import and only KGAT needs it, so that its import, whenever it comes, is waited for.
+#     Remove when KGAT builds its graph without them.
+
+
+class AfterDgl:
+    """A finder that lets dgl be imported as it would be, and then applies `old_dgl_calls` to it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return dgl's own spec with a loader that goes on to the shims; None for any other module."""
+        if name != "dgl":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                execute(module)
+                old_dgl_calls(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def old_dgl_calls(dgl: Any) -> list[str]:
+    """Let RecBole call dgl as it was before these releases; return the names of the shims applied."""
+    applied = []
+    if lacks(dgl.edge_subgraph, "preserve_nodes"):
+        dgl.edge_subgraph = preserving(dgl.edge_subgraph)
+        applied.append("dgl.edge_subgraph")
+    if lacks(dgl.DGLGraph.adjacency_matrix, "scipy_fmt"):
+        dgl.DGLGraph.adjacency_matrix = scipy_adjacency(dgl.DGLGraph.adjacency_matrix)
+        applied.append("DGLGraph.adjacency_matrix")
+    return applied
+
+
+def lacks(function: Callable[..., Any], option: str) -> bool:
+    """Tell whether the function does not know an option, from RecBole neither."""
+    return option not in inspect.signature(function).parameters and not hasattr(function, "knows_recboles_options")
+
+
+def preserving(edge_subgraph: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `dgl.edge_subgraph` so that RecBole's `preserve_nodes=True` is today's `relabel_nodes=False`."""
+
+    @functools.wraps(edge_subgraph)
+    def wrapper(graph: Any, edges: Any, **options: Any) -> Any:
+        if "preserve_nodes" in options and called_from_recbole(2):
+            options["relabel_nodes"] = not options.pop("preserve_nodes")
+        return edge_subgraph(graph, edges, **options)
+
+    wrapper.knows_recboles_options = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def scipy_adjacency(adjacency_matrix: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `DGLGraph.adjacency_matrix` so that RecBole's `scipy_fmt` reaches what is now `adj_external`."""
+
+    @functools.wraps(adjacency_matrix)
+    def wrapper(graph: Any, *args: Any, **options: Any) -> Any:
+        if "scipy_fmt" in options and called_from_recbole(2):
+            return graph.adj_external(*args, **options)
+        return adjacency_matrix(graph, *args, **options)
+
+    wrapper.knows_recboles_options = True  # type: ignore[attr-defined]
+    return wrapper
