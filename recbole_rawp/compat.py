@@ -1,4 +1,4 @@
-"""What keeps RecBole 1.2.1 alive on today's Python, torch, numpy and scipy, and its KSR at all?
+"""What keeps RecBole 1.2.1 alive on today's Python, torch, numpy, scipy and dgl, and its KSR at all?
 
 Each shim acts only where its defect is found and only for code inside the package `recbole`, and can be
 applied any number of times. RecBole itself is not imported here: `trainer` hands over the class to mend.
@@ -10,6 +10,7 @@ import builtins
 import functools
 import importlib.machinery
 import importlib.util
+import inspect
 import io
 import sys
 import types
@@ -36,6 +37,11 @@ def apply() -> list[str]:
     if not any(finder is QuickStartFinder for finder in sys.meta_path):
         sys.meta_path.insert(0, QuickStartFinder)
         applied.append("ray")
+    if "dgl" in sys.modules:
+        applied += old_dgl_calls(sys.modules["dgl"])
+    elif not any(isinstance(finder, AfterDgl) for finder in sys.meta_path):
+        sys.meta_path.insert(0, AfterDgl())
+        applied.append("dgl, when it is imported")
     return applied
 
 
@@ -181,3 +187,71 @@ def mend_preloaded(dataset_class: Any) -> None:
 
     get_preload_weight.mended = True  # type: ignore[attr-defined]
     dataset_class.get_preload_weight = get_preload_weight
+
+
+# --- dgl >= 0.7 and 1.0: `edge_subgraph` lost `preserve_nodes`, `adjacency_matrix` its forms of scipy; KGAT calls both.
+#     dgl takes seconds to import and only KGAT needs it, so that its import, whenever it comes, is waited for.
+#     Remove when KGAT builds its graph without them.
+
+
+class AfterDgl:
+    """A finder that lets dgl be imported as it would be, and then applies `old_dgl_calls` to it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Return dgl's own spec with a loader that goes on to the shims; None for any other module."""
+        if name != "dgl":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                execute(module)
+                old_dgl_calls(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def old_dgl_calls(dgl: Any) -> list[str]:
+    """Let RecBole call dgl as it was before these releases; return the names of the shims applied."""
+    applied = []
+    if lacks(dgl.edge_subgraph, "preserve_nodes"):
+        dgl.edge_subgraph = preserving(dgl.edge_subgraph)
+        applied.append("dgl.edge_subgraph")
+    if lacks(dgl.DGLGraph.adjacency_matrix, "scipy_fmt"):
+        dgl.DGLGraph.adjacency_matrix = scipy_adjacency(dgl.DGLGraph.adjacency_matrix)
+        applied.append("DGLGraph.adjacency_matrix")
+    return applied
+
+
+def lacks(function: Callable[..., Any], option: str) -> bool:
+    """Tell whether the function does not know an option, from RecBole neither."""
+    return option not in inspect.signature(function).parameters and not hasattr(function, "knows_recboles_options")
+
+
+def preserving(edge_subgraph: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `dgl.edge_subgraph` so that RecBole's `preserve_nodes=True` is today's `relabel_nodes=False`."""
+
+    @functools.wraps(edge_subgraph)
+    def wrapper(graph: Any, edges: Any, **options: Any) -> Any:
+        if "preserve_nodes" in options and called_from_recbole(2):
+            options["relabel_nodes"] = not options.pop("preserve_nodes")
+        return edge_subgraph(graph, edges, **options)
+
+    wrapper.knows_recboles_options = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def scipy_adjacency(adjacency_matrix: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `DGLGraph.adjacency_matrix` so that RecBole's `scipy_fmt` reaches what is now `adj_external`."""
+
+    @functools.wraps(adjacency_matrix)
+    def wrapper(graph: Any, *args: Any, **options: Any) -> Any:
+        if "scipy_fmt" in options and called_from_recbole(2):
+            return graph.adj_external(*args, **options)
+        return adjacency_matrix(graph, *args, **options)
+
+    wrapper.knows_recboles_options = True  # type: ignore[attr-defined]
+    return wrapper

@@ -6,6 +6,7 @@ Our options join RecBole's Config as flat keys, and `RAWPConfig` checks them; `s
 from __future__ import annotations
 
 import copyreg
+import importlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,13 @@ NO_GRADIENT = {
     "SLIMElastic": "its weights come from coordinate descent",
     **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
 }
+SCATTER = "pip install --no-build-isolation torch_scatter"
+NEEDS = {  # model -> what it imports only when it is built or trained, and how to get it
+    "KGAT": ("dgl", "pip install dgl==1.1.3"),
+    "KGIN": ("torch_scatter", SCATTER),
+    "MCCLK": ("torch_scatter", SCATTER),
+    "NCL": ("faiss", "pip install faiss-cpu"),
+}
 
 
 def check_gradient(name: str) -> None:
@@ -59,6 +67,19 @@ def check_model(name: str) -> None:
         get_model(name)
     except ImportError as error:
         raise InputError(f"model: {name} needs a package that is not installed: {error}. Install it.") from error
+    if name in NEEDS:
+        check_package(name, *NEEDS[name])
+
+
+def check_package(model: str, package: str, command: str) -> None:
+    """Raise InputError if the package that a model needs is missing or broken."""
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # one built for another torch may raise anything; dgl 2.1.0 misses a file
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        state = "is not installed" if missing else f"cannot be imported ({reason})"
+        raise InputError(f"model: {model} needs the package '{package}', which {state}. Try `{command}`.") from error
 
 
 def check_metric(config: Config) -> None:

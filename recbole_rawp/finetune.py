@@ -19,7 +19,7 @@ from torch import nn
 from recbole_rawp import criticality
 from recbole_rawp.judge import Judge
 from recbole_rawp.objective import Loss, LossFunction, Objective
-from recbole_rawp.overlay import clear_caches
+from recbole_rawp.overlay import settle
 from recbole_rawp.perturbation import AdamMoments
 from recbole_rawp.progress import Progress, summary
 from recbole_rawp.resume import optimizers_of
@@ -261,4 +261,4 @@ def put(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Copy `tensors` into the parameters of those names."""
     for name, tensor in tensors.items():
         model.get_parameter(name).copy_(tensor)
-    clear_caches(model.modules())
+    settle(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from recbole_rawp.selection import Weights
@@ -58,6 +59,18 @@ def clear_caches(modules: Iterable[nn.Module]) -> None:
         for name, value in module.__dict__.items():
             if value is not None and name.startswith(CACHES):
                 module.__dict__[name] = None
+
+
+def settle(model: nn.Module) -> None:
+    """Bring up to date what a model holds beside weights that are there to stay, as after an epoch of training.
+
+    Cached embeddings go. KGAT's attention matrix, which is in no checkpoint, is computed from the weights. An overlay
+    leaves that matrix alone: it is the trained model's, like a weight that is not perturbed.
+    """
+    clear_caches(model.modules())
+    if hasattr(model, "update_attentive_A"):
+        with torch.no_grad():
+            model.update_attentive_A()  # type: ignore[operator]
 
 
 def _refresh(modules: list[nn.Module], places: list[tuple[nn.Module, str, nn.Parameter]]) -> None:

@@ -47,9 +47,17 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     with recboles("model"):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+    check_clusters(model)
     logger.info(model)
     count_flops(config, model, dataset)
     return data, model
+
+
+def check_clusters(model: Any) -> None:
+    """Raise InputError if NCL is to find more clusters than there are points."""
+    points = min(getattr(model, "n_users", 0), getattr(model, "n_items", 0))
+    if hasattr(model, "run_kmeans") and model.k > points:
+        raise InputError(f"num_clusters: {model.k}, but there are {points} users or items. Choose {points} at most.")
 
 
 @contextmanager

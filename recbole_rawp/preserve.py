@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_rawp.overlay import clear_caches
+from recbole_rawp.overlay import settle
 
 CLONE_LIMIT = 2**16  # entries; larger plain tensors are watched, not cloned (interaction histories, graphs)
 
@@ -101,14 +101,17 @@ def modules_kept(model: Any) -> Iterator[None]:
 
     RecBole swaps whole modules in from the checkpoint (SASRecF, FDSA, GRU4RecF, DIN, DIEN), which its optimizer does
     not hold: they would silently stop training. Their weights are in the state_dict too, so nothing is missed.
-    Embeddings that the model cached before the load are forgotten.
+    Embeddings that the model cached before the load are forgotten. What RecBole leaves out of its checkpoints is made
+    from the loaded weights: KGAT's attention matrix, and NCL's clusters, as at the start of an epoch.
     """
 
     def load_other_parameter(parameters: dict[str, Any] | None) -> None:
         """Load the other parameters, modules left out."""
         rest = {name: value for name, value in (parameters or {}).items() if not isinstance(value, nn.Module)}
         type(model).load_other_parameter(model, rest)
-        clear_caches(model.modules())
+        settle(model)
+        if hasattr(model, "e_step"):
+            model.e_step()
 
     model.load_other_parameter = load_other_parameter
     try:

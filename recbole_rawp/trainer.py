@@ -17,7 +17,7 @@ import recbole.trainer
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset
-from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
+from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, TraditionalTrainer, Trainer
 from recbole.utils import set_color
 from torch import nn
 
@@ -116,14 +116,16 @@ class RAWPTrainer(Trainer):
     ) -> float | tuple[float, ...]:
         loss_func = loss_func or self.model.calculate_loss
         if self.hardened is not None:
-            return super()._train_epoch(train_data, epoch_idx, self.hardened(loss_func), show_progress)
+            loss_func = self.hardened(self._counted(loss_func, epoch_idx))
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if self.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
             self._save_state(1, epoch_idx)
         first, self.epoch_begun = self.epoch_begun != epoch_idx, epoch_idx
         if not self.hardens or self._pretrains_plainly or epoch_idx < self.settings.warmup_epochs:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         objective = self._begin(train_data, epoch_idx, first)
-        result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(loss_func, batch), show_progress)
+        counted = self._counted(loss_func, epoch_idx)
+        result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(counted, batch), show_progress)
         if objective.batches == 0:
             raise RuntimeError(
                 f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func. "
@@ -132,6 +134,18 @@ class RAWPTrainer(Trainer):
         self._log(objective, epoch_idx)
         objective.reset()
         return result
+
+    def _counted(self, loss_func: LossFunction, epoch_idx: int) -> LossFunction:
+        """Return the loss with 0 for a part that the loop drops, so that delta does not climb it: NCL's warm-up."""
+        if not isinstance(self, NCLTrainer) or epoch_idx >= self.config["warm_up_step"]:
+            return loss_func
+
+        def counted(batch: Any) -> Any:
+            """Return as many parts as the model does."""
+            loss = loss_func(batch)
+            return (*loss[:-1], torch.zeros_like(loss[-1])) if isinstance(loss, tuple) else loss
+
+        return counted
 
     def _begin(self, train_data: Any, epoch_idx: int, first: bool) -> Objective:
         """Return the objective for this pass; the first of an epoch draws masks and, where due, measures omega."""
@@ -314,7 +328,7 @@ class RAWPFTTrainer(RAWPTrainer):
             file = Path(self.saved_model_file)
             copy(file, file.with_stem(f"{file.stem}-stage1"))
         elif self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
+            checkpoint.load_into(self.model, {"state_dict": self.best_weights})
             self.best_weights = None
 
     def _repair(self, train_data: Any, valid_data: Any, saved: bool, verbose: bool, show_progress: bool) -> None:
