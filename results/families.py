@@ -92,7 +92,7 @@ def valid_scores(trainer: RAWPFTTrainer, data: Data) -> dict[str, Any]:
 def trial(name: str, label: str, own: dict[str, Any], start: Path | None = None) -> dict[str, Any]:
     """Train, or repair what lies at `start`, measure on valid data and note it; return what was noted."""
     folder = HOME / name / "search" / label
-    file = folder.with_suffix(".json")
+    file = folder / "trial.json"
     if file.exists():
         return json.loads(file.read_text())
     trainer, data = make(name, folder, {"seed": SEED, **own}, found=False)
@@ -168,7 +168,7 @@ def search(name: str) -> None:
 def run(name: str, defense: str, seed: int) -> None:
     """Train with the settings found, and measure on test data under attack, once."""
     folder = HOME / name / f"{defense}-{seed}"
-    file = folder.with_suffix(".json")
+    file = folder / "run.json"
     if file.exists():
         return
     trainer, data = make(name, folder, {"defense": defense, "seed": seed})
