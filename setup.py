@@ -46,6 +46,6 @@ setup(
         "tabulate",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tabulate"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate"]},
     entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli:main"]},
 )
