@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -56,15 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
-    if "--help" in arguments or "-h" in arguments:
-        print(USAGE + "\n" + option_reference())
-        return 0
-    if "--version" in arguments:
-        print(f"recbole-rawp {recbole_rawp.__version__}")
-        return 0
     argv, sys.argv = sys.argv, [sys.argv[0], *arguments]  # RAWPConfig reads the options there, as RecBole's does
     try:
+        if "--help" in arguments or "-h" in arguments:
+            print(USAGE + "\n" + option_reference(), flush=True)
+            return 0
+        if "--version" in arguments:
+            print(f"recbole-rawp {recbole_rawp.__version__}")
+            return 0
         return run(arguments)
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except InputError as error:
         print(f"recbole-rawp: {error}", file=sys.stderr)
         return 2

@@ -110,3 +110,9 @@ def test_the_script_of_the_source_tree_runs_from_anywhere(tmp_path):
         timeout=60,
     )
     assert re.fullmatch(r"recbole-rawp \d+\.\d+\.\d+\n", done.stdout), done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"'{sys.executable}' '{ROOT}/run_recbole_rawp.py' --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("recbole-rawp trains") and done.stderr == ""
