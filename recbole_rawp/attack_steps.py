@@ -11,14 +11,14 @@ from typing import Any
 from recbole.config import Config
 from torch import nn
 
-from recbole_rawp import evaluation, finetune, report
+from recbole_rawp import evaluation, finetune, preserve, report
 from recbole_rawp import settings as options
 from recbole_rawp.candidate_files import load, save
 from recbole_rawp.candidates import Candidates, check, draw, frozen, sampled_loader, samples
 from recbole_rawp.checks import Check, verify
 from recbole_rawp.curves import AFTER, BEFORE, label
 from recbole_rawp.errors import InputError, naming
-from recbole_rawp.losses import SEED
+from recbole_rawp.losses import SEED, seed_generators
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.prepare import Data
 from recbole_rawp.rules import RULES
@@ -135,9 +135,10 @@ def write(
 
 
 def own_result(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None) -> dict[str, float]:
-    """Return RecBole's own evaluation, rounded as configured, on the candidates that the attacks rank."""
+    """Return RecBole's own evaluation, rounded as configured, with the attacks' candidates and random numbers."""
     clear_caches(trainer.model.modules())
-    with frozen(data.test, candidates):
+    with frozen(data.test, candidates), preserve.rng():
+        seed_generators()  # KGIN and MCCLK draw edges of their graphs for the scores, too
         return trainer.evaluate(data.test, load_best_model=False)
 
 

@@ -170,11 +170,11 @@ def under_attack(
                     raise
                 outcome.notes.append(f"Passed over: {error}")
                 bar.total -= cells(threat)
-        outcome.notes += everyone.notes + each.notes
         outcome.still = everyone.still
         if eval_data:
             outcome.unmoved = everyone.unmoved()
             outcome.gather(train_data, {"global": everyone, "per_user": each})
+        outcome.notes += everyone.notes + each.notes
     return outcome
 
 

@@ -110,6 +110,9 @@ class Global:
         full = isinstance(self.eval_data, FullSortEvalDataLoader)
         score = self.trainer._full_sort_batch_eval if full else self.trainer._neg_sample_batch_eval
         clean = moved_scores(score, batch, loss, {})
+        with torch.no_grad(), loss.at({}):  # the generators have gone on
+            if not torch.equal(score(batch)[1].nan_to_num(), clean.nan_to_num()):
+                self.note("The model draws its scores anew on each call; here always with the same random numbers.")
         return [name for name, delta in groups.items() if torch.equal(moved_scores(score, batch, loss, delta), clean)]
 
     def measure(self, loss: AttackLoss, delta: Weights) -> Measured:

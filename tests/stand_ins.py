@@ -47,6 +47,19 @@ def edge_subgraph(graph, edges, *, relabel_nodes=True, store_ids=True):
     return part
 
 
+def torch_scatter() -> types.ModuleType:
+    """Return a `torch_scatter` with the mean that RecBole's KGIN takes."""
+    module = types.ModuleType("torch_scatter")
+    module.scatter_mean = scatter_mean
+    return module
+
+
+def scatter_mean(src, index, dim_size, dim):
+    """Return the mean of the rows of each index; 0 for one without rows."""
+    zeros = torch.zeros(dim_size, src.shape[1])
+    return zeros.index_reduce(dim, index, src, "mean", include_self=False)
+
+
 def faiss() -> types.ModuleType:
     """Return a `faiss` that clusters around the first k points."""
     module = types.ModuleType("faiss")

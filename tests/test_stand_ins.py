@@ -93,6 +93,17 @@ def test_ncls_loss_keeps_its_length_and_gradient_in_the_warm_up(ncl):
     assert trainer._counted(NCL.calculate_loss, 2) is NCL.calculate_loss
 
 
+def test_scores_that_are_drawn_are_compared_with_the_same_numbers_and_noted(settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_scatter", stand_ins.torch_scatter())
+    words = "The model draws its scores anew on each call"
+    for dropout, drawn in ((0.5, True), (0.0, False)):
+        given = GRAPH | {"defense": "none", "node_dropout_rate": dropout, "attack": "[fgsm]", "attack_radii": "[0.1]"}
+        result = run_recbole_rawp(config_dict=settings("KGIN", **given))
+        statuses = {check.name: check.status for check in result["checks"]}
+        assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
+        assert (words in Path(result["output_dir"], "report.md").read_text()) == drawn
+
+
 def test_more_clusters_than_points_are_refused_before_training(ncl):
     with pytest.raises(InputError, match=r"num_clusters: 1000, but there are 48 users or items. Choose 48 at most."):
         fit(RAWPConfig(config_dict=ncl(num_clusters=1000)))
