@@ -82,6 +82,8 @@ def shifting(layers: Mapping[str, nn.Module], delta: Weights) -> Iterator[Weight
     calls = dict.fromkeys(layers, 0)
 
     def hook(name: str) -> Any:
+        """Return the hook of the layer whose weight has this name."""
+
         def shift(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             """Note one call's output, moved."""
             key = f"{name}#{calls[name]}"

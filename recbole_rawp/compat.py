@@ -207,6 +207,7 @@ class AfterDgl:
             execute = spec.loader.exec_module
 
             def exec_module(module: types.ModuleType) -> None:
+                """Run dgl as it would be, then mend it."""
                 execute(module)
                 old_dgl_calls(module)
 
