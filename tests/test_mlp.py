@@ -69,6 +69,19 @@ def test_it_equals_the_dense_network_and_its_gradients_too(built):
         assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_the_rows_layers_lie_column_by_column_with_the_numbers_that_a_seed_always_gave(built, monkeypatch):
+    config, data, _ = built
+    torch.manual_seed(5)
+    turned = MLP(config, data.train._dataset)
+    monkeypatch.setattr(SparseLinear, "turn", lambda layer: None)
+    torch.manual_seed(5)
+    plain = MLP(config, data.train._dataset)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(turned.state_dict()[name], weight)
+        assert weight.is_contiguous()
+    assert turned.pair.user.weight.t().is_contiguous() and turned.pair.item.weight.t().is_contiguous()
+
+
 def test_the_rows_are_those_of_the_training_data_alone(built):
     _, data, model = built
     seen = {(int(u), int(i)) for u, i in zip(*(data.train._dataset.inter_feat[f] for f in ("user_id", "item_id")))}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from copy import deepcopy
+
 import pytest
 import torch
 from scipy.sparse import coo_matrix
 from torch import nn
 
 from recbole_rawp.model.sparse_linear import Pair, SparseLinear, SparseRows
+from recbole_rawp.overlay import overlay
 
 HEIGHT, WIDTH, OUT = 9, 14, 5
 
@@ -39,6 +43,65 @@ def test_outputs_and_gradients_are_the_dense_layers(numbers, bias):
         result.backward(slopes)
     for mine, theirs in zip(sparse.parameters(), dense.parameters()):
         assert torch.allclose(mine.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+def by_column(weight):
+    """Tell whether a matrix lies in memory column by column."""
+    return weight.t().is_contiguous() and not weight.is_contiguous()
+
+
+def trained(layer, steps=3):
+    """Return the layer after steps of Adam, and the moments of its weight."""
+    adam = torch.optim.Adam(layer.parameters(), 0.1)
+    for step in range(steps):
+        adam.zero_grad()
+        layer(torch.tensor([step, 3, 3, 8])).square().sum().backward()
+        adam.step()
+    return layer, adam.state[layer.weight]
+
+
+def test_a_turned_layer_has_the_same_weight_and_trains_bit_by_bit_as_before():
+    plain, _, _ = twins()
+    turned = deepcopy(plain)
+    turned.turn()
+    assert torch.equal(turned.weight, plain.weight) and turned.weight.shape == (OUT, WIDTH)
+    start = turned.weight.detach().clone()
+    for mine, theirs in zip(trained(turned)[0].parameters(), trained(plain)[0].parameters()):
+        assert torch.equal(mine, theirs)
+    assert (turned.weight - start).abs().max() > 0.1 and not by_column(plain.weight)
+
+
+def test_nothing_turns_a_turned_layer_back():
+    plain, dense, _ = twins()
+    plain.turn()
+    layer, moments = trained(plain)
+    assert by_column(layer.weight) and by_column(layer.weight.grad) and by_column(moments["exp_avg"])
+    layer.load_state_dict(dense.state_dict())
+    assert torch.equal(layer.weight, dense.weight)
+    torch.save(layer.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    dense.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(layer.weight, dense.weight) and dense.weight.is_contiguous()
+    nn.init.xavier_normal_(layer.weight.data)
+    assert not torch.equal(layer.weight, dense.weight)
+    assert by_column(layer.weight) and by_column(deepcopy(layer).weight) and by_column(layer.float().weight)
+
+
+def test_a_turned_layer_runs_with_other_weights_without_a_copy(monkeypatch):
+    layer, dense, matrix = twins()
+    layer.turn()
+    delta, numbers = torch.randn(OUT, WIDTH, dtype=torch.float64), torch.tensor([0, 3, 3])
+    read, times = [], SparseRows.times
+    monkeypatch.setattr(SparseRows, "times", lambda rows, m: read.append(m) or times(rows, m))
+    moved = layer.weight + delta
+    with overlay(layer, {"weight": moved}):
+        got = layer(numbers)
+    want = nn.functional.linear(matrix[numbers], dense.weight + delta, dense.bias)
+    assert torch.allclose(got, want, rtol=1e-12, atol=1e-12)
+    assert read[0].is_contiguous() and read[0].data_ptr() == moved.data_ptr()
+    (slope,) = torch.autograd.grad(got.sin().sum(), layer.weight)
+    (theirs,) = torch.autograd.grad(want.sin().sum(), dense.weight)
+    assert by_column(slope) and torch.allclose(slope, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_it_is_saved_as_the_dense_layer_is_and_the_rows_follow_to_a_device():

@@ -45,6 +45,8 @@ class MLP(GeneralRecommender):
         self.predict_layer = nn.Linear(sizes[-1], 1)
         self.loss = nn.BCEWithLogitsLoss()
         self.apply(xavier_normal_initialization)
+        self.pair.user.turn()
+        self.pair.item.turn()
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         """Return the logits [P] of pairs."""

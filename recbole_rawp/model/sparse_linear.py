@@ -68,7 +68,7 @@ class SparseRows:
         return matrix
 
     def times(self, matrix: Tensor) -> Tensor:
-        """Return self @ matrix, [len, k], for a matrix [width, k]."""
+        """Return self @ matrix, [len, k], for a matrix [width, k], which is copied unless it is contiguous."""
         return functional.embedding_bag(
             self.indices, matrix.contiguous(), self.indptr, mode="sum", include_last_offset=True
         )
@@ -92,6 +92,14 @@ class SparseLinear(nn.Linear):
     def rows(self) -> SparseRows:
         """The rows, on the layer's device."""
         return SparseRows(self.indptr, self.indices, self.in_features)
+
+    def turn(self) -> None:
+        """Keep the weight's memory column by column, as rows of 0 and 1 are read: faster, and nothing else changes.
+
+        It comes after initialisation, for which numbers a seed draws depends on the memory. Copies of the weight, its
+        gradient and an optimizer's moments follow its order; what is loaded is copied into it.
+        """
+        self.weight = nn.Parameter(self.weight.detach().t().contiguous().t())
 
     def forward(self, input: Tensor) -> Tensor:
         """Return W @ row + b for the rows of these numbers: [...] -> [..., out]."""
