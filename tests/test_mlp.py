@@ -12,6 +12,7 @@ from recbole.utils import get_trainer
 from torch import nn
 
 from recbole_rawp import run_recbole_rawp
+from recbole_rawp.activations import watched
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.model.mlp import MLP
@@ -123,6 +124,17 @@ def test_the_rows_layers_are_embeddings_and_the_others_hidden(built):
     _, _, model = built
     assert list(perturbed_weights(model, "embeddings")) == ["pair.user.weight", "pair.item.weight"]
     assert list(hidden_layers(model)) == ["pair.merge", "hidden.0", "hidden.1", "predict_layer"]
+
+
+def test_who_watches_hidden_layers_sees_each_layers_output_for_every_pair(built):
+    _, _, model = built
+    seen, batch = {}, everything(model, torch.tensor([1, 7]))
+    with watched(hidden_layers(model), lambda name, output: seen.setdefault(name, []).append(output)):
+        got = model.predict(batch)
+    assert {name: [len(output) for output in outputs] for name, outputs in seen.items()} == dict.fromkeys(
+        hidden_layers(model), [2 * model.n_items]
+    )
+    assert torch.allclose(model.predict(batch), got, rtol=1e-4)
 
 
 def test_recbole_finds_it_by_its_name_and_in_a_checkpoint(settings, tmp_path):

@@ -132,15 +132,101 @@ def test_taken_rows_are_those_of_the_matrix_in_any_order():
     assert torch.allclose(rows.times(matrix), dense @ matrix, rtol=1e-12)
 
 
-def test_a_pair_is_both_rows_layers_concatenated_and_a_third_on_them():
+def twin_pairs():
+    """Return a Pair, the same function in dense form (pairs, its weights) -> outputs, and pairs that share rows."""
     torch.manual_seed(0)
     rows, dense = example()
-    back = SparseRows.from_pairs(*dense.T.nonzero().T, dense.T.shape)
-    pair = Pair(rows, back, 6, OUT).double()
-    users, items = torch.tensor([3, 3, 8]), torch.tensor([0, 13, 0])
-    vectors = [
-        nn.functional.linear(matrix[numbers], layer.weight, layer.bias)
-        for matrix, numbers, layer in ((dense, users, pair.user), (dense.T, items, pair.item))
-    ]
-    want = pair.merge(torch.cat(vectors, 1))
-    assert torch.allclose(pair(torch.stack([users, items], 1)), want, rtol=1e-12, atol=1e-12)
+    pair = Pair(rows, SparseRows.from_pairs(*dense.T.nonzero().T, dense.T.shape), 6, OUT).double()
+
+    def written(pairs, w):
+        vectors = [
+            nn.functional.linear(matrix[numbers], w[f"{name}.weight"], w[f"{name}.bias"])
+            for matrix, numbers, name in ((dense, pairs[:, 0], "user"), (dense.T, pairs[:, 1], "item"))
+        ]
+        return nn.functional.linear(torch.cat(vectors, 1), w["merge.weight"], w["merge.bias"])
+
+    return pair, written, torch.tensor([[3, 0], [3, 13], [8, 0], [4, 5], [3, 0]])
+
+
+def same_with_gradients(got, want, mine, theirs):
+    """Tell whether outputs and the gradients of a bent sum of them are the same."""
+    slopes = [torch.autograd.grad(y.sin().sum(), list(w)) for y, w in ((got, mine), (want, theirs))]
+    return all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in [(got, want), *zip(*slopes)])
+
+
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_a_pair_is_both_rows_layers_concatenated_and_a_third_on_them(number):
+    pair, written, pairs = twin_pairs()
+    weights = dict(pair.named_parameters())
+    got, want = pair(pairs[:number]), written(pairs[:number], weights)
+    assert got.shape == (number, OUT) and same_with_gradients(got, want, weights.values(), weights.values())
+
+
+def test_a_pair_runs_with_other_weights_and_passes_gradients_to_its_own():
+    pair, written, pairs = twin_pairs()
+    weights = dict(pair.named_parameters())
+    moved = {name: weight + torch.randn_like(weight) for name, weight in weights.items()}
+    with overlay(pair, moved):
+        got = pair(pairs)
+    assert same_with_gradients(got, written(pairs, moved), weights.values(), weights.values())
+    assert not torch.allclose(got, pair(pairs))
+
+
+def test_each_half_of_a_pairs_last_layer_is_made_once_per_user_and_item(monkeypatch):
+    pair, _, pairs = twin_pairs()
+    lengths, linear = [], nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda x, *more: lengths.append(len(x)) or linear(x, *more))
+    pair(pairs.repeat(100, 1))
+    assert lengths == [3, 3]
+
+
+def look(how, module, seen):
+    """Have `seen` noted at calls of the module; return how to undo it."""
+    if how == "forward of its own":
+        module.forward = lambda x: seen.append(module) or type(module).forward(module, x)
+        return lambda: module.__dict__.pop("forward")
+    register = getattr(nn.modules.module if "module" in how else module, how)
+    return register(lambda called, *more: None if called is not module else seen.append(module)).remove
+
+
+LOOKS = ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
+LOOKS = [f"register_{name}" for name in LOOKS] + [f"register_module_{name}" for name in LOOKS] + ["forward of its own"]
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the numbers of rows have no gradient
+@pytest.mark.parametrize("how", LOOKS)
+@pytest.mark.parametrize("name", ["user", "item", "merge"])
+def test_who_looks_at_a_pairs_layer_sees_it_called_and_the_same_comes_out(name, how):
+    pair, written, pairs = twin_pairs()
+    seen, weights = [], dict(pair.named_parameters())
+    undo = look(how, pair.get_submodule(name), seen)
+    try:
+        got = pair(pairs)
+        assert same_with_gradients(got, written(pairs, weights), weights.values(), weights.values())
+    finally:
+        undo()
+    assert seen == [pair.get_submodule(name)]
+    pair(pairs).sum().backward()
+    assert len(seen) == 1
+
+
+def test_a_hook_on_the_last_layer_of_a_pair_moves_every_pairs_output():
+    pair, _, pairs = twin_pairs()
+    clean, shift = pair(pairs), torch.randn(len(pairs), OUT, dtype=torch.float64)
+    handle = pair.merge.register_forward_hook(lambda module, args, output: output + shift)
+    assert torch.allclose(pair(pairs), clean + shift, rtol=1e-12, atol=1e-12)
+    handle.remove()
+
+
+def test_a_layer_of_another_class_in_a_pair_is_called():
+    class Half(nn.Linear):
+        """Half of what the layer gives."""
+
+        def forward(self, input):
+            return super().forward(input) / 2
+
+    pair, _, pairs = twin_pairs()
+    clean, half = pair(pairs), Half(12, OUT).double()
+    half.load_state_dict(pair.merge.state_dict())
+    pair.merge = half
+    assert torch.allclose(pair(pairs), clean / 2, rtol=1e-12, atol=1e-12)
