@@ -117,7 +117,9 @@ def is_number(text: str) -> bool:
 def check_together(train: Sequence[Row], test: Sequence[Row], path: Path) -> None:
     """Raise InputError if the test rows, read from `path`, have other columns than the others, or are among them."""
     if len(train[0]) != len(test[0]):
-        raise InputError(f"convert: '{path}' has {len(test[0])} columns, and the training file {len(train[0])}.")
+        raise InputError(
+            f"convert: '{path}' has {len(test[0])} columns, and the training file {len(train[0])}. Cut both alike."
+        )
     trained = {row[:2] for row in train}
     if known := [row for row in test if row[:2] in trained]:
         user, item = known[0][:2]

@@ -145,6 +145,13 @@ def test_a_file_that_is_missing_or_no_text_or_empty_is_named(content, published)
     assert not Path("data").exists()
 
 
+def test_training_and_test_files_have_the_same_columns(published):
+    path = Path("Data/toy.test.rating")
+    path.write_text("".join(line.rsplit("\t", 1)[0] + "\n" for line in path.read_text().splitlines()))
+    with pytest.raises(InputError, match="test.rating' has 3 columns, and the training file 4. Cut both alike"):
+        convert.convert("Data/toy", "toy-loo")
+
+
 def test_a_split_without_anything_to_validate_on_is_refused(published):
     Path("Data/toy.train.rating").write_text("".join(f"{item % 99}\t{item}\t1\t1\n" for item in range(ITEMS)))
     Path("Data/toy.test.rating").write_text("0\t1\t1\t1\n")
