@@ -35,21 +35,33 @@ def load(path: Path, dataset: Any) -> Candidates:
     18 of amusic-loo's 1,776). The published ranking holds it once all the same, so its place repeats another negative.
 
     Args:
-        path: the file.
+        path: the file, see `found`.
         dataset: RecBole's dataset, which maps tokens to internal ids.
 
     Raises:
         InputError: if the file cannot be read or does not belong to the dataset, and says why.
     """
     try:
+        path = found(path, dataset)
         return _saved(path, dataset) if path.suffix == ".npz" else _published(path, dataset)
     except InputError:
         raise
     except (OSError, EOFError, LookupError, ValueError, BadZipFile) as error:
         raise InputError(
             f"attack_candidates: cannot read '{path}': {error}. Name a run's candidates.npz or a published "
-            "*.test.negative list."
+            f"*.test.negative list, here or in the data set's folder '{dataset.dataset_path}'."
         ) from error
+
+
+def found(path: Path, dataset: Any) -> Path:
+    """Return where the file lies: at `path`; else in the data set's folder, by its name or by the end of it alone.
+
+    The last is RecBole's way to name the files of a split (`benchmark_filename: [train]` is NAME.train.inter), so that
+    `test.negative` serves every data set that has such a list.
+    """
+    folder = Path(dataset.dataset_path)
+    places = (path, folder / path, folder / f"{dataset.dataset_name}.{path}")
+    return next((place for place in places if place.is_file()), path)
 
 
 def _saved(path: Path, dataset: Any) -> Candidates:

@@ -22,6 +22,7 @@ recbole-rawp trains a RecBole model whose ranking survives small changes of its 
     recbole-rawp attack saved/NeuMF.pth --attack=standard
     recbole-rawp compare --model=NeuMF --dataset=ml-100k --defenses=none,apr,rat,awp,rawp,rawp_ft --seeds=3
     recbole-rawp report runs/NeuMF-ml-100k-none-20261124-120000 runs/NeuMF-ml-100k-rawp_ft-20261124-130000
+    recbole-rawp convert Data/yelp --dataset=yelp-loo --data_path=data
     python run_recbole_rawp.py -m NeuMF -d ml-100k --defense=awp --epochs=50 --config_files="my.yaml other.yaml"
 
 train (the default)  trains with a defense, repairs the least robust module, attacks the result on test data, and
@@ -33,6 +34,8 @@ report FOLDER...     puts what runs found side by side in one report
 compare              trains every defense on every model and data set from every seed, attacks all alike, and reports
                      means, intervals, tests and what robustness costs; after a kill the same command with
                      --rawp_output_dir=FOLDER, or --resume=FOLDER alone, goes on
+convert PREFIX       makes RecBole's files, in DATA_PATH/DATASET, of a split published as PREFIX.train.rating,
+                     .test.rating and .test.negative; --seed draws a training interaction of each user for validation
 
   --model, -m NAME      a RecBole model trained by gradient descent
   --dataset, -d NAME    a RecBole dataset: ml-100k ships with RecBole, others belong into --data_path (dataset/)
@@ -92,8 +95,7 @@ def run(arguments: list[str]) -> int:
         hint = " Quote several config files: --config_files='a.yaml b.yaml'." * ("config_files" in options)
         raise InputError(f"'{word}': not a command or option.{suggestion(word, COMMANDS)}{hint} Try --help.")
     if len(rest) < wanted or (command == "report" and not rest):
-        what = "a run's folder" if command == "report" else "the checkpoint"
-        example = "runs/NeuMF" if command == "report" else "saved/NeuMF.pth"
+        what, example = TAKES.get(command, ("the checkpoint", "saved/NeuMF.pth"))
         raise InputError(f"{command}: name {what}, as in `recbole-rawp {command} {example}`.")
     for key, commands in BELONGS.items():
         if key in options and command not in commands:
@@ -177,6 +179,24 @@ def compare(options: dict[str, Any]) -> int:
     return 1 if result["failed"] else 0
 
 
+def convert(options: dict[str, Any], prefix: str) -> int:
+    """Make RecBole's files of a published split, and say what they hold."""
+    from recbole_rawp.convert import SEED
+    from recbole_rawp.convert import convert as converted
+
+    for key in options.keys() - {"dataset", "data_path", "seed"}:
+        raise InputError(f"--{key}: convert takes --dataset, --data_path and --seed alone. Leave it out.")
+    if "dataset" not in options:
+        raise InputError("--dataset: missing. Name the data set that is written, as in --dataset=yelp-loo.")
+    name, place, seed = options["dataset"], str(options.get("data_path", "dataset")), options.get("seed", SEED)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed: {seed!r} is not valid; expected int >= 0.")
+    found = converted(prefix, name, data_path=place, seed=seed)
+    print("{folder}: {users} users, {items} items; {train} interactions to train, ".format(**found), end="")
+    print("{valid} to validate and {test} to test on, each of these with {negatives} negatives".format(**found))
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "rank": rank,
@@ -184,7 +204,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "attack": attack,
     "report": report,
     "compare": compare,
+    "convert": convert,
 }
+TAKES = {"report": ("a run's folder", "runs/NeuMF"), "convert": ("the beginning of the files' names", "Data/yelp")}
 BELONGS = {"baseline": ("train",), "resume": ("train", "compare"), **dict.fromkeys(GRID, ("compare",))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,20 @@ def test_a_line_that_does_not_belong_is_named(line, message, one_out, tmp_path):
     path.write_text(f"(u0,i0)\ti3\ti4\n{line}\n")
     with pytest.raises(InputError, match=message):
         candidate_files.load(path, one_out._dataset)
+
+
+def test_a_list_is_found_in_the_data_sets_folder_too_as_recbole_names_the_files_of_a_split(one_out, tmp_path):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    dataset = SimpleNamespace(dataset_path=str(folder), dataset_name="toy")
+    names = ["toy.test.negative", "test.negative"]
+    assert [candidate_files.found(Path(name), dataset) for name in names] == [Path(name) for name in names]
+    (folder / names[0]).touch()
+    assert {candidate_files.found(Path(name), dataset) for name in names} == {folder / names[0]}
+    Path(names[0]).touch()
+    assert [candidate_files.found(Path(name), dataset) for name in names] == [Path(names[0]), folder / names[0]]
+    with pytest.raises(InputError, match=rf"cannot read 'none.npz'.*'{one_out._dataset.dataset_path}'"):
+        candidate_files.load(Path("none.npz"), one_out._dataset)
 
 
 @pytest.mark.parametrize("name", ["absent.npz", "absent.test.negative", "text.npz", "empty.npz", "array.npz"])
