@@ -17,6 +17,7 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import summary
+from recbole_rawp.radius_steps import check_searchable
 from recbole_rawp.rehearsal import check_training
 from recbole_rawp.steps import check_choosable, check_weights, fit, make_trainer, ready, write_settings
 from recbole_rawp.weights import perturbed_weights
@@ -87,6 +88,7 @@ def harden_checkpoint(
     config = checkpoint.settings(content, config_file_list, config_dict, ours=_own(content) | {"ft_rounds": 1})
     if not config["ft_rounds"]:
         raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
+    options.check_radius_known(config)
     output.check_free(config["rawp_output_dir"])
     return _run(config, stage_1=Path(file).expanduser())
 
@@ -170,6 +172,8 @@ def _run(
         check_weights(config, network)
         candidates = check_attack(config, network, data)
         check_training(current, network, data.train)
+        if options.training(current).clean_budget is not None and stage_1 is None:
+            check_searchable(current, data.valid)
         if stage_1 is not None:
             check_choosable(network, data)
             checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))

@@ -7,6 +7,7 @@ each epoch. RecBole makes a new GradScaler in each epoch, so there is none to ke
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 import zlib
@@ -35,23 +36,39 @@ NAME = "resume.pt"
 FREE = ("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir")  # do not change the result
 KEYS = (
     *("fingerprint", "stage", "counters", "weights", "outside", "optimizers", "optimizer_names", "generators"),
-    *("masks", "objective", "omega", "rng", "repair"),
+    *("masks", "objective", "omega", "rng", "search", "repair"),
 )
 COUNTERS = ("start_epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict", "seconds")
 
 
-def capture(trainer: Any, loaders: list[Any], outside: Outside, *, epoch: int) -> State:
-    """Return the state of a trainer before `epoch`; its tensors are not copied."""
+def trained(trainer: Any, outside: Outside) -> State:
+    """Return what training changes: the model and its optimizers; tensors are not copied."""
     clear_caches(trainer.model.modules())
     optimizers = optimizers_of(trainer)
     own = {id(optimizer): name for name, optimizer in optimizers.items()}  # RecVAE's `optimizer` is now this, now that
     return {
-        "fingerprint": trainer.fingerprint,
-        "counters": plain({name: getattr(trainer, name) for name in COUNTERS} | {"start_epoch": epoch}),
         "weights": trainer.model.state_dict(),
         "outside": outside.changed(),
         "optimizers": {name: optimizers[name].state_dict() for name in own.values()},
         "optimizer_names": {name: own[id(optimizer)] for name, optimizer in optimizers.items()},
+    }
+
+
+def put_trained(trainer: Any, state: State) -> None:
+    """Put model and optimizers into the state that `trained` returned."""
+    trainer.model.load_state_dict(state["weights"])
+    put_outside(trainer.model, moved(state["outside"], trainer.device))
+    optimizers = optimizers_of(trainer)
+    for name, saved in state["optimizers"].items():
+        optimizers[name].load_state_dict(copy.deepcopy(saved))  # which it would go on changing
+    vars(trainer).update({name: optimizers[first] for name, first in state["optimizer_names"].items()})
+
+
+def capture(trainer: Any, loaders: list[Any], outside: Outside, *, epoch: int) -> State:
+    """Return the state of a trainer before `epoch`; its tensors are not copied."""
+    return trained(trainer, outside) | {
+        "fingerprint": trainer.fingerprint,
+        "counters": plain({name: getattr(trainer, name) for name in COUNTERS} | {"start_epoch": epoch}),
         "generators": [generator.get_state() for loader in loaders for generator in loader_generators(loader)],
         "masks": trainer.generator.get_state(),
         "objective": None if trainer.objective is None else trainer.objective.adam.__dict__,
@@ -67,17 +84,12 @@ def restore(trainer: Any, loaders: list[Any], state: State) -> None:
         InputError: if the model is of another size: the data have changed.
     """
     try:
-        trainer.model.load_state_dict(state["weights"])
+        put_trained(trainer, state)
     except RuntimeError as error:
         raise InputError(
             f"resume: the saved state does not fit the model on this data: {' '.join(str(error).split())} Use the data "
             "that the run began with."
         ) from error
-    put_outside(trainer.model, moved(state["outside"], trainer.device))
-    optimizers = optimizers_of(trainer)
-    for name, saved in state["optimizers"].items():
-        optimizers[name].load_state_dict(saved)
-    vars(trainer).update({name: optimizers[first] for name, first in state["optimizer_names"].items()})
     for name, value in state["counters"].items():
         setattr(trainer, name, value)
     trainer.measured_omega = state["omega"]

@@ -15,6 +15,7 @@ from recbole_rawp.errors import InputError, suggestion
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
+AUTO = "auto"  # the rawp_radius that is found in training
 COMMAND_LINE_ONLY = {"baseline", "resume", *GRID}
 # Keys that RecBole reads without giving them a default or listing them.
 UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
@@ -74,7 +75,8 @@ RADIUS_OR_NONE = Rule("float > 0 or null", lambda v: v is None or POSITIVE.accep
 
 RULES: dict[str, Rule] = {
     "defense": Rule("name", is_word),
-    "rawp_radius": POSITIVE,
+    "rawp_radius": Rule("float > 0 or auto", lambda v: v == AUTO or POSITIVE.accepts(v)),
+    "rawp_clean_budget": number(float, "float in (0, 1)", lambda v: 0 < v < 1),
     "rawp_radius_unit": choice(("relative", "absolute")),
     "rawp_radius_jitter": number(float, "float in [0, 1)", lambda v: 0 <= v < 1),
     "rawp_mask_probability": SHARE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,13 @@ from recbole.config import Config
 
 from recbole_rawp.command_line import ALIASES
 from recbole_rawp.defaults import default_defense, defaults
+from recbole_rawp.errors import InputError
 from recbole_rawp.objective import Recipe
-from recbole_rawp.rules import PREFIXES, RULES, check_names, check_values
+from recbole_rawp.rules import AUTO, PREFIXES, RULES, check_names, check_values
 from recbole_rawp.selection import among_weights
 from recbole_rawp.suites import Threat, threats
+
+START = 0.001  # the first radius that a search tries: small enough for nine layers
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,12 @@ class Criticality:
 
 @dataclass(frozen=True)
 class Training:
-    """Stage 1 as set: which weights, in which epochs, the recipe of the loss, and where omega comes from."""
+    """Stage 1 as set: which weights, in which epochs, the recipe of the loss, and where omega comes from.
+
+    Attributes:
+        clean_budget: where the radius is to be found, the share of the clean score it may cost; else None.
+        largest_radius: that may be found: a change as large as the weights, where it is a share of their norm.
+    """
 
     defense: str
     target: str | Sequence[str]
@@ -38,6 +47,8 @@ class Training:
     recipe: Recipe
     criticality: Criticality
     criticality_every: int
+    clean_budget: float | None
+    largest_radius: float
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,8 @@ def training(config: Config) -> Training:
         _recipe(v),
         _criticality(v),
         v["criticality_every"],
+        v["rawp_clean_budget"] if v["rawp_radius"] == AUTO else None,
+        1.0 if v["rawp_radius_unit"] == "relative" else math.inf,
     )
 
 
@@ -118,7 +131,7 @@ def fine_tuning(config: Config) -> FineTuning:
         target=among_weights(v["rawp_target"]),
         recipe=replace(
             _recipe(v),
-            radius=v["ft_radius"] or v["rawp_radius"],
+            radius=v["ft_radius"] or _radius(v),
             steps=v["ft_steps"] or v["rawp_steps"],
             mask_probability=1.0,
         ),
@@ -128,7 +141,7 @@ def fine_tuning(config: Config) -> FineTuning:
 
 def _recipe(v: Mapping[str, Any]) -> Recipe:
     return Recipe(
-        radius=v["rawp_radius"],
+        radius=_radius(v),
         radius_jitter=v["rawp_radius_jitter"],
         relative=v["rawp_radius_unit"] == "relative",
         granularity=v["rawp_granularity"],
@@ -140,6 +153,18 @@ def _recipe(v: Mapping[str, Any]) -> Recipe:
         clean_weight=v["rawp_clean_weight"],
         adversarial_weight=v["rawp_adversarial_weight"],
     )
+
+
+def _radius(v: Mapping[str, Any]) -> float:
+    """Return the radius as set, or the first that a search tries."""
+    return START if v["rawp_radius"] == AUTO else v["rawp_radius"]
+
+
+def check_radius_known(config: Config) -> None:
+    """Raise InputError if stage 2, or an attack that scores, is to use a radius that no training finds before it."""
+    v = values(config)
+    if v["rawp_radius"] == AUTO and not v["ft_radius"]:
+        raise InputError("ft_radius: missing, and rawp_radius=auto is found in stage 1 only. Set ft_radius.")
 
 
 def _criticality(v: Mapping[str, Any]) -> Criticality:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,15 @@ from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, Traditional
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_rawp import checkpoint, compat, criticality, finetune, resume
+from recbole_rawp import checkpoint, compat, criticality, finetune, output, preserve, radius_steps, resume
 from recbole_rawp import settings as options
 from recbole_rawp.activation_objective import ActivationObjective
 from recbole_rawp.config import check_gradient
 from recbole_rawp.errors import InputError
 from recbole_rawp.objective import LossFunction, Objective
-from recbole_rawp.output import copy
 from recbole_rawp.overlay import clear_caches
-from recbole_rawp.preserve import modules_kept
 from recbole_rawp.progress import Progress
+from recbole_rawp.radius_search import RadiusSearch
 from recbole_rawp.selection import Weights
 from recbole_rawp.stages import pretraining
 from recbole_rawp.suites import WORDS
@@ -54,6 +54,8 @@ class RAWPTrainer(Trainer):
         resume_file: where the state is written before each epoch; None (the default) writes none.
         resumed: such a state, from which `fit` goes on.
         fingerprint: of the settings, kept in the file.
+        search: of the radius, where `rawp_radius` is auto (`radius_search`); else None.
+        best_weights: those of the best model, where no file holds them and something needs them.
         seconds: time spent in stage 1, over all of its runs.
 
     Raises:
@@ -73,6 +75,9 @@ class RAWPTrainer(Trainer):
         self.hardens = self.settings.defense != "none" and self.perturbable
         if self.hardens and self._pretrains_plainly:
             self.logger.info("Pretraining is plain; rawp_pretraining=True hardens it, too.")
+        self.search: RadiusSearch | None = None
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        self.valid_result: dict[str, float] = {}
         self.resume_file: Path | None = None
         self.resumed: resume.State | None = None
         self.fingerprint = ""
@@ -121,7 +126,7 @@ class RAWPTrainer(Trainer):
         if self.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
             self._save_state(1, epoch_idx)
         first, self.epoch_begun = self.epoch_begun != epoch_idx, epoch_idx
-        if not self.hardens or self._pretrains_plainly or epoch_idx < self.settings.warmup_epochs:
+        if not self._hardened_in(epoch_idx):
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         objective = self._begin(train_data, epoch_idx, first)
         counted = self._counted(loss_func, epoch_idx)
@@ -134,6 +139,11 @@ class RAWPTrainer(Trainer):
         self._log(objective, epoch_idx)
         objective.reset()
         return result
+
+    def _hardened_in(self, epoch_idx: int) -> bool:
+        """Tell whether the loss of an epoch is the hardened one."""
+        plain = self._pretrains_plainly or (self.search is not None and not self.search.trained_plainly)
+        return self.hardens and not plain and epoch_idx >= self.settings.warmup_epochs
 
     def _counted(self, loss_func: LossFunction, epoch_idx: int) -> LossFunction:
         """Return the loss with 0 for a part that the loop drops, so that delta does not climb it: NCL's warm-up."""
@@ -156,6 +166,8 @@ class RAWPTrainer(Trainer):
                 self._measure_omega(train_data, weights, epoch_idx)
             objective.draw()
         objective.weights, objective.omega = weights, self.measured_omega or omega
+        if self.search is not None:
+            objective.recipe = replace(objective.recipe, radius=self.search.radius)
         return objective
 
     def build_objective(self) -> Objective:
@@ -181,6 +193,7 @@ class RAWPTrainer(Trainer):
             loss = float(objective.losses) / objective.perturbed
             self.tensorboard.add_scalar("RAWP/adversarial_loss", loss, epoch_idx)
             self.wandblogger.log_metrics({"adversarial_loss": loss, "train_step": epoch_idx}, head="train")
+        self.tensorboard.add_scalar("RAWP/radius", objective.recipe.radius, epoch_idx)
         self.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch_idx)
         for name, used in objective.mask.items():
             self.tensorboard.add_scalar(f"RAWP/mask/{name}", int(used), epoch_idx)
@@ -196,17 +209,25 @@ class RAWPTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Any = None,
     ) -> tuple[float, Any]:
-        """Train as RecBole does; its signature and result.
+        """Train as RecBole does; its signature and result. With `rawp_radius: auto`, train plainly first, and search.
 
         Raises:
             RuntimeError: if epochs were to be hardened and none was.
+            InputError: if a radius is to be found and there are no valid data.
         """
         self.loaders = [loader for loader in (train_data, valid_data) if loader is not None]
         state, self.resumed = self.resumed, None
+        train = partial(super().fit, train_data, valid_data, verbose)
+        if self.hardens and not self._pretrains_plainly and self.settings.clean_budget is not None:
+            radius_steps.check_searchable(self.config, valid_data)
+            state = radius_steps.train_plainly(self, train, state, saved=saved, show_progress=show_progress)
         if state is not None:
             resume.restore(self, self.loaders, state)
         self.clock = time.perf_counter() - self.seconds
-        result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        if self.search is None or self.start_epoch >= self.epochs:
+            result = train(saved, show_progress, callback_fn)
+        else:
+            result = radius_steps.search(self, train, callback_fn, saved=saved, show_progress=show_progress)
         self.seconds = time.perf_counter() - self.clock
         due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
         if due and self.objective is None and not self._pretrains_plainly:
@@ -215,6 +236,10 @@ class RAWPTrainer(Trainer):
                 "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
             )
         return result
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
+        score, self.valid_result = super()._valid_epoch(valid_data, show_progress)
+        return score, self.valid_result
 
     def _save_state(self, stage: int, epoch: int | None = None) -> None:
         """Write the resume file, if one is wanted: before an epoch of stage 1 or 2, or as stage 3 when all is done."""
@@ -226,19 +251,19 @@ class RAWPTrainer(Trainer):
         resume.save(self.resume_file, state | {"stage": stage} | self._more_state())
 
     def _more_state(self) -> dict[str, Any]:
-        """Return what a subclass adds to the resume file."""
-        return {}
+        """Return what is in the resume file beside what every trainer has."""
+        return {"search": None if self.search is None else vars(self.search)}
 
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
     ) -> Any:
         """Evaluate as RecBole does; its signature and result."""
-        with modules_kept(self.model):
+        with preserve.modules_kept(self.model):
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight."""
-        with modules_kept(self.model):
+        with preserve.modules_kept(self.model):
             super().resume_checkpoint(resume_file)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -269,9 +294,10 @@ class RAWPFTTrainer(RAWPTrainer):
         self.fine_tuning = options.fine_tuning(config)
         if self.fine_tuning.rounds and not config["single_spec"]:
             raise InputError("ft_rounds: stage 2 runs in one process. Leave nproc out, or set ft_rounds=0.")
+        if self.fine_tuning.rounds and not self.hardens:
+            options.check_radius_known(config)
         self.progress: Progress | None = None
         self.skip_stage_1 = False
-        self.best_weights: dict[str, torch.Tensor] | None = None
 
     def fit(
         self,
@@ -295,6 +321,8 @@ class RAWPFTTrainer(RAWPTrainer):
             number = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
             repair = resume.moved(state.get("repair") or {"start_epoch": number}, self.device)
             self.progress = Progress(**repair)
+            if self.search is not None:
+                self.fine_tuning = radius_steps.with_found(self.fine_tuning, self.search, options.values(self.config))
             self._repair(train_data, valid_data, saved, verbose, show_progress)
         elif state["stage"] == 3 and state["repair"]:
             self.progress = Progress(**state["repair"])
@@ -326,7 +354,7 @@ class RAWPFTTrainer(RAWPTrainer):
         if saved:
             checkpoint.load_into(self.model, checkpoint.read(self.saved_model_file, self.device))
             file = Path(self.saved_model_file)
-            copy(file, file.with_stem(f"{file.stem}-stage1"))
+            output.copy(file, file.with_stem(f"{file.stem}-stage1"))
         elif self.best_weights is not None:
             checkpoint.load_into(self.model, {"state_dict": self.best_weights})
             self.best_weights = None
@@ -350,7 +378,7 @@ class RAWPFTTrainer(RAWPTrainer):
             self._save_checkpoint(self.progress.start_epoch - 1, verbose)
 
     def _more_state(self) -> dict[str, Any]:
-        return {"repair": None if self.progress is None else vars(self.progress)}
+        return super()._more_state() | {"repair": None if self.progress is None else vars(self.progress)}
 
 
 @cache

@@ -81,6 +81,7 @@ def fixed_attack(config: RAWPConfig) -> FineTuning:
     fixed = copy.copy(config)
     fixed.final_config_dict = {key: value for key, value in config.final_config_dict.items() if key not in RULES}
     fixed.final_config_dict |= {key: shared[key] for key in RULES.keys() & shared.keys()}
+    options.check_radius_known(fixed)
     return options.fine_tuning(fixed)
 
 

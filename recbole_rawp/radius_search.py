@@ -1,0 +1,111 @@
+"""How large may the perturbation be before the clean score pays for it?   rawp_radius: auto
+
+First the model is trained plainly, as RecBole trains it; p_k is its k-th valid score. Then it is trained anew from the
+same start, and after each validation
+
+    needed_k = (1 - budget) * max_{j <= (k + 1) / 2} median(p_{j-1}, p_j, p_{j+1})   (at the ends the lesser of two)
+    score >= needed_k:   the k-th validation is passed;  radius *= factor
+    else:                weights and optimizer go back to where the last one was passed;  radius /= factor
+
+since a hardened model learns more slowly: it may take twice as long. Once a score was refused, the factor goes to its
+square root at each turn, down to 2^(1/4), and squares again, up to 4, where three decisions in a row agree. The model is
+the passed one with the largest radius among those that keep (1 - budget) of the plain model's best; while none does, the
+best one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from recbole_rawp.judge import limit
+from recbole_rawp.settings import START
+
+COARSE, FINE = 4.0, 2**0.25
+
+
+@dataclass
+class RadiusSearch:
+    """The state of the search: numbers, and the states of training that it goes back to.
+
+    Attributes:
+        budget: share of the plain model's valid score that may be lost.
+        bigger: whether a higher score is better.
+        largest: radius that is never passed.
+        radius, factor: of the training that comes next, and of the step after it.
+        plain: the plain model's valid scores.
+        trained_plainly: whether they are complete.
+        start: the state before the first epoch, of model, optimizers, loaders and generators.
+        kept: the state of model and optimizers where the last validation was passed.
+        path: a row for each validation: epoch, radius, score, needed, passed, chosen.
+        result: RecBole's valid result of the chosen model.
+    """
+
+    budget: float
+    bigger: bool
+    largest: float
+    radius: float = START
+    factor: float = COARSE
+    plain: list[float] = field(default_factory=list)
+    trained_plainly: bool = False
+    start: dict[str, Any] | None = None
+    kept: dict[str, Any] | None = None
+    path: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, float] | None = None
+
+    def needed(self, k: int | None = None) -> float:
+        """Return the score to be kept at the k-th validation, counted from 1; None: by the result."""
+        smooth = smoothed(self.plain, bigger=self.bigger)
+        seen = smooth if k is None else smooth[: (k + 1) // 2]
+        return limit(max(seen) if self.bigger else min(seen), 1 - self.budget, bigger=self.bigger)
+
+    def decide(self, epoch: int, score: float) -> bool:
+        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether it passed."""
+        needed = self.needed(1 + sum(row["passed"] for row in self.path))
+        passed = self._reaches(score, needed)
+        row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed}
+        self.path.append(row | {"chosen": False})
+        if passed and self._preferred(self.path[-1]):
+            for row in self.path:
+                row["chosen"] = row is self.path[-1]
+        self._turn()
+        self.radius = min(self.largest, self.radius * self.factor if passed else self.radius / self.factor)
+        return passed
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """The row of the model that is the result so far; None before the first that passed."""
+        return next((row for row in self.path if row["chosen"]), None)
+
+    def _reaches(self, score: float, needed: float) -> bool:
+        return score >= needed if self.bigger else score <= needed
+
+    def _preferred(self, row: dict[str, Any]) -> bool:
+        """Tell whether a row that passed is to be chosen instead of the one that is."""
+        before = self.chosen
+        if before is None:
+            return True
+        new, old = (self._reaches(one["score"], self.needed()) for one in (row, before))
+        if new and old:
+            return bool(row["radius"] >= before["radius"])
+        return new or (not old and self._reaches(row["score"], before["score"]))
+
+    def _turn(self) -> None:
+        """Make the factor finer where the decision turned, coarser where three agree."""
+        decisions = [row["passed"] for row in self.path]
+        if all(decisions):
+            return
+        last = decisions[-3:]
+        if len(last) > 1 and last[-1] != last[-2]:
+            self.factor = max(FINE, self.factor**0.5)
+        elif len(last) == 3 and last[0] == last[1] == last[2]:
+            self.factor = min(COARSE, self.factor**2)
+
+
+def smoothed(scores: list[float], *, bigger: bool) -> list[float]:
+    """Return each score's median with its two neighbours, at the ends the worse of two: luck does not count."""
+    worse = min if bigger else max
+    ends = {0, len(scores) - 1}
+    windows = [scores[max(0, k - 1) : k + 2] for k in range(len(scores))]
+    return [worse(near) if k in ends else statistics.median(near) for k, near in enumerate(windows)]
