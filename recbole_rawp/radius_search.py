@@ -8,9 +8,9 @@ same start, and after each validation
     else:                weights and optimizer go back to where the last one was passed;  radius /= factor
 
 since a hardened model learns more slowly: it may take twice as long. Once a score was refused, the factor goes to its
-square root at each turn, down to 2^(1/4), and squares again, up to 4, where three decisions in a row agree. The model is
-the passed one with the largest radius among those that keep (1 - budget) of the plain model's best; while none does, the
-best one.
+square root at each turn, down to 2^(1/4), and squares again, up to 4, where three decisions in a row agree. The model
+is the passed one with the largest radius among those that keep (1 - budget) of the plain model's best; while none does,
+the best one.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def run(*arguments, capsys=None):
         (["-m", "NeuMF", "-d", "ml-1m"], "Put ml-1m.inter into it, or set --data_path"),
         (["-m", "NeuMF", "-d", "no-such-data"], "Put no-such-data.inter into it"),
         (["-m", "NeuMF", "-d", "ml-100k", "--rawp_raduis=1"], "rawp_raduis: no such option. Did you mean 'rawp_rad"),
-        (["-m", "NeuMF", "-d", "ml-100k", "--rawp_radius=-1"], "rawp_radius: -1 is not valid; expected float > 0 or auto"),
+        (["-m", "NeuMF", "-d", "ml-100k", "--rawp_radius=-1"], "rawp_radius: -1 is not valid; expected float > 0 or"),
         (["-m", "NeuMF", "-d", "ml-100k", "--rawp_target=mpl*"], "pattern 'mpl*' matches no weight of NeuMF"),
         (["-m", "Pop", "-d", "ml-100k"], "model: Pop is not trained by gradient descent (it has no trained weights)"),
         (["-m", "EASE", "-d", "ml-100k"], "EASE is not trained by gradient descent (its weights have a closed form)"),
