@@ -1,4 +1,4 @@
-"""What do the comparisons of published.md say?  `python results/published_table.py FOLDER...`: published.csv and .png."""
+"""What do the comparisons of published.md say?  python results/published_table.py FOLDER... (published.csv, .png, tables)"""
 
 from __future__ import annotations
 
