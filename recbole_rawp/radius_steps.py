@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -45,7 +44,7 @@ def train_plainly(
             settings.clean_budget, trainer.valid_metric_bigger, settings.largest_radius
         )
         start = resume.capture(trainer, trainer.loaders, trainer.outside, epoch=trainer.start_epoch)
-        search.start = copy.deepcopy(start | {"outside": {}})
+        search.start = resume.copied(start | {"outside": {}})
     else:
         trainer.search = search = RadiusSearch(**state["search"])
         if search.trained_plainly:
@@ -97,8 +96,11 @@ def search(
 
 
 def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
-    """Keep the model as it is, or put the last one that passed back."""
+    """Keep the model as it is, or put the last one that passed back; the plain warm-up is always kept."""
     found: RadiusSearch = trainer.search
+    if epoch < trainer.settings.warmup_epochs:
+        found.kept = resume.copied(resume.trained(trainer, trainer.outside))
+        return
     passed = found.decide(epoch, score)
     row = found.path[-1]
     trainer.logger.info(
@@ -112,7 +114,7 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
         else:
             trainer.best_weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     if passed:
-        found.kept = copy.deepcopy(resume.trained(trainer, trainer.outside))
+        found.kept = resume.copied(resume.trained(trainer, trainer.outside))
     else:
         resume.put_trained(trainer, found.kept or found.start or {})
 

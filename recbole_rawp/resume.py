@@ -7,7 +7,6 @@ each epoch. RecBole makes a new GradScaler in each epoch, so there is none to ke
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import pickle
 import zlib
@@ -55,12 +54,14 @@ def trained(trainer: Any, outside: Outside) -> State:
 
 
 def put_trained(trainer: Any, state: State) -> None:
-    """Put model and optimizers into the state that `trained` returned."""
+    """Put model and optimizers into the state that `trained` returned, of this trainer or one made alike."""
     trainer.model.load_state_dict(state["weights"])
-    put_outside(trainer.model, moved(state["outside"], trainer.device))
+    put_outside(trainer.model, moved(copied(state["outside"]), trainer.device))
     optimizers = optimizers_of(trainer)
+    own = {id(optimizer): name for name, optimizer in optimizers.items()}
     for name, saved in state["optimizers"].items():
-        optimizers[name].load_state_dict(copy.deepcopy(saved))  # which it would go on changing
+        if own[id(optimizers[name])] == name:  # not the one that RecVAE had before its first epoch, and never used
+            optimizers[name].load_state_dict(copied(saved))
     vars(trainer).update({name: optimizers[first] for name, first in state["optimizer_names"].items()})
 
 
@@ -241,6 +242,15 @@ def moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {key: moved(entry, device) for key, entry in value.items()}
     return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def copied(value: Any) -> Any:
+    """Return the value with copies of its tensors, also those in containers, that stay as they are."""
+    if isinstance(value, dict):
+        return {key: copied(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(copied, value))
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def plain(value: Any) -> Any:

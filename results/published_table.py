@@ -1,4 +1,4 @@
-"""What do the comparisons of published.md say?  python results/published_table.py FOLDER... (published.csv, .png, tables)"""
+"""What do the comparisons of published.md say?  python results/published_table.py FOLDER... writes .csv and .png."""
 
 from __future__ import annotations
 

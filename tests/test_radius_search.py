@@ -1,0 +1,246 @@
+"""Does `rawp_radius: auto` find the radius, and leave everything else as it was?"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.utils import get_trainer
+
+from recbole_rawp import checkpoint, objective_function, radius_steps, register, resume, run_recbole_rawp
+from recbole_rawp import settings as options
+from recbole_rawp.config import RAWPConfig
+from recbole_rawp.errors import InputError
+from recbole_rawp.prepare import prepare
+from recbole_rawp.quick_start import harden_checkpoint
+from recbole_rawp.radius_search import FINE, RadiusSearch, smoothed
+from recbole_rawp.trainer import robustify, unregister
+
+PLAIN = [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+
+
+def searched(score, *, plain=PLAIN, bigger=True, largest=1.0, validations=20):
+    """Run the rule on a score that is a function of the radius."""
+    search = RadiusSearch(0.01, bigger, largest, plain=plain, trained_plainly=True)
+    for epoch in range(validations):
+        search.decide(epoch, score(search.radius))
+    return search
+
+
+# --- the rule
+
+
+@pytest.mark.parametrize("affordable", [0.002, 0.01, 0.05, 0.3, 0.9])
+def test_a_score_that_falls_with_the_square_of_the_radius_gives_that_which_the_budget_affords(affordable):
+    search = searched(lambda radius: 0.5 * (1 - 0.01 * (radius / affordable) ** 2))
+    assert affordable / 1.3 < search.chosen["radius"] <= affordable * 1.001
+    assert search.chosen["score"] >= search.needed() == pytest.approx(0.495)
+
+
+def test_the_rule_is_the_same_where_less_is_better():
+    mirrored = searched(lambda radius: 1 + 10 * radius**2, plain=[3.0, 1.5, 1.0, 1.0], bigger=False)
+    assert mirrored.needed() == pytest.approx(1 / 0.99)
+    assert mirrored.chosen["radius"] == max(r["radius"] for r in mirrored.path if r["score"] <= mirrored.needed())
+    assert 0.02 < mirrored.chosen["radius"] <= (0.0101 / 10) ** 0.5
+
+
+def test_noise_of_the_size_of_the_budget_moves_the_radius_by_no_more_than_a_factor_of_three():
+    for seed in range(20):
+        noise = random.Random(seed).gauss
+        search = searched(lambda radius, noise=noise: 0.5 * (1 - 0.01 * (radius / 0.1) ** 2 + noise(0, 0.005)))
+        assert 0.1 / 3 < search.chosen["radius"] < 0.3
+
+
+def test_where_no_radius_costs_anything_the_largest_is_taken_and_never_passed():
+    search = searched(lambda radius: 0.5)
+    assert search.chosen["radius"] == 1.0 == max(row["radius"] for row in search.path)
+
+
+def test_where_every_radius_costs_too_much_the_radius_only_falls_and_nothing_is_chosen():
+    search = searched(lambda radius: 0.1)
+    assert search.chosen is None and not any(row["passed"] for row in search.path)
+    radii = [row["radius"] for row in search.path]
+    assert radii == sorted(radii, reverse=True) and radii[-1] < radii[0] / 4**10
+
+
+def test_a_score_that_is_not_a_number_is_refused():
+    assert not searched(lambda radius: math.nan, validations=1).path[0]["passed"]
+
+
+def test_a_hardened_model_has_twice_the_time_of_the_plain_one():
+    search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.2, 0.3, 0.4, 0.4, 0.4], trained_plainly=True)
+    needed = [search.needed(k) / 0.99 for k in range(1, 12)]
+    assert needed == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4])
+
+
+def test_until_one_is_within_the_budget_the_best_is_chosen_then_the_largest_radius():
+    search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.5, 0.5, 0.5, 0.5], trained_plainly=True)
+    chosen = []
+    for epoch, score in enumerate([0.2, 0.3, 0.496, 0.495, 0.6, 0.495]):
+        search.decide(epoch, score)
+        chosen.append(search.chosen["epoch"])
+        assert sum(row["chosen"] for row in search.path) == 1
+    assert chosen == [0, 1, 2, 3, 4, 5]
+    search.decide(6, 0.1)
+    search.decide(7, 0.5)  # passes, at a smaller radius
+    assert search.path[6]["passed"] is False and search.path[7]["passed"] and search.chosen["epoch"] == 5
+
+
+def test_the_steps_get_finer_at_each_turn():
+    search = searched(lambda radius: 0.5 if radius < 0.1 else 0.1, validations=12)
+    factors = [b["radius"] / a["radius"] for a, b in zip(search.path, search.path[1:])]
+    assert factors[:4] == pytest.approx([4, 4, 4, 4]) and min(f for f in factors if f > 1) == pytest.approx(FINE)
+
+
+def test_smoothing_takes_the_lucky_score_out_and_leaves_a_steady_climb():
+    assert smoothed([0.1, 0.2, 0.3, 0.4], bigger=True) == [0.1, 0.2, 0.3, 0.3]
+    assert smoothed([0.1, 0.2, 0.9, 0.3, 0.3], bigger=True) == [0.1, 0.2, 0.3, 0.3, 0.3]
+    assert smoothed([3.0, 2.0, 0.1, 2.0], bigger=False) == [3.0, 2.0, 2.0, 2.0]
+    assert smoothed([0.7], bigger=True) == [0.7] and smoothed([], bigger=True) == []
+
+
+# --- in training
+
+
+def config_of(settings, name="NeuMF", **overrides):
+    return RAWPConfig(
+        config_dict=settings(name, **{"defense": "rawp", "rawp_radius": "auto", "epochs": 6, **overrides})
+    )
+
+
+def fit(config, *, saved=False, callback=None):
+    data, model = prepare(config)
+    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    scores = []
+    trainer.fit(
+        data.train, data.valid, verbose=False, saved=saved, callback_fn=callback or (lambda e, s: scores.append(s))
+    )
+    return trainer, scores
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "DCN", "MultiVAE", "DiffRec", "RecVAE", "MKR"])
+def test_the_plain_model_that_is_the_measure_is_recboles_bit_for_bit(name, settings):
+    plain, scores = fit(config_of(settings, name, defense="none", checkpoint_dir="plain"), saved=True)
+    auto, _ = fit(config_of(settings, name, checkpoint_dir="auto"), saved=True)
+    assert auto.search.plain == [float(score) for score in scores]
+    file = Path(auto.saved_model_file)
+    mine = checkpoint.read(file.with_stem(f"{file.stem}-plain"))
+    assert same(mine["state_dict"], checkpoint.read(plain.saved_model_file)["state_dict"])
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "DCN", "MultiVAE", "DiffRec", "RecVAE"])
+def test_the_search_begins_where_the_plain_training_began(name, settings, monkeypatch):
+    """With delta * 0 and an endless budget the search is the plain training once more, state outside weights too."""
+    from recbole_rawp import objective
+
+    ascend = objective.ascend
+    monkeypatch.setattr(objective, "ascend", lambda *a, **k: {n: d * 0 for n, d in ascend(*a, **k).items()})
+    options_ = {"rawp_clean_budget": 0.999, "rawp_clean_weight": 0.0, "rawp_mask_probability": 1.0}
+    trainer, scores = fit(config_of(settings, name, **options_))
+    assert [float(score) for score in scores] == trainer.search.plain == [row["score"] for row in trainer.search.path]
+
+
+def test_an_endless_budget_ends_at_the_largest_radius_a_tiny_one_stays_below(settings):
+    wide, _ = fit(config_of(settings, rawp_clean_budget=0.99, epochs=7))
+    assert wide.search.chosen["radius"] == 1.0 == wide.objective.recipe.radius
+    tight, _ = fit(config_of(settings, rawp_clean_budget=1e-6, epochs=7, learning_rate=0.01))
+    assert not all(row["passed"] for row in tight.search.path)
+    assert max(row["radius"] for row in tight.search.path) < 1.0
+
+
+def test_a_refused_validation_puts_weights_and_optimizer_back(settings, monkeypatch):
+    states, decide = [], RadiusSearch.decide
+
+    def every_second(self, epoch, score):
+        decide(self, epoch, 1.0 if epoch % 2 == 0 else -1.0)
+        return self.path[-1]["passed"]
+
+    def watched(trainer, *args):
+        before(trainer, *args)
+        states.append(copy.deepcopy(resume.trained(trainer, trainer.outside)))
+
+    before = radius_steps._decide
+    monkeypatch.setattr(RadiusSearch, "decide", every_second)
+    monkeypatch.setattr(radius_steps, "_decide", watched)
+    trainer, _ = fit(config_of(settings))
+    assert [row["passed"] for row in trainer.search.path] == [True, False] * 3
+    for kept, refused in zip(states[::2], states[1::2]):
+        assert same(kept["weights"], refused["weights"])
+        (mine, theirs) = (state["optimizers"]["optimizer"]["state"] for state in (kept, refused))
+        assert all(same(mine[k], theirs[k]) for k in mine) and mine.keys() == theirs.keys()
+    assert not same(states[0]["weights"], states[2]["weights"])
+
+
+def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch):
+    trainer, _ = fit(config_of(settings, checkpoint_dir="saved"), saved=True)
+    best = checkpoint.read(trainer.saved_model_file)
+    assert best["epoch"] == trainer.search.chosen["epoch"]
+    unsaved, _ = fit(config_of(settings))
+    assert same(unsaved.model.state_dict(), best["state_dict"])
+    assert unsaved.best_valid_score == trainer.best_valid_score == trainer.search.chosen["score"]
+
+
+def test_warm_up_epochs_stay_plain_and_leave_the_radius_alone(settings):
+    trainer, _ = fit(config_of(settings, rawp_warmup_epochs=3))
+    assert [row["epoch"] for row in trainer.search.path] == [3, 4, 5]
+    assert trainer.search.path[0]["radius"] == options.START
+
+
+def test_stage_2_takes_the_radius_found_and_what_the_budget_leaves(settings):
+    trainer, _ = fit(config_of(settings, defense="rawp_ft", rawp_clean_budget=0.5, ft_radius=None))
+    chosen = trainer.search.chosen
+    assert trainer.fine_tuning.recipe.radius == chosen["radius"] > options.START
+    assert trainer.fine_tuning.clean_tolerance == max(0.985, min(1.0, trainer.search.needed() / chosen["score"]))
+    own, _ = fit(config_of(settings, defense="rawp_ft", rawp_clean_budget=0.5, ft_radius=0.07))
+    assert own.fine_tuning.recipe.radius == 0.07
+
+
+def test_recboles_own_run_takes_it_too(settings):
+    from recbole.quick_start import run_recbole
+
+    register()
+    try:
+        result = run_recbole(config_dict=settings("NeuMF", defense="rawp", rawp_radius="auto", checkpoint_dir="theirs"))
+    finally:
+        unregister()
+    assert result["test_result"] and len(list(Path("theirs").glob("*-plain.pth"))) == 1
+
+
+@pytest.mark.parametrize("target", ["activations", "all"])
+def test_other_targets_search_as_well(target, settings):
+    granularity = {"rawp_granularity": "row"} if target == "activations" else {}
+    trainer, _ = fit(config_of(settings, rawp_target=target, **granularity))
+    assert len(trainer.search.path) == 6
+
+
+NO_VALID = {"eval_args": {"split": {"RS": [0.9, 0.0, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"eval_step": 0}, "eval_step: 0 validates never"),
+        (NO_VALID, "rawp_radius: auto goes by valid data"),
+        ({"defense": "none", "ft_rounds": 1, "ft_radius": None}, "ft_radius: missing"),
+    ],
+)
+def test_what_leaves_nothing_to_search_by_is_one_line_before_training(overrides, message, settings):
+    given = {"defense": "rawp", "rawp_radius": "auto", "rawp_output_dir": "out", **overrides}
+    with pytest.raises(InputError, match=message):
+        run_recbole_rawp(config_dict=settings("NeuMF", **given))
+    assert not list(Path("out").glob("*.pth"))
+
+
+def test_harden_and_a_trial_of_a_search_want_a_number(settings, plain):
+    with pytest.raises(InputError, match="ft_radius: missing"):
+        harden_checkpoint(str(plain), config_dict={"rawp_radius": "auto", "ft_radius": None})
+    with pytest.raises(InputError, match="ft_radius: missing"):
+        objective_function(settings("NeuMF", defense="rawp", rawp_radius="auto", ft_radius=None))
