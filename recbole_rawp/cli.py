@@ -223,7 +223,7 @@ def show(result: dict[str, Any]) -> int:
     print(f"\n{result['table']}\n")
     if result.get("overview"):
         print(f"{result['overview']}\n")
-    for line in result.get("repair", []):
+    for line in filter(None, [result.get("search"), *result.get("repair", [])]):
         print(line + "\n")
     for check in result.get("checks", []):
         if check.status == "failed":

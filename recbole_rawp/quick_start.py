@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole.config import Config
 
-from recbole_rawp import checkpoint, criticality, environment, output, repair_report, resume
+from recbole_rawp import checkpoint, criticality, environment, output, radius_report, repair_report, resume
 from recbole_rawp import settings as options
 from recbole_rawp.attack_steps import Findings, attack, check_attack, write
 from recbole_rawp.config import RAWPConfig
@@ -42,7 +42,8 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown), `repair` (lines) and `output_dir`.
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown), `search` (for the radius, in words),
+        `repair` (lines) and `output_dir`.
         If a run with saved=True is killed, `continue_run` goes on with it.
 
     Raises:
@@ -189,11 +190,12 @@ def _run(
         result = fit(trainer, data, saved)
         attack(trainer, data, candidates, findings)
     assert folder is not None
-    sections = repair_report.sections(trainer, folder)
+    sections = [*radius_report.sections(trainer, folder), *repair_report.sections(trainer, folder)]
     again = "train" if stage_1 is None else f"harden {ORIGINAL}"
     dataset = data.test._dataset
     result |= write(trainer, folder, findings, candidates, dataset=dataset, sections=sections, again=again)
     result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
+    result["search"] = radius_report.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
     return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 

@@ -3,18 +3,19 @@
 First the model is trained plainly, as RecBole trains it; p_k is its k-th valid score. Then it is trained anew from the
 same start, and after each validation
 
-    needed_k = (1 - budget) * max_{j <= (k + 1) / 2} median(p_{j-1}, p_j, p_{j+1})   (at the ends the lesser of two)
+    needed_k = (1 - budget) * max_{j <= k^2 / n} median(p_{j-1}, p_j, p_{j+1})        (at the ends the lesser of two)
     score >= needed_k:   the k-th validation is passed;  radius *= factor
     else:                weights and optimizer go back to where the last one was passed;  radius /= factor
 
-since a hardened model learns more slowly: it may take twice as long. Once a score was refused, the factor goes to its
-square root at each turn, down to 2^(1/4), and squares again, up to 4, where three decisions in a row agree. The model
-is the passed one with the largest radius among those that keep (1 - budget) of the plain model's best; while none does,
-the best one.
+where n is the number of plain scores: a hardened model learns more slowly, and catches up in the end. Once a score was
+refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
+decisions in a row agree. The model is the passed one with the largest radius among those that keep (1 - budget) of the
+plain model's best; while none does, the best one.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +58,7 @@ class RadiusSearch:
     def needed(self, k: int | None = None) -> float:
         """Return the score to be kept at the k-th validation, counted from 1; None: by the result."""
         smooth = smoothed(self.plain, bigger=self.bigger)
-        seen = smooth if k is None else smooth[: (k + 1) // 2]
+        seen = smooth if k is None else smooth[: math.ceil(k**2 / len(smooth))]
         return limit(max(seen) if self.bigger else min(seen), 1 - self.budget, bigger=self.bigger)
 
     def decide(self, epoch: int, score: float) -> bool:
@@ -78,6 +79,10 @@ class RadiusSearch:
         """The row of the model that is the result so far; None before the first that passed."""
         return next((row for row in self.path if row["chosen"]), None)
 
+    def within_budget(self, score: float) -> bool:
+        """Tell whether a score keeps enough of the plain model's best."""
+        return self._reaches(score, self.needed())
+
     def _reaches(self, score: float, needed: float) -> bool:
         return score >= needed if self.bigger else score <= needed
 
@@ -86,7 +91,7 @@ class RadiusSearch:
         before = self.chosen
         if before is None:
             return True
-        new, old = (self._reaches(one["score"], self.needed()) for one in (row, before))
+        new, old = (self.within_budget(one["score"]) for one in (row, before))
         if new and old:
             return bool(row["radius"] >= before["radius"])
         return new or (not old and self._reaches(row["score"], before["score"]))

@@ -89,6 +89,11 @@ def search(
             f"rawp_radius auto: no validation reached {1 - found.budget:.1%} of the plain model's score at its time. "
             "Raise rawp_clean_budget, or validate less often (eval_step)."
         )
+    if not found.within_budget(found.chosen["score"]):
+        trainer.logger.warning(
+            f"rawp_radius auto: the best model's valid score {found.chosen['score']:.4f} is below the "
+            f"{found.needed():.4f} that rawp_clean_budget asks for. More epochs may help, or a larger budget."
+        )
     if not saved:
         checkpoint.load_into(trainer.model, {"state_dict": trainer.best_weights})
     trainer.best_valid_score, trainer.best_valid_result = found.chosen["score"], found.result
