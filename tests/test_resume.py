@@ -69,12 +69,21 @@ def kill_at(monkeypatch, moment):
     return calls
 
 
-@pytest.mark.parametrize("name", ["NeuMF", "DCN", "DiffRec", "MKR", "RecVAE"])
-def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, settings, monkeypatch):
-    special = {
-        "NeuMF": {"rawp_layer_weights": "criticality", "criticality_every": 2},
-        "DCN": {"rawp_direction": "adam"},
-    }.get(name, {})
+SPECIAL = {
+    "NeuMF": {"rawp_layer_weights": "criticality", "criticality_every": 2},
+    "DCN": {"rawp_direction": "adam"},
+}
+AUTO = {"rawp_radius": "auto", "rawp_clean_budget": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "special"),
+    [
+        *((name, SPECIAL.get(name, {})) for name in ("NeuMF", "DCN", "DiffRec", "MKR", "RecVAE")),
+        *((name, AUTO) for name in ("NeuMF", "DiffRec", "RecVAE")),
+    ],
+)
+def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings, monkeypatch):
     with monkeypatch.context() as patch:
         calls = kill_at(patch, None)
         whole = run_recbole_rawp(config_dict=options(settings, name, "whole", **special))
