@@ -29,8 +29,8 @@ def convert(prefix: str, dataset: str, *, data_path: str = "dataset", seed: int 
     """Write `data_path/dataset` from `prefix`.train.rating, .test.rating and .test.negative: all of it or nothing.
 
     The published splits have no validation data: one training interaction, drawn at random, of each user with three or
-    more serves here. Written are DATASET.{train,valid,test}.inter, for RecBole's `benchmark_filename`, and
-    DATASET.test.negative, for `attack_candidates`. The files that are read are not changed.
+    more serves here. Written are DATASET.{train,valid,test}.inter, for RecBole's `benchmark_filename`, `all`, which is
+    train and valid together, and DATASET.test.negative, for `attack_candidates`. The files that are read are not changed.
 
     Args:
         prefix: folder and beginning of the names of the three files. Lines of the first two: user, item, rating,
@@ -57,7 +57,7 @@ def convert(prefix: str, dataset: str, *, data_path: str = "dataset", seed: int 
     train, valid = spare(rows, seed)
     if not valid:
         raise InputError(f"convert: no user of '{names['train.rating']}' has {SPARE} interactions, one to validate on.")
-    parts = {"train": train, "valid": valid, "test": test}
+    parts = {"train": train, "valid": valid, "all": rows, "test": test}
     files = {f"{dataset}.{part}.inter": [COLUMNS[: len(test[0])], *of_part] for part, of_part in parts.items()}
     write(home, files | {f"{dataset}.test.negative": ranked})
     found = {"folder": str(home), **{part: len(of_part) for part, of_part in parts.items()}}

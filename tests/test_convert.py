@@ -51,12 +51,12 @@ def test_nothing_is_lost_and_one_training_row_of_each_user_with_three_is_for_val
     found = convert.convert("Data/toy", "toy-loo", data_path="data")
     assert found == {
         **{"folder": "data/toy-loo", "users": USERS + 2, "items": ITEMS, "negatives": 99},
-        **{"train": len(train) - USERS, "valid": USERS, "test": USERS + 2},
+        **{"train": len(train) - USERS, "valid": USERS, "all": len(train), "test": USERS + 2},
     }
-    parts = {part: loaded("data/toy-loo", part) for part in ("train", "valid", "test")}
+    parts = {part: loaded("data/toy-loo", part) for part in ("train", "valid", "all", "test")}
     assert all([*part] == [*convert.COLUMNS] for part in parts.values())
     rows = {part: [tuple(row) for row in frame.to_numpy().tolist()] for part, frame in parts.items()}
-    assert rows["test"] == test
+    assert rows["test"] == test and rows["all"] == train
     assert Counter(rows["train"] + rows["valid"]) == Counter(train)
     assert [row for row in train if row not in rows["valid"]] == rows["train"], "the order has changed"
     assert [row[0] for row in rows["valid"]] == [user for user in range(USERS + 2) if user not in (1, 2)]
