@@ -10,7 +10,7 @@ same start, and after each validation
 where n is the number of plain scores: a hardened model learns more slowly, and catches up in the end. Once a score was
 refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
 decisions in a row agree. The model is the passed one with the largest radius among those that keep (1 - budget) of the
-plain model's best; while none does, the best one.
+plain model's best, and at equal radius the best of them; while none does, the best one.
 """
 
 from __future__ import annotations
@@ -92,9 +92,11 @@ class RadiusSearch:
         if before is None:
             return True
         new, old = (self.within_budget(one["score"]) for one in (row, before))
-        if new and old:
-            return bool(row["radius"] >= before["radius"])
-        return new or (not old and self._reaches(row["score"], before["score"]))
+        if new != old:
+            return new
+        if new and not math.isclose(row["radius"], before["radius"]):
+            return bool(row["radius"] > before["radius"])
+        return self._reaches(row["score"], before["score"])
 
     def _turn(self) -> None:
         """Make the factor finer where the decision turned, coarser where three agree."""
