@@ -37,6 +37,7 @@ class RadiusSearch:
         radius, factor: of the training that comes next, and of the step after it.
         plain: the plain model's valid scores.
         trained_plainly: whether they are complete.
+        warmed: validations of the plain warm-up, which are passed unseen.
         start: the state before the first epoch, of model, optimizers, loaders and generators.
         kept: the state of model and optimizers where the last validation was passed.
         path: a row for each validation: epoch, radius, score, needed, passed, chosen.
@@ -50,6 +51,7 @@ class RadiusSearch:
     factor: float = COARSE
     plain: list[float] = field(default_factory=list)
     trained_plainly: bool = False
+    warmed: int = 0
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
     path: list[dict[str, Any]] = field(default_factory=list)
@@ -63,7 +65,7 @@ class RadiusSearch:
 
     def decide(self, epoch: int, score: float) -> bool:
         """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether it passed."""
-        needed = self.needed(1 + sum(row["passed"] for row in self.path))
+        needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.path))
         passed = self._reaches(score, needed)
         row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed}
         self.path.append(row | {"chosen": False})
