@@ -11,7 +11,7 @@ import pytest
 import torch
 from recbole.utils import get_trainer
 
-from recbole_rawp import checkpoint, objective_function, radius_steps, register, resume, run_recbole_rawp
+from recbole_rawp import checkpoint, objective_function, radius_steps, register, resume
 from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
@@ -246,24 +246,6 @@ def test_other_targets_search_as_well(target, settings):
     granularity = {"rawp_granularity": "row"} if target == "activations" else {}
     trainer, _ = fit(config_of(settings, rawp_target=target, **granularity))
     assert len(trainer.search.path) == 6
-
-
-NO_VALID = {"eval_args": {"split": {"RS": [0.9, 0.0, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"eval_step": 0}, "eval_step: 0 validates never"),
-        (NO_VALID, "rawp_radius: auto goes by valid data"),
-        ({"defense": "none", "ft_rounds": 1, "ft_radius": None}, "ft_radius: missing"),
-    ],
-)
-def test_what_leaves_nothing_to_search_by_is_one_line_before_training(overrides, message, settings):
-    given = {"defense": "rawp", "rawp_radius": "auto", "rawp_output_dir": "out", **overrides}
-    with pytest.raises(InputError, match=message):
-        run_recbole_rawp(config_dict=settings("NeuMF", **given))
-    assert not list(Path("out").glob("*.pth"))
 
 
 def test_harden_and_a_trial_of_a_search_want_a_number(settings, plain):
