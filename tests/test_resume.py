@@ -73,6 +73,16 @@ SPECIAL = {
     "NeuMF": {"rawp_layer_weights": "criticality", "criticality_every": 2},
     "DCN": {"rawp_direction": "adam"},
 }
+
+
+def phase(folder):
+    """Return the stage in which a run was killed, or of stage 1 with a search which half."""
+    state = torch.load(Path(folder, "resume.pt"), weights_only=True)
+    if state["stage"] > 1 or not state["search"]:
+        return state["stage"]
+    return "search" if state["search"]["trained_plainly"] else "plain"
+
+
 AUTO = {"rawp_radius": "auto", "rawp_clean_budget": 0.2}
 
 
@@ -89,12 +99,16 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         whole = run_recbole_rawp(config_dict=options(settings, name, "whole", **special))
         total = calls[0]
     expected = content("whole")
-    for moment in (total // 5, total // 2, total - 12):
+    phases = set()
+    for moment in (
+        (total // 5, total * 2 // 5, total * 3 // 5) if special is AUTO else (total // 5, total // 2, total - 12)
+    ):
         folder = f"killed-{moment}"
         with monkeypatch.context() as patch:
             kill_at(patch, moment)
             with pytest.raises(Killed):
                 run_recbole_rawp(config_dict=options(settings, name, folder, **special))
+        phases.add(phase(folder))
         with monkeypatch.context() as patch:  # once more, soon after
             kill_at(patch, 9)
             with pytest.raises(Killed):
@@ -103,6 +117,7 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         assert equal(expected, content(folder)), moment
         assert result["best_valid_result"] == whole["best_valid_result"]
         assert result["records"] == whole["records"] and result["repair"] == whole["repair"]
+    assert special is not AUTO or phases == {"plain", "search", 2}
 
 
 def test_a_process_killed_again_and_again_ends_bit_equal(data_path, tmp_path):
