@@ -159,6 +159,11 @@ def finished() -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for name in RADII for file in sorted((HOME / name).glob("*-20??/run.json"))]
 
 
+def present() -> list[str]:
+    """Return the models that are finished."""
+    return [name for name in RADII if any((HOME / name).glob("auto-20??/run.json"))]
+
+
 def scores(run: dict[str, Any]) -> dict[str, float]:
     """Return clean score, mean share kept over the radii under the stronger attack, and under noise, of a run."""
     frame = pd.DataFrame(run["records"])
@@ -175,7 +180,7 @@ def scores(run: dict[str, Any]) -> dict[str, float]:
 def tables() -> str:
     """Return the table of results, and that of the searches by hand."""
     lines, tried = [], []
-    for name, radii in RADII.items():
+    for name in present():
         runs = [run for run in finished() if run["name"] == name]
         found = {label: [run for run in runs if run["label"] == label] for label in ("plain", "hand", "auto")}
         base = {run["seed"]: scores(run)["clean"] for run in found["plain"]}
@@ -196,7 +201,7 @@ def tables() -> str:
                     f"{pd.Series([run['seconds'] for run in own]).mean():.0f}",
                 ]
             )
-        for label in ("plain", *(f"radius {radius:g}" for radius in radii)):
+        for label in ("plain", *(f"radius {radius:g}" for radius in RADII[name])):
             row = json.loads((HOME / name / "search" / label / "trial.json").read_text())
             tried.append([name, label, f"{row['valid']:.4f}", f"{row['robust']:.4f}", f"{row['seconds']:.0f}"])
     headers = ["metric", "model", "weights", "radius", "gamma", "clean", "clean cost", "kept", "noise", "s"]
@@ -206,8 +211,9 @@ def tables() -> str:
 
 def picture() -> None:
     """Draw the path of the radius and the valid score, a column per model; one line per seed."""
-    figure, axes = plt.subplots(2, len(RADII), figsize=(3.2 * len(RADII), 5.5), sharex="col", layout="constrained")
-    for (upper, lower), name in zip(axes.T, RADII):
+    names = present()
+    figure, axes = plt.subplots(2, len(names), figsize=(3.2 * len(names), 5.5), sharex="col", layout="constrained")
+    for (upper, lower), name in zip(axes.T, names):
         for run in [run for run in finished() if run["name"] == name and run["label"] == "auto"]:
             path = pd.DataFrame(run["path"])
             line = upper.plot(path["epoch"], path["radius"], linewidth=1, label=run["seed"])[0]
