@@ -5,7 +5,7 @@ same start, and after each validation
 
     needed_k = (1 - budget) * max_{j <= k^2 / n} median(p_{j-1}, p_j, p_{j+1})        (at the ends the lesser of two)
     score >= needed_k:   the k-th validation is passed;  radius *= factor
-    else:                weights and optimizer go back to where the last one was passed;  radius /= factor
+    else:                radius /= factor;  weights and optimizer go back to the last ones kept, unless the score grew
 
 where n is the number of plain scores: a hardened model learns more slowly, and catches up in the end. Once a score was
 refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
@@ -38,8 +38,8 @@ class RadiusSearch:
         plain: the plain model's valid scores.
         trained_plainly: whether they are complete.
         start: the state before the first epoch, of model, optimizers, loaders and generators.
-        kept: the state of model and optimizers where the last validation was passed.
-        path: a row for each validation: epoch, radius, score, needed, passed, chosen.
+        kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
+        path: a row for each validation: epoch, radius, score, needed, passed, kept, chosen.
         result: RecBole's valid result of the chosen model.
     """
 
@@ -52,6 +52,7 @@ class RadiusSearch:
     trained_plainly: bool = False
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
+    kept_score: float | None = None
     path: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, float] | None = None
 
@@ -62,17 +63,20 @@ class RadiusSearch:
         return limit(max(seen) if self.bigger else min(seen), 1 - self.budget, bigger=self.bigger)
 
     def decide(self, epoch: int, score: float) -> bool:
-        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether it passed."""
+        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""
         needed = self.needed(1 + sum(row["passed"] for row in self.path))
         passed = self._reaches(score, needed)
-        row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed}
+        kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
+        row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed, "kept": kept}
         self.path.append(row | {"chosen": False})
+        if kept:
+            self.kept_score = score
         if passed and self._preferred(self.path[-1]):
             for row in self.path:
                 row["chosen"] = row is self.path[-1]
         self._turn()
         self.radius = min(self.largest, self.radius * self.factor if passed else self.radius / self.factor)
-        return passed
+        return kept
 
     @property
     def chosen(self) -> dict[str, Any] | None:
