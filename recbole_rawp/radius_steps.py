@@ -22,6 +22,8 @@ def check_searchable(config: Any, valid_data: Any) -> None:
     """Raise InputError if there is nothing to find a radius by."""
     if not valid_data:
         raise InputError("rawp_radius: auto goes by valid data, and this split has none. Split some off, or set it.")
+    if not config["single_spec"]:
+        raise InputError("rawp_radius: auto searches in one process. Leave nproc out, or set a number.")
     if config["eval_step"] <= 0:
         raise InputError(
             f"eval_step: {config['eval_step']} validates never, but rawp_radius=auto goes by valid scores. Set it to 1 "

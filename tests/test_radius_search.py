@@ -246,6 +246,11 @@ def test_what_leaves_nothing_to_search_by_is_one_line_before_training(overrides,
     assert not list(Path("out").glob("*.pth"))
 
 
+def test_several_processes_are_refused():
+    with pytest.raises(InputError, match="rawp_radius: auto searches in one process"):
+        radius_steps.check_searchable({"single_spec": False, "eval_step": 1}, object())
+
+
 def test_harden_and_a_trial_of_a_search_want_a_number(settings, plain):
     with pytest.raises(InputError, match="ft_radius: missing"):
         harden_checkpoint(str(plain), config_dict={"rawp_radius": "auto", "ft_radius": None})
