@@ -35,7 +35,8 @@ from recbole_rawp import attack_steps, checkpoint, curves, environment, evaluati
 from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.prepare import Data, prepare
-from recbole_rawp.trainer import RAWPFTTrainer, robustify
+from recbole_rawp.registration import robustify
+from recbole_rawp.trainer import RAWPFTTrainer
 
 HOME = Path("runs/auto")
 SEEDS = (2020, 2021, 2022)

@@ -18,7 +18,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.quick_start import harden_checkpoint
 from recbole_rawp.radius_search import FINE, RadiusSearch, smoothed
-from recbole_rawp.trainer import robustify, unregister
+from recbole_rawp.registration import robustify, unregister
 
 PLAIN = [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
 
