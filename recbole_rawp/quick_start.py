@@ -173,8 +173,10 @@ def _run(
         check_weights(config, network)
         candidates = check_attack(config, network, data)
         check_training(current, network, data.train)
-        if options.training(current).clean_budget is not None and stage_1 is None:
-            check_searchable(current, data.valid)
+        if stage_1 is None:
+            check_searchable(current, network, data.valid)
+            if current["defense"] == "none" and current["ft_rounds"]:
+                options.check_radius_known(current)
         if stage_1 is not None:
             check_choosable(network, data)
             checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))

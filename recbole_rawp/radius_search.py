@@ -10,7 +10,7 @@ same start, and after each validation
 where n is the number of plain scores: a hardened model learns more slowly, and catches up in the end. Once a score was
 refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
 decisions in a row agree. The model is the passed one with the largest radius among those that keep (1 - budget) of the
-plain model's best; while none does, the best one.
+plain model's best, and at equal radius the best of them; while none does, the best one.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class RadiusSearch:
         radius, factor: of the training that comes next, and of the step after it.
         plain: the plain model's valid scores.
         trained_plainly: whether they are complete.
+        warmed: validations of the plain warm-up, which are passed unseen.
         start: the state before the first epoch, of model, optimizers, loaders and generators.
         kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
         path: a row for each validation: epoch, radius, score, needed, passed, kept, chosen.
@@ -50,6 +51,7 @@ class RadiusSearch:
     factor: float = COARSE
     plain: list[float] = field(default_factory=list)
     trained_plainly: bool = False
+    warmed: int = 0
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
     kept_score: float | None = None
@@ -64,7 +66,7 @@ class RadiusSearch:
 
     def decide(self, epoch: int, score: float) -> bool:
         """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""
-        needed = self.needed(1 + sum(row["passed"] for row in self.path))
+        needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.path))
         passed = self._reaches(score, needed)
         kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
         row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed, "kept": kept}
@@ -96,9 +98,11 @@ class RadiusSearch:
         if before is None:
             return True
         new, old = (self.within_budget(one["score"]) for one in (row, before))
-        if new and old:
-            return bool(row["radius"] >= before["radius"])
-        return new or (not old and self._reaches(row["score"], before["score"]))
+        if new != old:
+            return new
+        if new and not math.isclose(row["radius"], before["radius"]):
+            return bool(row["radius"] > before["radius"])
+        return self._reaches(row["score"], before["score"])
 
     def _turn(self) -> None:
         """Make the factor finer where the decision turned, coarser where three agree."""

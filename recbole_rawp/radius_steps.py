@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_rawp import checkpoint, output, preserve, resume
+from recbole_rawp import ball, checkpoint, preserve, resume
+from recbole_rawp import settings as options
 from recbole_rawp.errors import InputError
 from recbole_rawp.radius_search import RadiusSearch
-from recbole_rawp.settings import FineTuning
+from recbole_rawp.settings import FineTuning, Training
+from recbole_rawp.stages import pretraining
+from recbole_rawp.weights import chosen_weights
 
 Train = Callable[..., tuple[float, Any]]  # RecBole's fit on the data, of saved, show_progress, callback_fn
 
 
-def check_searchable(config: Any, valid_data: Any) -> None:
-    """Raise InputError if there is nothing to find a radius by."""
+def check_searchable(config: Any, model: nn.Module, valid_data: Any) -> None:
+    """Raise InputError if a radius is to be found in training, and there is nothing to find it by."""
+    settings = options.training(config)
+    check_scored(settings, model)
+    if settings.defense == "none" or settings.clean_budget is None or pretraining(model):
+        return
+    if not config["single_spec"]:
+        raise InputError("nproc: rawp_radius=auto is found in one process. Leave nproc out, or set rawp_radius.")
     if not valid_data:
         raise InputError("rawp_radius: auto goes by valid data, and this split has none. Split some off, or set it.")
-    if not config["single_spec"]:
-        raise InputError("rawp_radius: auto searches in one process. Leave nproc out, or set a number.")
     if config["eval_step"] <= 0:
         raise InputError(
             f"eval_step: {config['eval_step']} validates never, but rawp_radius=auto goes by valid scores. Set it to 1 "
             "or more, or set rawp_radius to a number."
+        )
+    step = max(1, min(config["eval_step"], config["epochs"]))
+    if config["epochs"] // step * step <= settings.warmup_epochs:
+        raise InputError(
+            f"rawp_warmup_epochs: {settings.warmup_epochs} of {config['epochs']} epochs leave no validation to find "
+            "rawp_radius=auto by. Lower it, or train longer."
+        )
+
+
+def check_scored(settings: Training, model: nn.Module) -> None:
+    """Raise InputError if a radius is to be found in pretraining."""
+    hardened = settings.defense != "none" and settings.pretraining and pretraining(model)
+    if hardened and settings.clean_budget is not None:
+        raise InputError(
+            "rawp_radius: auto goes by valid scores, and pretraining has none. Set it to a number, or leave "
+            "rawp_pretraining out."
         )
 
 
@@ -36,11 +61,9 @@ def train_plainly(
 ) -> resume.State | None:
     """Make `trainer.search`, and train the plain model unless that is done; return the state to go on from.
 
-    The plain model's checkpoint stays beside the one to come as `*-plain.pth`, its curves in TensorBoard, too.
+    The plain model's checkpoint becomes `*-plain.pth`, lest it be taken for the hardened one if the run is killed.
     """
     settings = trainer.settings
-    if trainer.start_epoch >= trainer.epochs or (state is not None and state["search"] is None):
-        return state  # no stage 1: `harden`
     if state is None:
         trainer.search = search = RadiusSearch(
             settings.clean_budget, trainer.valid_metric_bigger, settings.largest_radius
@@ -62,11 +85,20 @@ def train_plainly(
         seconds = time.perf_counter() - trainer.clock
     trainer.tensorboard.close()
     trainer.tensorboard, trainer.epoch_begun, search.trained_plainly = board, None, True
-    if saved:
-        file = Path(trainer.saved_model_file)
-        output.copy(file, file.with_stem(f"{file.stem}-plain"))
+    file = Path(trainer.saved_model_file)
+    if saved and file.exists():  # a run killed just now repeats the last epoch, which need not be the best
+        file.replace(file.with_stem(f"{file.stem}-plain"))
+    if math.isinf(search.largest):
+        search.largest = size(trainer)
     assert search.start is not None
     return search.start | {"counters": search.start["counters"] | {"seconds": seconds}}
+
+
+def size(trainer: Any) -> float:
+    """Return the absolute radius of a change as large as the weights: as the largest of their groups."""
+    weights, _ = chosen_weights(trainer.model, trainer.settings)
+    groups = ball.around(weights, 1.0, granularity=trainer.settings.recipe.granularity).radius
+    return max(float(radius.max()) for radius in groups.values())
 
 
 def search(
@@ -75,7 +107,7 @@ def search(
     """Train at the radii that `trainer.search` asks for; the chosen model is the best one.
 
     Raises:
-        RuntimeError: if no model passed.
+        InputError: if no model passed.
     """
     found = trainer.search
 
@@ -87,9 +119,9 @@ def search(
 
     train(False, show_progress, decide)
     if found.chosen is None:
-        raise RuntimeError(
-            f"rawp_radius auto: no validation reached {1 - found.budget:.1%} of the plain model's score at its time. "
-            "Raise rawp_clean_budget, or validate less often (eval_step)."
+        raise InputError(
+            f"rawp_clean_budget: {found.budget:g} was kept at no validation, however small the radius. Raise it, or "
+            "validate less often (eval_step)."
         )
     if not found.within_budget(found.chosen["score"]):
         trainer.logger.warning(
@@ -107,6 +139,7 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     found: RadiusSearch = trainer.search
     if epoch < trainer.settings.warmup_epochs:
         found.kept = resume.copied(resume.trained(trainer, trainer.outside))
+        found.warmed += 1
         return
     kept = found.decide(epoch, score)
     row = found.path[-1]
@@ -115,15 +148,23 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
         f"{row['needed']:.4f}: {'passed' if row['passed'] else 'refused'}; next radius {found.radius:.3g}"
     )
     if row["chosen"]:
-        found.result = resume.plain(dict(trainer.valid_result))
-        if saved:
-            trainer._save_checkpoint(epoch, verbose=False)
-        else:
-            trainer.best_weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        _keep_chosen(trainer, epoch, score, saved)
     if kept:
         found.kept = resume.copied(resume.trained(trainer, trainer.outside))
     else:
         resume.put_trained(trainer, found.kept or found.start or {})
+
+
+def _keep_chosen(trainer: Any, epoch: int, score: float, saved: bool) -> None:
+    """Keep the model as it is as the result so far; RecBole's early stopping, by the clean score, counts anew."""
+    trainer.search.result = resume.plain(dict(trainer.valid_result))
+    trainer.cur_step = 0
+    if saved:
+        highest, trainer.best_valid_score = trainer.best_valid_score, score  # the file tells its own model's
+        trainer._save_checkpoint(epoch, verbose=False)
+        trainer.best_valid_score = highest
+    else:
+        trainer.best_weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
 def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, Any]) -> FineTuning:
@@ -131,6 +172,6 @@ def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, 
     chosen = search.chosen
     assert chosen is not None
     radius = values["ft_radius"] or chosen["radius"]
-    kept = search.needed() / chosen["score"] if search.bigger else chosen["score"] / search.needed()
-    tolerance = min(1.0, max(kept, settings.clean_tolerance))
+    part, whole = (search.needed(), chosen["score"]) if search.bigger else (chosen["score"], search.needed())
+    tolerance = max(settings.clean_tolerance, min(1.0, part / whole)) if whole > 0 else 1.0
     return replace(settings, clean_tolerance=tolerance, recipe=replace(settings.recipe, radius=radius))

@@ -57,6 +57,7 @@ def put_trained(trainer: Any, state: State) -> None:
     """Put model and optimizers into the state that `trained` returned, of this trainer or one made alike."""
     trainer.model.load_state_dict(state["weights"])
     put_outside(trainer.model, moved(copied(state["outside"]), trainer.device))
+    clear_caches(trainer.model.modules())
     optimizers = optimizers_of(trainer)
     own = {id(optimizer): name for name, optimizer in optimizers.items()}
     for name, saved in state["optimizers"].items():

@@ -72,6 +72,8 @@ class RAWPTrainer(Trainer):
         self.hardened: Callable[[LossFunction], LossFunction] | None = None  # stage 2 puts its own loss here
         self.perturbable = self._perturbable()
         self.hardens = self.settings.defense != "none" and self.perturbable
+        if self.hardens:
+            radius_steps.check_scored(self.settings, model)
         if self.hardens and self._pretrains_plainly:
             self.logger.info("Pretraining is plain; rawp_pretraining=True hardens it, too.")
         self.search: RadiusSearch | None = None
@@ -217,8 +219,9 @@ class RAWPTrainer(Trainer):
         self.loaders = [loader for loader in (train_data, valid_data) if loader is not None]
         state, self.resumed = self.resumed, None
         train = partial(super().fit, train_data, valid_data, verbose)
-        if self.hardens and not self._pretrains_plainly and self.settings.clean_budget is not None:
-            radius_steps.check_searchable(self.config, valid_data)
+        searches = self.hardens and not self._pretrains_plainly and self.settings.clean_budget is not None
+        if searches and self.start_epoch < self.epochs:
+            radius_steps.check_searchable(self.config, self.model, valid_data)
             state = radius_steps.train_plainly(self, train, state, saved=saved, show_progress=show_progress)
         if state is not None:
             resume.restore(self, self.loaders, state)
@@ -293,7 +296,7 @@ class RAWPFTTrainer(RAWPTrainer):
         self.fine_tuning = options.fine_tuning(config)
         if self.fine_tuning.rounds and not config["single_spec"]:
             raise InputError("ft_rounds: stage 2 runs in one process. Leave nproc out, or set ft_rounds=0.")
-        if self.fine_tuning.rounds and not self.hardens:
+        if self.fine_tuning.rounds and self.perturbable and not self.hardens:
             options.check_radius_known(config)
         self.progress: Progress | None = None
         self.skip_stage_1 = False
@@ -340,8 +343,8 @@ class RAWPFTTrainer(RAWPTrainer):
         """Return RecBole's callback: it keeps the best weights where no file does, and calls the user's."""
 
         def note(epoch: int, score: float) -> None:
-            """Keep the weights if this validation was the best so far."""
-            if self.cur_step == 0 and not saved and self.fine_tuning.rounds:
+            """Keep the weights if this validation was the best so far; a search keeps those it chooses."""
+            if self.search is None and self.cur_step == 0 and not saved and self.fine_tuning.rounds:
                 self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             if callback_fn:
                 callback_fn(epoch, score)

@@ -90,6 +90,13 @@ def test_until_one_is_within_the_budget_the_best_is_chosen_then_the_largest_radi
     assert search.path[6]["passed"] is False and search.path[7]["passed"] and search.chosen["epoch"] == 5
 
 
+def test_at_equal_radius_the_better_one_is_chosen():
+    search = searched(None, validations=0)
+    for epoch, score in enumerate([0.5, 0.5, 0.5, 0.5, 0.5, 0.496, 0.498, 0.497]):
+        search.decide(epoch, score)
+    assert [row["radius"] for row in search.path[5:]] == [1.0] * 3 and search.chosen["epoch"] == 6
+
+
 def test_the_steps_get_finer_at_each_turn():
     search = searched(lambda radius: 0.5 if radius < 0.1 else 0.1, validations=12)
     factors = [b["radius"] / a["radius"] for a, b in zip(search.path, search.path[1:])]
@@ -244,11 +251,6 @@ def test_what_leaves_nothing_to_search_by_is_one_line_before_training(overrides,
     with pytest.raises(InputError, match=message):
         run_recbole_rawp(config_dict=settings("NeuMF", **given))
     assert not list(Path("out").glob("*.pth"))
-
-
-def test_several_processes_are_refused():
-    with pytest.raises(InputError, match="rawp_radius: auto searches in one process"):
-        radius_steps.check_searchable({"single_spec": False, "eval_step": 1}, object())
 
 
 def test_harden_and_a_trial_of_a_search_want_a_number(settings, plain):

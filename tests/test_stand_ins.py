@@ -13,6 +13,7 @@ from recbole.model.general_recommender import NCL
 from recbole_rawp import InputError, attack_checkpoint, cli, compat, run_recbole_rawp
 from recbole_rawp.config import NEEDS, RAWPConfig
 from tests import stand_ins
+from tests.test_radius_search import fit as train
 from tests.test_trainer import fit
 
 GRAPH = {
@@ -91,6 +92,13 @@ def test_ncls_loss_keeps_its_length_and_gradient_in_the_warm_up(ncl):
     assert [float(part) for part in parts] == [3, 6, 0]
     assert torch.autograd.grad(sum(parts), weight)[0].tolist() == [3, 3, 3]
     assert trainer._counted(NCL.calculate_loss, 2) is NCL.calculate_loss
+
+
+def test_a_radius_is_found_in_ncls_own_loop_too(ncl):
+    _, plain = train(RAWPConfig(config_dict=ncl(defense="none", epochs=3)))
+    trainer, scores = train(RAWPConfig(config_dict=ncl(defense="rawp", rawp_radius="auto", epochs=3)))
+    assert trainer.search.plain == [float(score) for score in plain]
+    assert [row["score"] for row in trainer.search.path] == scores and trainer.search.path[0]["passed"]
 
 
 def test_scores_that_are_drawn_are_compared_with_the_same_numbers_and_noted(settings, monkeypatch):
