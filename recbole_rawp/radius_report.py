@@ -32,23 +32,27 @@ def sections(trainer: Any, folder: Path) -> list[str]:
 
 
 def outcome(search: RadiusSearch, metric: str) -> str:
-    """Say what was found, and whether it keeps the budget."""
+    """Say what was found, what it costs beside the plain model, and whether that is within the budget."""
     chosen, floor = search.chosen, search.needed()
     assert chosen is not None
     passed = sum(row["passed"] for row in search.path)
     words = (
         f"rawp_radius auto: {chosen['radius']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
-        f"validations passed). Clean {metric} on validation data {chosen['score']:.4f}, at least {floor:.4f} wanted"
+        f"validations passed). Clean {metric} on validation data {chosen['score']:.4f}, the plain model's "
+        f"{search.measure():.4f} (median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
     )
     if search.within_budget(chosen["score"]):
-        return f"{words}: within the budget of {search.budget:.1%}."
-    return f"{words}: **the budget of {search.budget:.1%} is not kept**. More epochs, or a larger rawp_clean_budget."
+        return f"{words}: within the budget of {100 * search.budget:g} %."
+    return (
+        f"{words}: **the budget of {100 * search.budget:g} % is not kept**. More epochs, or a larger rawp_clean_budget."
+    )
 
 
 def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: str) -> None:
     """Draw the radius and the clean score by epoch: passed, refused and chosen validations, and what was needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -70,5 +74,6 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     end = below.axhline(floor, color="black", linestyle=":")
     below.set_ylabel(f"{metric} on validation data")
     below.set_xlabel("epoch")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend([then, end], ["needed then", "needed in the end"], frameon=False)
     figure.savefig(file, dpi=150, format="png")

@@ -60,9 +60,13 @@ class RadiusSearch:
 
     def needed(self, k: int | None = None) -> float:
         """Return the score to be kept at the k-th validation, counted from 1; None: by the result."""
+        return limit(self.measure(k), 1 - self.budget, bigger=self.bigger)
+
+    def measure(self, k: int | None = None) -> float:
+        """Return the plain model's best score, without its luck, until what stands beside the k-th validation."""
         smooth = smoothed(self.plain, bigger=self.bigger)
         seen = smooth if k is None else smooth[: math.ceil(k**2 / len(smooth))]
-        return limit(max(seen) if self.bigger else min(seen), 1 - self.budget, bigger=self.bigger)
+        return max(seen) if self.bigger else min(seen)
 
     def decide(self, epoch: int, score: float) -> bool:
         """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""

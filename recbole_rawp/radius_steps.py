@@ -125,8 +125,8 @@ def search(
         )
     if not found.within_budget(found.chosen["score"]):
         trainer.logger.warning(
-            f"rawp_radius auto: the best model's valid score {found.chosen['score']:.4f} is below the "
-            f"{found.needed():.4f} that rawp_clean_budget asks for. More epochs may help, or a larger budget."
+            f"rawp_radius auto: valid score {found.chosen['score']:.4f}, but rawp_clean_budget wants "
+            f"{found.needed():.4f}: not kept. More epochs may help, or a larger budget."
         )
     if not saved:
         checkpoint.load_into(trainer.model, {"state_dict": trainer.best_weights})
