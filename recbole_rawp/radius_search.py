@@ -3,11 +3,12 @@
 First the model is trained plainly, as RecBole trains it; p_k is its k-th valid score. Then it is trained anew from the
 same start, and after each validation
 
-    needed_k = (1 - budget) * max_{j <= k^2 / n} median(p_{j-1}, p_j, p_{j+1})        (at the ends the lesser of two)
+    needed_k = (1 - budget) * min_{k^2 / n <= j <= best} median(p_{j-1}, p_j, p_{j+1})  (at the ends the lesser of two)
     score >= needed_k:   the k-th validation is passed;  radius *= factor
     else:                radius /= factor;  weights and optimizer go back to the last ones kept, unless the score grew
 
-where n is the number of plain scores: a hardened model learns more slowly, and catches up in the end. Once a score was
+where n is the number of plain scores, and best that of the highest median; j is at most best. A hardened model learns
+more slowly, and catches up in the end; and where the plain model's own score dips, it may dip, too. Once a score was
 refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
 decisions in a row agree. The model is the passed one with the largest radius among those that keep (1 - budget) of the
 plain model's best, and at equal radius the best of them; while none does, the best one.
@@ -63,10 +64,11 @@ class RadiusSearch:
         return limit(self.measure(k), 1 - self.budget, bigger=self.bigger)
 
     def measure(self, k: int | None = None) -> float:
-        """Return the plain model's best score, without its luck, until what stands beside the k-th validation."""
+        """Return what the plain model kept from the score beside the k-th validation on, up to its best one."""
+        best, worst = (max, min) if self.bigger else (min, max)
         smooth = smoothed(self.plain, bigger=self.bigger)
-        seen = smooth if k is None else smooth[: math.ceil(k**2 / len(smooth))]
-        return max(seen) if self.bigger else min(seen)
+        top = smooth.index(best(smooth))
+        return worst(smooth[top if k is None else min(top, math.ceil(k**2 / len(smooth)) - 1) : top + 1])
 
     def decide(self, epoch: int, score: float) -> bool:
         """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""

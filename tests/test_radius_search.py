@@ -77,6 +77,26 @@ def test_a_hardened_model_has_more_time_at_first_and_none_in_the_end():
     assert needed == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6])
 
 
+def test_the_plain_model_would_pass_its_own_measure_until_its_best():
+    for seed in range(50):
+        noise = random.Random(seed).random
+        plain = [0.02 * min(k, 15) + 0.1 * noise() for k in range(1, 21)]
+        search = RadiusSearch(1e-9, True, 1.0, plain=plain, trained_plainly=True)
+        smooth = smoothed(plain, bigger=True)
+        best = smooth.index(max(smooth))
+        assert all(search.decide(k, score) for k, score in enumerate(smooth[: best + 1]))
+        needed = [search.needed(k) for k in range(1, 21)]
+        assert needed == sorted(needed) and needed[-1] == search.needed()
+
+
+def test_where_the_plain_score_dips_the_hardened_may_dip_too():
+    """Else the search would go back for ever: no radius, however small, passes where the plain model does not."""
+    search = RadiusSearch(0.01, True, 1.0, plain=[0.12, 0.12, 0.07, 0.07, 0.1, 0.2, 0.2], trained_plainly=True)
+    assert [search.needed(k) / 0.99 for k in (1, 2, 4, 5, 6, 7)] == pytest.approx([0.07] * 3 + [0.07, 0.2, 0.2])
+    mirrored = RadiusSearch(0.01, False, 1.0, plain=[5.0, 5.0, 8.0, 8.0, 4.0, 4.0], trained_plainly=True)
+    assert mirrored.needed(1) * 0.99 == pytest.approx(8.0) and mirrored.needed(6) * 0.99 == pytest.approx(4.0)
+
+
 def test_until_one_is_within_the_budget_the_best_is_chosen_then_the_largest_radius():
     search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.5, 0.5, 0.5, 0.5], trained_plainly=True)
     chosen = []
