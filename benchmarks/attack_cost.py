@@ -46,9 +46,9 @@ from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.engine import UserBatch
 from recbole_rawp.per_user.scope import Rows, rectangle
 from recbole_rawp.prepare import prepare
+from recbole_rawp.registration import robustify
 from recbole_rawp.selection import matrices
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import robustify
 
 RADII = (0.002, 0.004, 0.005, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
 SLOW_USERS = 8  # of each batch go the slow way, too

@@ -31,7 +31,7 @@ from recbole_rawp import command_line, environment
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.losses import fixed_batches
 from recbole_rawp.prepare import prepare
-from recbole_rawp.trainer import robustify
+from recbole_rawp.registration import robustify
 from recbole_rawp.weights import perturbed_weights
 
 BLOCK, BLOCKS, WARM_UP = 10, 15, 1

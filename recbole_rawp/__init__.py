@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         rank_checkpoint,
         run_recbole_rawp,
     )
-    from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, register, robustify, unregister
+    from recbole_rawp.registration import register, robustify, unregister
+    from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer
     from recbole_rawp.tuning import objective_function
 
 __version__ = "0.1.0"
@@ -55,9 +56,9 @@ _HOME = {
     "objective_function": "tuning",
     "RAWPTrainer": "trainer",
     "RAWPFTTrainer": "trainer",
-    "robustify": "trainer",
-    "register": "trainer",
-    "unregister": "trainer",
+    "robustify": "registration",
+    "register": "registration",
+    "unregister": "registration",
 }
 
 

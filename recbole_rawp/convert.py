@@ -29,8 +29,8 @@ def convert(prefix: str, dataset: str, *, data_path: str = "dataset", seed: int 
     """Write `data_path/dataset` from `prefix`.train.rating, .test.rating and .test.negative: all of it or nothing.
 
     The published splits have no validation data: one training interaction, drawn at random, of each user with three or
-    more serves here. Written are DATASET.{train,valid,test}.inter, for RecBole's `benchmark_filename`, `all`, which is
-    train and valid together, and DATASET.test.negative, for `attack_candidates`. The files that are read are not changed.
+    more serves here. Written are DATASET.{train,valid,all,test}.inter for RecBole's `benchmark_filename` (`all`: both
+    but the last), and DATASET.test.negative for `attack_candidates`. The files that are read are not changed.
 
     Args:
         prefix: folder and beginning of the names of the three files. Lines of the first two: user, item, rating,

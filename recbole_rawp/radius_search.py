@@ -5,7 +5,7 @@ same start, and after each validation
 
     needed_k = (1 - budget) * min_{k^2 / n <= j <= best} median(p_{j-1}, p_j, p_{j+1})  (at the ends the lesser of two)
     score >= needed_k:   the k-th validation is passed;  radius *= factor
-    else:                weights and optimizer go back to where the last one was passed;  radius /= factor
+    else:                radius /= factor;  weights and optimizer go back to the last ones kept, unless the score grew
 
 where n is the number of plain scores, and best that of the highest median; j is at most best. A hardened model learns
 more slowly, and catches up in the end; and where the plain model's own score dips, it may dip, too. Once a score was
@@ -40,8 +40,8 @@ class RadiusSearch:
         trained_plainly: whether they are complete.
         warmed: validations of the plain warm-up, which are passed unseen.
         start: the state before the first epoch, of model, optimizers, loaders and generators.
-        kept: the state of model and optimizers where the last validation was passed.
-        path: a row for each validation: epoch, radius, score, needed, passed, chosen.
+        kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
+        path: a row for each validation: epoch, radius, score, needed, passed, kept, chosen.
         result: RecBole's valid result of the chosen model.
     """
 
@@ -55,6 +55,7 @@ class RadiusSearch:
     warmed: int = 0
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
+    kept_score: float | None = None
     path: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, float] | None = None
 
@@ -70,17 +71,20 @@ class RadiusSearch:
         return worst(smooth[top if k is None else min(top, math.ceil(k**2 / len(smooth)) - 1) : top + 1])
 
     def decide(self, epoch: int, score: float) -> bool:
-        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether it passed."""
+        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""
         needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.path))
         passed = self._reaches(score, needed)
-        row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed}
+        kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
+        row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed, "kept": kept}
         self.path.append(row | {"chosen": False})
+        if kept:
+            self.kept_score = score
         if passed and self._preferred(self.path[-1]):
             for row in self.path:
                 row["chosen"] = row is self.path[-1]
         self._turn()
         self.radius = min(self.largest, self.radius * self.factor if passed else self.radius / self.factor)
-        return passed
+        return kept
 
     @property
     def chosen(self) -> dict[str, Any] | None:

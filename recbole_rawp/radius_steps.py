@@ -135,21 +135,21 @@ def search(
 
 
 def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
-    """Keep the model as it is, or put the last one that passed back; the plain warm-up is always kept."""
+    """Keep the model as it is, or put the last one that was kept back; the plain warm-up is always kept."""
     found: RadiusSearch = trainer.search
     if epoch < trainer.settings.warmup_epochs:
         found.kept = resume.copied(resume.trained(trainer, trainer.outside))
         found.warmed += 1
         return
-    passed = found.decide(epoch, score)
+    kept = found.decide(epoch, score)
     row = found.path[-1]
     trainer.logger.info(
         f"rawp_radius auto: epoch {epoch}, radius {row['radius']:.3g}, valid score {score:.4f}, needed "
-        f"{row['needed']:.4f}: {'passed' if passed else 'refused'}; next radius {found.radius:.3g}"
+        f"{row['needed']:.4f}: {'passed' if row['passed'] else 'refused'}; next radius {found.radius:.3g}"
     )
     if row["chosen"]:
         _keep_chosen(trainer, epoch, score, saved)
-    if passed:
+    if kept:
         found.kept = resume.copied(resume.trained(trainer, trainer.outside))
     else:
         resume.put_trained(trainer, found.kept or found.start or {})

@@ -34,7 +34,8 @@ from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.defaults import defaults
 from recbole_rawp.prepare import Data, prepare
-from recbole_rawp.trainer import RAWPFTTrainer, robustify
+from recbole_rawp.registration import robustify
+from recbole_rawp.trainer import RAWPFTTrainer
 
 HOME = Path("runs/families")
 SEED = 2020  # of the search

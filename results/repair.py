@@ -42,8 +42,8 @@ from recbole_rawp import checkpoint, checks, environment, evaluation, losses, ob
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.judge import Judge
 from recbole_rawp.prepare import prepare
+from recbole_rawp.registration import robustify
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import robustify
 from recbole_rawp.weights import perturbed_weights
 
 RADII = (0.1, 0.2, 0.3, 0.5)

@@ -13,7 +13,7 @@ from recbole_rawp import checkpoint, cli, harden_checkpoint, rank_checkpoint
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
-from recbole_rawp.trainer import robustify
+from recbole_rawp.registration import robustify
 from tests import toy_data
 
 QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epochs": 2, "ft_modules": 1, "ft_steps": 1}

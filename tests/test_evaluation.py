@@ -17,8 +17,8 @@ from recbole_rawp.losses import AttackLoss, fixed_batches
 from recbole_rawp.measurement import habits
 from recbole_rawp.objective import total
 from recbole_rawp.prepare import prepare
+from recbole_rawp.registration import robustify
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import robustify
 from recbole_rawp.weights import perturbed_weights
 
 RADII = (0.0, 0.1, 0.5)

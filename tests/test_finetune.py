@@ -18,8 +18,8 @@ from recbole_rawp.finetune import ALPHAS
 from recbole_rawp.judge import Judge
 from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import Progress
+from recbole_rawp.registration import robustify
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import robustify
 
 
 def make(config):

@@ -27,10 +27,11 @@ from recbole_rawp.config import CLASS, NO_GRADIENT, RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.overlay import CACHES, clear_caches
 from recbole_rawp.prepare import Data, prepare
+from recbole_rawp.registration import robustify
 from recbole_rawp.resume import optimizers_of
 from recbole_rawp.selection import modules
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import RAWPFTTrainer, robustify
+from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.weights import perturbed_weights
 from tests import zoo
 

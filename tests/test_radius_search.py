@@ -18,7 +18,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.quick_start import harden_checkpoint
 from recbole_rawp.radius_search import FINE, RadiusSearch, smoothed
-from recbole_rawp.trainer import robustify, unregister
+from recbole_rawp.registration import robustify, unregister
 
 PLAIN = [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
 
@@ -123,6 +123,14 @@ def test_the_steps_get_finer_at_each_turn():
     assert factors[:4] == pytest.approx([4, 4, 4, 4]) and min(f for f in factors if f > 1) == pytest.approx(FINE)
 
 
+def test_a_model_that_is_late_but_learns_is_kept_while_the_radius_falls():
+    search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.5, 0.5, 0.5], trained_plainly=True)
+    kept = [search.decide(epoch, score) for epoch, score in enumerate([0.2, 0.3, 0.35, 0.34, 0.4, 0.6])]
+    assert [row["passed"] for row in search.path] == [True, True, False, False, False, True]
+    assert kept == [row["kept"] for row in search.path] == [True, True, True, False, True, True]
+    assert search.path[5]["radius"] < search.path[4]["radius"] < search.path[3]["radius"] < search.path[2]["radius"]
+
+
 def test_smoothing_takes_the_lucky_score_out_and_leaves_a_steady_climb():
     assert smoothed([0.1, 0.2, 0.3, 0.4], bigger=True) == [0.1, 0.2, 0.3, 0.3]
     assert smoothed([0.1, 0.2, 0.9, 0.3, 0.3], bigger=True) == [0.1, 0.2, 0.3, 0.3, 0.3]
@@ -187,8 +195,7 @@ def test_a_refused_validation_puts_weights_and_optimizer_back(settings, monkeypa
     states, decide = [], RadiusSearch.decide
 
     def every_second(self, epoch, score):
-        decide(self, epoch, 1.0 if epoch % 2 == 0 else -1.0)
-        return self.path[-1]["passed"]
+        return decide(self, epoch, 1.0 if epoch % 2 == 0 else -1.0)
 
     def watched(trainer, *args):
         before(trainer, *args)

@@ -22,8 +22,8 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.quick_start import harden_checkpoint
 from recbole_rawp.radius_search import RadiusSearch
+from recbole_rawp.registration import robustify, unregister
 from recbole_rawp.settings import fine_tuning
-from recbole_rawp.trainer import robustify, unregister
 from recbole_rawp.weights import chosen_weights
 from tests.test_radius_search import config_of, fit, same
 

@@ -16,7 +16,8 @@ from recbole_rawp import objective
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
-from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer, robustify
+from recbole_rawp.registration import robustify
+from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer
 
 MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "RecVAE", "MultiVAE", "DiffRec"]
 
