@@ -138,7 +138,7 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     """Keep the model as it is, or put the last one that was kept back; the plain warm-up is always kept."""
     found: RadiusSearch = trainer.search
     if epoch < trainer.settings.warmup_epochs:
-        found.kept = resume.copied(resume.trained(trainer, trainer.outside))
+        found.kept, found.kept_score = resume.copied(resume.trained(trainer, trainer.outside)), score
         found.warmed += 1
         return
     kept = found.decide(epoch, score)

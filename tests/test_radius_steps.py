@@ -116,6 +116,16 @@ def test_a_warm_up_counts_as_passed(settings):
     assert trainer.search.path[0]["needed"] == trainer.search.needed(4)
 
 
+def test_a_late_model_that_learns_after_the_warm_up_is_kept(settings, monkeypatch):
+    scored(monkeypatch, [0.5] * 5 + [0.3, 0.3, 0.4, 0.2, 0.496])
+    trainer, _ = fit(config_of(settings, epochs=5, rawp_warmup_epochs=2))
+    assert [(row["kept"], row["passed"]) for row in trainer.search.path] == [
+        (True, False),
+        (False, False),
+        (True, True),
+    ]
+
+
 @pytest.mark.parametrize("bigger", [True, False])
 def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
     ft = fine_tuning(config_of(settings, defense="rawp_ft"))
