@@ -177,7 +177,7 @@ def _run(
             check_searchable(current, network, data.valid)
             if current["defense"] == "none" and current["ft_rounds"]:
                 options.check_radius_known(current)
-        if stage_1 is not None:
+        else:
             check_choosable(network, data)
             checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))
         if folder is None:  # nothing is written before the input is known to work

@@ -164,7 +164,7 @@ def _keep_chosen(trainer: Any, epoch: int, score: float, saved: bool) -> None:
         trainer._save_checkpoint(epoch, verbose=False)
         trainer.best_valid_score = highest
     else:
-        trainer.best_weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        trainer.best_weights = resume.copied(trainer.model.state_dict())
 
 
 def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, Any]) -> FineTuning:

@@ -345,7 +345,7 @@ class RAWPFTTrainer(RAWPTrainer):
         def note(epoch: int, score: float) -> None:
             """Keep the weights if this validation was the best so far; a search keeps those it chooses."""
             if self.search is None and self.cur_step == 0 and not saved and self.fine_tuning.rounds:
-                self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+                self.best_weights = resume.copied(self.model.state_dict())
             if callback_fn:
                 callback_fn(epoch, score)
 

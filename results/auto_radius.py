@@ -30,9 +30,9 @@ from tabulate import tabulate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from families import valid_scores
 
-from recbole_rawp import attack_steps, checkpoint, curves, environment, evaluation, output
-from recbole_rawp import settings as options
+from recbole_rawp import attack_steps, checkpoint, curves, environment, output
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.prepare import Data, prepare
 from recbole_rawp.registration import robustify
@@ -88,23 +88,6 @@ def trained(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer
     return trainer, data, about
 
 
-def robust_on_valid(trainer: RAWPFTTrainer, data: Data) -> float:
-    """Return the mean over radii of the valid score under the stronger of FGSM and BIM."""
-    settings = options.attack(trainer.config)
-    outcome = evaluation.under_attack(
-        trainer,
-        data.train,
-        data.valid,
-        threats=settings.threats,
-        batches=settings.batches,
-        defense=trainer.settings.defense,
-        split="valid",
-    )
-    rows = pd.DataFrame([row for row in outcome.records if row["metric"] == trainer.valid_metric])
-    rows = rows[(rows["attack"] != "random") & (rows["radius"] > 0)]
-    return float(rows.groupby("radius")["value"].min().mean())
-
-
 def trial(name: str, label: str, own: dict[str, Any]) -> dict[str, Any]:
     """Train from the first seed and note the valid scores."""
     folder = HOME / name / "search" / label
@@ -112,7 +95,7 @@ def trial(name: str, label: str, own: dict[str, Any]) -> dict[str, Any]:
     if file.exists():
         return json.loads(file.read_text())
     trainer, data, about = trained(name, folder, {"seed": SEEDS[0], **own})
-    about["robust"] = robust_on_valid(trainer, data)
+    about["robust"] = valid_scores(trainer, data)["robust"]
     output.write_text(file, json.dumps(about))
     print(
         f"{name} {label}: valid {about['valid']:.4f}, robust {about['robust']:.4f}, {about['seconds']:.0f} s",
