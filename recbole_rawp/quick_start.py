@@ -19,7 +19,7 @@ from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import summary
 from recbole_rawp.radius_steps import check_searchable
 from recbole_rawp.rehearsal import check_training
-from recbole_rawp.steps import check_choosable, check_weights, fit, make_trainer, ready, write_settings
+from recbole_rawp.steps import check_choosable, check_hardens, check_weights, fit, make_trainer, ready, write_settings
 from recbole_rawp.weights import perturbed_weights
 
 ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
@@ -174,7 +174,8 @@ def _run(
         candidates = check_attack(config, network, data)
         check_training(current, network, data.train)
         if stage_1 is None:
-            check_searchable(current, network, data.valid)
+            check_hardens(config, network)
+            check_searchable(config, network, data.valid)
             if current["defense"] == "none" and current["ft_rounds"]:
                 options.check_radius_known(current)
         else:

@@ -31,6 +31,16 @@ def check_weights(config: Config, model: nn.Module) -> None:
         chosen_weights(model, settings)
 
 
+def check_hardens(config: Config, model: nn.Module) -> None:
+    """Raise InputError if a defense is wanted, and all epochs are plain ones."""
+    settings = options.training(config)
+    if settings.defense != "none" and not pretraining(model) and 0 < config["epochs"] <= settings.warmup_epochs:
+        raise InputError(
+            f"rawp_warmup_epochs: {settings.warmup_epochs} plain epochs of {config['epochs']} leave none to harden. "
+            "Lower it, or train longer."
+        )
+
+
 def check_choosable(model: nn.Module, data: Data) -> None:
     """Raise InputError if nothing can be chosen by this model's score on valid data: no stage 2, no tuning."""
     if not data.valid:

@@ -138,7 +138,8 @@ def test_who_watches_hidden_layers_sees_each_layers_output_for_every_pair(built)
 
 def test_recbole_finds_it_by_its_name_and_in_a_checkpoint(settings, tmp_path):
     options = settings("MLP", mlp_hidden_size=SIZES, epochs=1, ft_epochs=1, attack="published", attack_radii=[0.05])
-    result = run_recbole_rawp(config_dict=options | {"attack_negatives": 10, "rawp_output_dir": "run"})
+    more = {"attack_negatives": 10, "rawp_warmup_epochs": 0, "rawp_output_dir": "run"}
+    result = run_recbole_rawp(config_dict=options | more)
     assert {record["scope"] for record in result["records"]} == {"per_user"}
     fresh = """
 import sys

@@ -85,6 +85,19 @@ def test_bad_patterns_are_found_before_the_baseline_trains(settings, monkeypatch
     assert not Path("out").exists()
 
 
+def test_a_warm_up_that_leaves_nothing_to_harden_is_refused_where_something_was_to_be(settings, monkeypatch):
+    warm = quick(settings, rawp_output_dir="out", rawp_warmup_epochs=2, epochs=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+        for radius in (0.1, "auto"):
+            with pytest.raises(InputError, match=r"^rawp_warmup_epochs: 2 plain epochs of 2 leave none to harden"):
+                run_recbole_rawp(config_dict={**warm, "rawp_radius": radius}, baseline=True)
+        with pytest.raises(InputError, match="^eval_step: 0 validates never"):
+            run_recbole_rawp(config_dict=quick(settings, rawp_radius="auto", eval_step=0), baseline=True)
+    assert not Path("out").exists()
+    run_recbole_rawp(config_dict={**warm, "defense": "none"})
+
+
 def test_what_recbole_only_notices_while_building_is_one_line(settings):
     for wrong in ({"mlp_hidden_size": 5}, {"seed": "abc"}, {"learning_rate": "5*1e-3"}):
         with pytest.raises(InputError, match="RecBole cannot make its"):
