@@ -174,8 +174,8 @@ def _run(
         candidates = check_attack(config, network, data)
         check_training(current, network, data.train)
         if stage_1 is None:
-            check_hardens(config, network)
             check_searchable(config, network, data.valid)
+            check_hardens(config, network)
             if current["defense"] == "none" and current["ft_rounds"]:
                 options.check_radius_known(current)
         else:
