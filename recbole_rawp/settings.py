@@ -42,7 +42,7 @@ class Training:
     defense: str
     target: str | Sequence[str]
     layer_weights: str | Mapping[str, float]
-    warmup_epochs: int
+    warmup_epochs: int | None
     pretraining: bool
     recipe: Recipe
     criticality: Criticality
