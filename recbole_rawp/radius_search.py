@@ -1,8 +1,7 @@
 """How large may the perturbation be before the clean score pays for it?   rawp_radius: auto
 
 First the model is trained plainly, as RecBole trains it; p_k is its k-th valid score. Then it is trained anew from the
-same start: a quarter of the epochs that the plain one took to its best are plain again, for a model perturbed from its
-first step on learns late; and after each later validation
+same start, and after each validation
 
     needed_k = (1 - budget) * min_{k^2 / n <= j <= best} median(p_{j-1}, p_j, p_{j+1})  (at the ends the lesser of two)
     score >= needed_k:   the k-th validation is passed;  radius *= factor
@@ -66,17 +65,10 @@ class RadiusSearch:
 
     def measure(self, k: int | None = None) -> float:
         """Return what the plain model kept from the score beside the k-th validation on, up to its best one."""
-        worst = min if self.bigger else max
+        best, worst = (max, min) if self.bigger else (min, max)
         smooth = smoothed(self.plain, bigger=self.bigger)
-        top = self._top(smooth)
+        top = smooth.index(best(smooth))
         return worst(smooth[top if k is None else min(top, math.ceil(k**2 / len(smooth)) - 1) : top + 1])
-
-    def quarter(self) -> int:
-        """Return a quarter of the validations that the plain model took to its best one, rounded down."""
-        return (self._top(smoothed(self.plain, bigger=self.bigger)) + 1) // 4
-
-    def _top(self, smooth: list[float]) -> int:
-        return smooth.index(max(smooth) if self.bigger else min(smooth))
 
     def decide(self, epoch: int, score: float) -> bool:
         """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""

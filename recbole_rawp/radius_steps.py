@@ -39,7 +39,7 @@ def check_searchable(config: Any, model: nn.Module, valid_data: Any) -> None:
             "or more, or set rawp_radius to a number."
         )
     step = max(1, min(config["eval_step"], config["epochs"]))
-    if config["epochs"] // step * step <= (settings.warmup_epochs or 0):
+    if config["epochs"] // step * step <= settings.warmup_epochs:
         raise InputError(
             f"rawp_warmup_epochs: {settings.warmup_epochs} of {config['epochs']} epochs leave no validation to find "
             "rawp_radius=auto by. Lower it, or train longer."
@@ -137,7 +137,7 @@ def search(
 def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     """Keep the model as it is, or put the last one that was kept back; the plain warm-up is always kept."""
     found: RadiusSearch = trainer.search
-    if epoch < trainer.warmup_epochs:
+    if epoch < trainer.settings.warmup_epochs:
         found.kept, found.kept_score = resume.copied(resume.trained(trainer, trainer.outside)), score
         found.warmed += 1
         return

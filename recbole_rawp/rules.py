@@ -70,7 +70,6 @@ POSITIVE = number(float, "float > 0", lambda v: v > 0)
 SHARE = number(float, "float in (0, 1]", lambda v: 0 < v <= 1)
 COUNT = number(int, "int >= 1", lambda v: v >= 1)
 TIMES = number(int, "int >= 0", lambda v: v >= 0)
-TIMES_OR_NONE = Rule("int >= 0 or null", lambda v: v is None or TIMES.accepts(v))
 COUNT_OR_NONE = Rule("int >= 1 or null", lambda v: v is None or COUNT.accepts(v))
 RADIUS_OR_NONE = Rule("float > 0 or null", lambda v: v is None or POSITIVE.accepts(v))
 
@@ -99,7 +98,7 @@ RULES: dict[str, Rule] = {
     "rawp_ascent_fraction": SHARE,
     "rawp_clean_weight": NOT_NEGATIVE,
     "rawp_adversarial_weight": POSITIVE,
-    "rawp_warmup_epochs": TIMES_OR_NONE,
+    "rawp_warmup_epochs": TIMES,
     "rawp_pretraining": Rule("bool", lambda v: isinstance(v, bool)),
     "criticality_radius": POSITIVE,
     "criticality_granularity": choice(("row", "tensor")),

@@ -42,7 +42,7 @@ class Training:
     defense: str
     target: str | Sequence[str]
     layer_weights: str | Mapping[str, float]
-    warmup_epochs: int | None
+    warmup_epochs: int
     pretraining: bool
     recipe: Recipe
     criticality: Criticality

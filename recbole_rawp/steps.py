@@ -34,7 +34,7 @@ def check_weights(config: Config, model: nn.Module) -> None:
 def check_hardens(config: Config, model: nn.Module) -> None:
     """Raise InputError if a defense is wanted, and all epochs are plain ones."""
     settings = options.training(config)
-    if settings.defense != "none" and not pretraining(model) and 0 < config["epochs"] <= (settings.warmup_epochs or 0):
+    if settings.defense != "none" and not pretraining(model) and 0 < config["epochs"] <= settings.warmup_epochs:
         raise InputError(
             f"rawp_warmup_epochs: {settings.warmup_epochs} plain epochs of {config['epochs']} leave none to harden. "
             "Lower it, or train longer."

@@ -113,13 +113,6 @@ class RAWPTrainer(Trainer):
         return self.pretraining and not self.settings.pretraining
 
     @property
-    def warmup_epochs(self) -> int:
-        """Epochs of plain training first: as set; else, in a search of the radius, a quarter of the plain model's."""
-        if self.settings.warmup_epochs is not None:
-            return self.settings.warmup_epochs
-        return 0 if self.search is None else self.search.quarter() * max(1, min(self.eval_step, self.epochs))
-
-    @property
     def defense(self) -> str:
         """The defense that this training has."""
         return "none" if self._pretrains_plainly else self.settings.defense
@@ -151,7 +144,7 @@ class RAWPTrainer(Trainer):
     def _hardened_in(self, epoch_idx: int) -> bool:
         """Tell whether the loss of an epoch is the hardened one."""
         plain = self._pretrains_plainly or (self.search is not None and not self.search.trained_plainly)
-        return self.hardens and not plain and epoch_idx >= self.warmup_epochs
+        return self.hardens and not plain and epoch_idx >= self.settings.warmup_epochs
 
     def _counted(self, loss_func: LossFunction, epoch_idx: int) -> LossFunction:
         """Return the loss with 0 for a part that the loop drops, so that delta does not climb it: NCL's warm-up."""
@@ -188,7 +181,7 @@ class RAWPTrainer(Trainer):
 
     def _measure_omega(self, train_data: Any, weights: Weights, epoch_idx: int) -> None:
         """Measure omega by criticality at the first hardened epoch, and at every k-th after it."""
-        age = epoch_idx - self.warmup_epochs
+        age = epoch_idx - self.settings.warmup_epochs
         if self.measured_omega is None or age % self.settings.criticality_every == 0:
             self.measured_omega = criticality.omega(
                 self, train_data, weights=weights, settings=self.settings.criticality
@@ -238,7 +231,7 @@ class RAWPTrainer(Trainer):
         else:
             result = radius_steps.search(self, train, callback_fn, saved=saved, show_progress=show_progress)
         self.seconds = time.perf_counter() - self.clock
-        due = self.hardens and max(self.train_loss_dict, default=-1) >= self.warmup_epochs
+        due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
         if due and self.objective is None and not self._pretrains_plainly:
             raise RuntimeError(
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "

@@ -143,9 +143,7 @@ def test_smoothing_takes_the_lucky_score_out_and_leaves_a_steady_climb():
 
 def config_of(settings, name="NeuMF", **overrides):
     return RAWPConfig(
-        config_dict=settings(
-            name, **{"defense": "rawp", "rawp_radius": "auto", "rawp_warmup_epochs": 0, "epochs": 6, **overrides}
-        )
+        config_dict=settings(name, **{"defense": "rawp", "rawp_radius": "auto", "epochs": 6, **overrides})
     )
 
 

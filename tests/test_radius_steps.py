@@ -109,19 +109,6 @@ def test_what_was_cached_of_refused_weights_is_forgotten(settings):
     assert trainer.model.restore_user_e is None
 
 
-@pytest.mark.parametrize(("best", "step", "plain_epochs"), [(8, 1, 2), (7, 1, 1), (3, 1, 0), (4, 2, 2)])
-def test_unless_set_the_first_quarter_of_the_plain_models_epochs_stays_plain(
-    settings, monkeypatch, best, step, plain_epochs
-):
-    """`best` is the place of the best smoothed score; one more validation is worse."""
-    scores = [0.1 * k for k in range(1, best)] + [0.1 * best] * 2
-    scored(monkeypatch, [*scores, *[0.9] * 10])
-    trainer, _ = fit(config_of(settings, epochs=step * len(scores), eval_step=step, rawp_warmup_epochs=None))
-    assert trainer.warmup_epochs == plain_epochs
-    assert trainer.search.path[0]["epoch"] == plain_epochs + step - 1
-    assert trainer.search.warmed == plain_epochs // step
-
-
 def test_a_warm_up_counts_as_passed(settings):
     search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.2, 0.3, 0.4], trained_plainly=True, warmed=3)
     assert not search.decide(3, 0.25) and search.path[0]["needed"] == search.needed(4)
