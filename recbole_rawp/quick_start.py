@@ -175,7 +175,7 @@ def _run(
         check_training(current, network, data.train)
         if stage_1 is None:
             check_searchable(config, network, data.valid)
-            check_hardens(config, network)
+            check_hardens(config, network, data)
             if current["defense"] == "none" and current["ft_rounds"]:
                 options.check_radius_known(current)
         else:

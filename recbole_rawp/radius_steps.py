@@ -38,12 +38,6 @@ def check_searchable(config: Any, model: nn.Module, valid_data: Any) -> None:
             f"eval_step: {config['eval_step']} validates never, but rawp_radius=auto goes by valid scores. Set it to 1 "
             "or more, or set rawp_radius to a number."
         )
-    step = max(1, min(config["eval_step"], config["epochs"]))
-    if config["epochs"] // step * step <= settings.warmup_epochs:
-        raise InputError(
-            f"rawp_warmup_epochs: {settings.warmup_epochs} of {config['epochs']} epochs leave no validation to find "
-            "rawp_radius=auto by. Lower it, or train longer."
-        )
 
 
 def check_scored(settings: Training, model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from recbole.config import Config
 from recbole.utils import get_trainer, set_color
 from torch import nn
 
-from recbole_rawp import environment, output, resume
+from recbole_rawp import environment, output, resume, warm_up
 from recbole_rawp import settings as options
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import Data, recboles
@@ -31,14 +31,11 @@ def check_weights(config: Config, model: nn.Module) -> None:
         chosen_weights(model, settings)
 
 
-def check_hardens(config: Config, model: nn.Module) -> None:
-    """Raise InputError if a defense is wanted, and all epochs are plain ones."""
+def check_hardens(config: Config, model: nn.Module, data: Data) -> None:
+    """Raise InputError if a defense is wanted, and a plain model would be kept."""
     settings = options.training(config)
-    if settings.defense != "none" and not pretraining(model) and 0 < config["epochs"] <= settings.warmup_epochs:
-        raise InputError(
-            f"rawp_warmup_epochs: {settings.warmup_epochs} plain epochs of {config['epochs']} leave none to harden. "
-            "Lower it, or train longer."
-        )
+    if settings.defense != "none" and not pretraining(model):
+        warm_up.check(config, settings.warmup_epochs, data.valid)
 
 
 def check_choosable(model: nn.Module, data: Data) -> None:

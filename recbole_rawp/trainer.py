@@ -21,7 +21,7 @@ from recbole.trainer.trainer import NCLTrainer, Trainer
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_rawp import checkpoint, compat, criticality, finetune, output, preserve, radius_steps, resume
+from recbole_rawp import checkpoint, compat, criticality, finetune, output, preserve, radius_steps, resume, warm_up
 from recbole_rawp import settings as options
 from recbole_rawp.activation_objective import ActivationObjective
 from recbole_rawp.config import check_gradient
@@ -127,7 +127,9 @@ class RAWPTrainer(Trainer):
         if self.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
             self._save_state(1, epoch_idx)
         first, self.epoch_begun = self.epoch_begun != epoch_idx, epoch_idx
-        if not self._hardened_in(epoch_idx):
+        if first and self._hardening:
+            warm_up.forget(self, epoch_idx)
+        if not self._hardening or epoch_idx < self.settings.warmup_epochs:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         objective = self._begin(train_data, epoch_idx, first)
         counted = self._counted(loss_func, epoch_idx)
@@ -141,10 +143,11 @@ class RAWPTrainer(Trainer):
         objective.reset()
         return result
 
-    def _hardened_in(self, epoch_idx: int) -> bool:
-        """Tell whether the loss of an epoch is the hardened one."""
+    @property
+    def _hardening(self) -> bool:
+        """Whether this training is the one that hardens, after plain epochs or none."""
         plain = self._pretrains_plainly or (self.search is not None and not self.search.trained_plainly)
-        return self.hardens and not plain and epoch_idx >= self.settings.warmup_epochs
+        return self.hardens and not plain
 
     def _counted(self, loss_func: LossFunction, epoch_idx: int) -> LossFunction:
         """Return the loss with 0 for a part that the loop drops, so that delta does not climb it: NCL's warm-up."""
@@ -214,13 +217,15 @@ class RAWPTrainer(Trainer):
 
         Raises:
             RuntimeError: if epochs were to be hardened and none was.
-            InputError: if a radius is to be found and there are no valid data.
+            InputError: if no hardened model would be kept, or if a radius is to be found and there are no valid data.
         """
         self.loaders = [loader for loader in (train_data, valid_data) if loader is not None]
         state, self.resumed = self.resumed, None
         train = partial(super().fit, train_data, valid_data, verbose)
-        searches = self.hardens and not self._pretrains_plainly and self.settings.clean_budget is not None
-        if searches and self.start_epoch < self.epochs:
+        hardens = self.hardens and not self._pretrains_plainly
+        if hardens and self.start_epoch < self.epochs:
+            warm_up.check(self.config, self.settings.warmup_epochs, valid_data)
+        if hardens and self.settings.clean_budget is not None and self.start_epoch < self.epochs:
             radius_steps.check_searchable(self.config, self.model, valid_data)
             state = radius_steps.train_plainly(self, train, state, saved=saved, show_progress=show_progress)
         if state is not None:
@@ -231,8 +236,8 @@ class RAWPTrainer(Trainer):
         else:
             result = radius_steps.search(self, train, callback_fn, saved=saved, show_progress=show_progress)
         self.seconds = time.perf_counter() - self.clock
-        due = self.hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
-        if due and self.objective is None and not self._pretrains_plainly:
+        due = hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
+        if due and self.objective is None:
             raise RuntimeError(
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
                 "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."

@@ -90,7 +90,7 @@ def test_a_warm_up_that_leaves_nothing_to_harden_is_refused_where_something_was_
     with monkeypatch.context() as patched:
         patched.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
         for radius in (0.1, "auto"):
-            with pytest.raises(InputError, match=r"^rawp_warmup_epochs: 2 (plain epochs )?of 2 .*leave no"):
+            with pytest.raises(InputError, match="^rawp_warmup_epochs: 2 of 2 epochs, .*leave no hardened"):
                 run_recbole_rawp(config_dict={**warm, "rawp_radius": radius}, baseline=True)
         with pytest.raises(InputError, match="^eval_step: 0 validates never"):
             run_recbole_rawp(config_dict=quick(settings, rawp_radius="auto", eval_step=0), baseline=True)

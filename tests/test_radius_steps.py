@@ -178,7 +178,7 @@ NO_VALID = {"eval_args": {"split": {"RS": [0.9, 0.0, 0.1]}, "order": "RO", "grou
     [
         ({"eval_step": 0}, "eval_step: 0 validates never"),
         (NO_VALID, "rawp_radius: auto goes by valid data"),
-        ({"rawp_warmup_epochs": 2}, "rawp_warmup_epochs: 2 of 2 epochs leave no validation"),
+        ({"rawp_warmup_epochs": 2}, "rawp_warmup_epochs: 2 of 2 epochs"),
         ({"rawp_warmup_epochs": 1, "eval_step": 5, "epochs": 1}, "rawp_warmup_epochs: 1 of 1 epochs"),
         ({"defense": "none", "ft_rounds": 1}, "ft_radius: missing"),
     ],

@@ -66,10 +66,57 @@ def test_hardening_changes_the_weights_and_repeats_itself(settings):
 
 
 def test_warm_up_epochs_are_plain(settings):
-    _, plain = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
-    _, warm = fit(RAWPConfig(config_dict=settings("NeuMF", defense="awp", rawp_warmup_epochs=2)))
-    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="awp", rawp_warmup_epochs=1)))
-    assert same(plain, warm) and not same(plain, hardened)
+    losses = {}
+    for defense, warm_up in (("none", 0), ("awp", 2), ("awp", 1)):
+        given = {"defense": defense, "rawp_warmup_epochs": warm_up, "epochs": 3}
+        trainer, _ = fit(RAWPConfig(config_dict=settings("NeuMF", **given)))
+        losses[warm_up] = list(trainer.train_loss_dict.values())
+    plain, warm, hardened = losses[0], losses[2], losses[1]
+    assert plain[:2] == warm[:2] and plain[2] != warm[2]
+    assert plain[0] == hardened[0] and plain[1] != hardened[1]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("bigger", [True, False])
+def test_a_plain_epoch_is_never_the_best_of_a_hardened_training_and_uses_up_no_patience(
+    settings, monkeypatch, bigger, saved
+):
+    scores = [9.0, 8.0, 7.0, 6.0, 3.0, 4.0, 2.0, 1.0, 0.5] if bigger else [1.0, 2.0, 3.0, 4.0, 8.0, 7.0, 9.0, 9.5, 9.9]
+    given = {"defense": "awp", "rawp_warmup_epochs": 4, "epochs": 9, "stopping_step": 1, "checkpoint_dir": "saved"}
+    config = RAWPConfig(config_dict=settings("NeuMF", **given))
+    data, model = prepare(config)
+    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer.valid_metric_bigger, seen = bigger, []
+    monkeypatch.setattr(trainer, "_valid_epoch", lambda *_, **__: (scores[len(seen)], {"epoch": len(seen)}))
+    best, result = trainer.fit(
+        data.train, data.valid, saved=saved, verbose=False, callback_fn=lambda *row: seen.append(row)
+    )
+    assert [epoch for epoch, _ in seen] == list(range(8))  # stopped by its patience, counted from the fifth epoch on
+    assert best == scores[5] and result == {"epoch": 5}
+    if saved:
+        assert torch.load(trainer.saved_model_file, weights_only=False)["epoch"] == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"epochs": 2}, True),
+        ({"epochs": 3}, False),
+        ({"epochs": 5, "eval_step": 2}, False),
+        ({"epochs": 5, "eval_step": 9}, False),
+        ({"epochs": 3, "eval_step": 2}, True),
+        ({"epochs": 3, "eval_step": 0}, False),
+        ({"epochs": 2, "eval_step": 0}, True),
+    ],
+)
+def test_a_warm_up_after_which_no_model_is_kept_is_refused(settings, given, refused):
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp", rawp_warmup_epochs=2, **given))
+    if refused:
+        with pytest.raises(InputError, match=f"^rawp_warmup_epochs: 2 of {given['epochs']} epochs, "):
+            fit(config)
+    else:
+        trainer, _ = fit(config)
+        assert trainer.objective is not None
 
 
 def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):

@@ -1,0 +1,36 @@
+"""Which epochs of a hardened training are plain, and what do they count for?  For the weights they leave, no more."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from recbole_rawp.errors import InputError
+
+
+def check(config: Any, warm_up: int, valid_data: Any) -> None:
+    """Raise InputError if a model of `config` would be kept after plain epochs only.
+
+    Args:
+        config: of which `epochs` and `eval_step` are used; 0 epochs train nothing, which is allowed.
+        warm_up: number of plain epochs, `rawp_warmup_epochs`.
+        valid_data: false where there are none; then the last epoch's model is kept.
+    """
+    epochs = config["epochs"]
+    step = min(config["eval_step"], epochs) if valid_data else 0  # as RecBole's Trainer
+    last = epochs // step * step if step > 0 else epochs
+    if 0 < last <= warm_up:
+        raise InputError(
+            f"rawp_warmup_epochs: {warm_up} of {epochs} epochs, validated every {step or epochs}, leave no hardened "
+            "model to keep. Lower it, train longer, or validate more often (eval_step)."
+        )
+
+
+def forget(trainer: Any, epoch: int) -> None:
+    """At the start of a plain epoch, and of the first hardened one: no model so far is the best, no patience is used.
+
+    Else RecBole's early stopping, by the clean valid score, would keep a plain model and call it hardened.
+    """
+    if epoch <= trainer.settings.warmup_epochs:
+        trainer.cur_step = 0
+        trainer.best_valid_score = -math.inf if trainer.valid_metric_bigger else math.inf
