@@ -71,15 +71,22 @@ def spread(values: pd.Series) -> str:
 
 
 def picture(everything: pd.DataFrame) -> None:
-    """Draw HR@10 against the radius: a row for pseudo-labels and one for true ones, a column per model and data set."""
+    """Draw one model's HR@10 against the radius: pseudo-labels above, true ones below, a column per data set."""
     rows = everything[everything["metric"] == "hit@10"]
-    places = list(dict.fromkeys(zip(rows["model"], rows["dataset"])))
+    (model,) = rows["model"].unique()
+    datasets = list(rows["dataset"].unique())
     figure, axes = plt.subplots(
-        2, len(places), figsize=(4 * len(places) + 1, 7), sharex=True, sharey="col", squeeze=False, layout="constrained"
+        2,
+        len(datasets),
+        figsize=(4 * len(datasets) + 1, 7),
+        sharex=True,
+        sharey="col",
+        squeeze=False,
+        layout="constrained",
     )
     for line, labels in zip(axes, ("pseudo", "truth")):
-        for axis, (model, dataset) in zip(line, places):
-            place = rows[(rows["model"] == model) & (rows["dataset"] == dataset) & (rows["labels"] == labels)]
+        for axis, dataset in zip(line, datasets):
+            place = rows[(rows["dataset"] == dataset) & (rows["labels"] == labels)]
             for defense in [name for name in DEFENSES if name in set(place["defense"])]:
                 own = place[(place["defense"] == defense) & (place["attack"] == "fgsm")]
                 curve = own[own["radius"] > 0].groupby("radius")["value"]
@@ -95,14 +102,15 @@ def picture(everything: pd.DataFrame) -> None:
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.supxlabel("radius: share of the norm of each weight row (FGSM per user); dotted: clean")
     figure.supylabel("HR@10")
-    figure.savefig(HERE / "published.png", dpi=130)
+    figure.savefig(HERE / f"published-{model.lower()}.png", dpi=130)
 
 
 def main() -> None:
     """Write the files and print the tables."""
     everything = records([Path(word) for word in sys.argv[1:]])
     everything.to_csv(HERE / "published.csv", index=False)
-    picture(everything)
+    for _, own in everything.groupby("model"):
+        picture(own)
     print(clean(everything))
     for attack, labels in (("fgsm", "pseudo"), ("fgsm", "truth"), ("random", "pseudo")):
         for metric in METRICS:
