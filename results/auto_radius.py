@@ -46,16 +46,15 @@ SHALLOW, DEEP = (0.03, 0.1, 0.3, 1.0), (0.003, 0.01, 0.03)
 RADII = {"kgcn": SHALLOW, "neumf": SHALLOW, "dcn": SHALLOW, "sasrec": SHALLOW, "mlp": DEEP}
 WEIGHTS = {"kgcn": 1, "neumf": 3, "dcn": 3, "sasrec": 6, "mlp": 7}  # perturbed ones
 MORE = {  # than in families/MODEL.yaml; learning rates as found there
-    "kgcn": {"learning_rate": 0.01, "epochs": 16, "eval_step": 1, "rawp_clean_weight": 0.0},
+    "kgcn": {"learning_rate": 0.01, "eval_step": 1, "rawp_clean_weight": 0.0},
     "neumf": {
         "learning_rate": 0.003,
-        "epochs": 20,
         "eval_step": 1,
         "rawp_clean_weight": 0.0,
         "rawp_mask_every": "epoch",
     },
-    "dcn": {"learning_rate": 0.003, "epochs": 16, "eval_step": 1, "rawp_clean_weight": 1.0, "rawp_mask_every": "batch"},
-    "sasrec": {"learning_rate": 0.01, "epochs": 12, "eval_step": 1},
+    "dcn": {"learning_rate": 0.003, "eval_step": 1, "rawp_clean_weight": 1.0, "rawp_mask_every": "batch"},
+    "sasrec": {"learning_rate": 0.01, "eval_step": 1},
     "mlp": {},
 }
 
@@ -64,7 +63,7 @@ def make(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer, D
     """Return the trainer of a model on its data, its files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = HERE / ("auto" if name == "mlp" else "families") / f"{name}.yaml"
-    more = {"stopping_step": 100, "checkpoint_dir": str(folder), "rawp_clean_budget": BUDGET}
+    more = {"epochs": 100, "stopping_step": 10, "checkpoint_dir": str(folder), "rawp_clean_budget": BUDGET}
     config = RAWPConfig(config_file_list=[str(file)], config_dict={**MORE[name], **more, **own})
     data, model = prepare(config)
     torch.autograd.set_detect_anomaly(False)  # importing RecBole's sequential models switches it on
