@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def attacked(model, score, batch, labels, mask, names, radius, *, steps=1):
@@ -22,7 +21,8 @@ def attacked(model, score, batch, labels, mask, names, radius, *, steps=1):
         bounds = {name: radius * row_norms(model.get_parameter(name).detach()) for name in names}
         for step in range(steps):
             twin.zero_grad()
-            loss = binary_cross_entropy_with_logits(score(twin, rows)[mask[u]], labels[u][mask[u]], reduction="sum")
+            z, y = score(twin, rows)[mask[u]], labels[u][mask[u]]
+            loss = torch.logaddexp(torch.zeros_like(z), (1 - 2 * y) * z).sum()  # cross entropy, for y of 0 and 1
             loss.backward()
             if step == 0:
                 gradients.append({name: gradient(twin.get_parameter(name)).clone() for name in names})

@@ -12,7 +12,7 @@ from recbole_rawp.ball import normalize, random_direction
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.per_user.choice import choose
 from recbole_rawp.per_user.copies import OneByOne
-from recbole_rawp.per_user.engine import NotSupported, UserBatch
+from recbole_rawp.per_user.engine import NotSupported, UserBatch, cross_entropy
 from recbole_rawp.per_user.hooked import Hooked
 from recbole_rawp.per_user.layers import Ghost
 from recbole_rawp.prepare import prepare
@@ -109,6 +109,14 @@ def test_a_ghost_norm_survives_gradients_whose_squares_underflow():
     ghost = Ghost(inputs, slopes)
     near(ghost.norms[..., 0], ghost.gradient.double().norm(dim=2).float(), 1e-4)
     assert (ghost.norms > 0).all() and (Ghost(inputs, slopes * 0).norms == 0).all()
+
+
+def test_a_model_that_is_very_sure_is_attacked_too():
+    logits = torch.tensor([[60.0, -60.0], [20.0, 5.0]], requires_grad=True)
+    labels, mask = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.ones(2, 2, dtype=torch.bool)
+    (found,) = torch.autograd.grad(cross_entropy(logits, labels, mask).sum(), logits)
+    exact = torch.sigmoid((1 - 2 * labels) * logits.detach().double()) * (1 - 2 * labels)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0.0)
 
 
 def test_padding_candidates_do_not_take_part():

@@ -101,9 +101,13 @@ class PerUser(Protocol):
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Return sum_j mask_uj * BCEWithLogits(logit_uj, y_uj) for each user, [..., n] -> [...]."""
-    each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    return torch.where(mask, each, 0.0).sum(-1)
+    """Return sum_j mask_uj * BCEWithLogits(logit_uj, y_uj) for each user, [..., n] -> [...].
+
+    Not by torch's function of that name: its gradient sigmoid(logit) - y is 0 for y = 1 and a logit above 17.
+    """
+    y = labels.to(logits.dtype)
+    each = y * functional.logsigmoid(logits) + (1 - y) * functional.logsigmoid(-logits)
+    return -torch.where(mask, each, 0.0).sum(-1)
 
 
 def pseudo_labels(logits: Tensor) -> Tensor:
