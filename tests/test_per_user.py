@@ -43,7 +43,7 @@ def one_by_one(trainer, data, radius, labels, target):
                 truth = own[config["LABEL_FIELD"]]
                 y = truth if labels == "truth" else (torch.sigmoid(logits) > 0.5).float()
                 weights = perturbed_weights(twin, target)
-                loss = functional.binary_cross_entropy_with_logits(logits, y, reduction="sum")
+                loss = torch.logaddexp(torch.zeros_like(logits), (1 - 2 * y) * logits).sum()
                 gradients = torch.autograd.grad(loss, list(weights.values()))
                 with torch.no_grad():
                     for w, g in zip(weights.values(), gradients):
@@ -76,6 +76,17 @@ def test_neumf_is_attacked_as_one_copy_per_user_would_be(labels, target, setting
         assert loss[radius] == pytest.approx(expected_loss, rel=1e-4)
     assert loss[0.5] > loss[0.1] > loss[0.0]
     assert {r["labels"] for r in found.records} == {labels}
+
+
+def test_scores_that_an_attack_drives_to_where_a_sigmoid_is_one_are_ranked_all_the_same(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
+    with torch.no_grad():
+        for parameter in trainer.model.predict_layer.parameters():
+            parameter *= 50
+    found = outcome(trainer, data, user_threat(labels="truth", target="all", radii=(0.0, 0.3)))
+    expected, loss = one_by_one(trainer, data, 0.3, "truth", "all")
+    assert loss > 17  # a mean: most negatives score higher than where a float's sigmoid becomes 1
+    assert values(found.records, "fgsm", "ndcg@10")[0.3] == pytest.approx(expected, abs=1e-6)
 
 
 def test_radius_zero_is_recboles_own_evaluation_of_the_same_candidates(settings):

@@ -102,7 +102,7 @@ class EachUser:
                 users = self._users(batch, threat, moves)
                 for key, (logits, losses) in self._attacked(users, threat).items():
                     found[key].add(logits[users.mask], losses)
-                    self._collect(found[key].collector, batch, logits[users.mask])
+                    self._collect(found[key].collector, batch, logits[users.mask], clean=key == CLEAN)
                 advance((len(found) - 1) / len(loader))
         results = {key: (self._evaluate(tally), tally.loss / tally.rows) for key, tally in found.items()}
         for method in threat.methods:
@@ -177,14 +177,16 @@ class EachUser:
         collector.data_struct._data_dict.update({name: own[name] for name in own.keys() - BATCHED})
         return collector
 
-    def _collect(self, collector: Collector, batch: Any, logits: Tensor) -> None:
+    def _collect(self, collector: Collector, batch: Any, logits: Tensor, *, clean: bool) -> None:
         """Give RecBole's collector the scores of a batch, as its trainer does: -inf for items that are not ranked.
 
-        Metrics by value (AUC) take the scores as they are.
+        Metrics by value (AUC) take the scores as they are. Under attack logits are ranked: an attack drives them above
+        17, where a float's sigmoid is 1, and of many ones the order of item ids would make the list.
         """
         interaction, owner, positive_u, positive_i = batch
-        answers = logits.sigmoid() if self.sigmoid else logits
-        if self.trainer.config["eval_type"] == EvaluatorType.VALUE:
+        by_value = self.trainer.config["eval_type"] == EvaluatorType.VALUE
+        answers = logits.sigmoid() if self.sigmoid and (clean or by_value) else logits
+        if by_value:
             collector.eval_batch_collect(answers, interaction, positive_u, positive_i)
             return
         shape = (int(owner[-1]) + 1, self.trainer.tot_item_num)
