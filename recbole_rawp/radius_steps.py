@@ -112,6 +112,10 @@ def search(
             callback_fn(epoch, score)
 
     train(False, show_progress, decide)
+    if not found.path:
+        raise InputError(
+            "rawp_radius: auto saw no validation after a perturbation. Train longer, or raise rawp_mask_probability."
+        )
     if found.chosen is None:
         raise InputError(
             f"rawp_clean_budget: {found.budget:g} was kept at no validation, however small the radius. Raise it, or "
@@ -131,7 +135,7 @@ def search(
 def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     """Keep the model as it is, or put the last one that was kept back; the plain warm-up is always kept."""
     found: RadiusSearch = trainer.search
-    if epoch < trainer.settings.warmup_epochs:
+    if epoch < trainer.plain_until:
         found.kept, found.kept_score = resume.copied(resume.trained(trainer, trainer.outside)), score
         found.warmed += 1
         return

@@ -37,7 +37,10 @@ KEYS = (
     *("fingerprint", "stage", "counters", "weights", "outside", "optimizers", "optimizer_names", "generators"),
     *("masks", "objective", "omega", "rng", "search", "repair"),
 )
-COUNTERS = ("start_epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict", "seconds")
+COUNTERS = (
+    *("start_epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict"),
+    *("plain_until", "seconds"),
+)
 
 
 def trained(trainer: Any, outside: Outside) -> State:

@@ -55,6 +55,7 @@ class RAWPTrainer(Trainer):
         fingerprint: of the settings, kept in the file.
         search: of the radius, where `rawp_radius` is auto (`radius_search`); else None.
         best_weights: those of the best model, where no file holds them and something needs them.
+        plain_until: the first epoch whose model is hardened: after the warm-up, and after empty masks at the start.
         seconds: time spent in stage 1, over all of its runs.
 
     Raises:
@@ -85,6 +86,7 @@ class RAWPTrainer(Trainer):
         self.outside = resume.Outside(model)
         self.loaders: list[Any] = []
         self.epoch_begun: int | None = None
+        self.plain_until = self.settings.warmup_epochs
         self.seconds = 0.0
         self.clock = time.perf_counter()
 
@@ -139,6 +141,7 @@ class RAWPTrainer(Trainer):
                 f"{type(self).__name__}: epoch {epoch_idx} was to be hardened, but its loop did not use loss_func. "
                 "Take each batch's loss from it, or call super()._train_epoch(...)."
             )
+        warm_up.note(self, epoch_idx, objective.perturbed)
         self._log(objective, epoch_idx)
         objective.reset()
         return result
@@ -236,11 +239,16 @@ class RAWPTrainer(Trainer):
         else:
             result = radius_steps.search(self, train, callback_fn, saved=saved, show_progress=show_progress)
         self.seconds = time.perf_counter() - self.clock
-        due = hardens and max(self.train_loss_dict, default=-1) >= self.settings.warmup_epochs
+        last = max(self.train_loss_dict, default=-1)
+        due = hardens and last >= self.settings.warmup_epochs
         if due and self.objective is None:
             raise RuntimeError(
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
                 "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
+            )
+        if due and last < self.plain_until:
+            self.logger.warning(
+                "The model is plain: no weight was drawn to be perturbed. Train longer, or raise rawp_mask_probability."
             )
         return result
 

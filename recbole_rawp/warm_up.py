@@ -27,10 +27,24 @@ def check(config: Any, warm_up: int, valid_data: Any) -> None:
 
 
 def forget(trainer: Any, epoch: int) -> None:
-    """At the start of a plain epoch, and of the first hardened one: no model so far is the best, no patience is used.
+    """At the start of an epoch before which nothing was perturbed: no model so far is the best, no patience is used.
 
     Else RecBole's early stopping, by the clean valid score, would keep a plain model and call it hardened.
     """
-    if epoch <= trainer.settings.warmup_epochs:
+    if epoch <= trainer.plain_until:
         trainer.cur_step = 0
         trainer.best_valid_score = -math.inf if trainer.valid_metric_bigger else math.inf
+
+
+def note(trainer: Any, epoch: int, perturbed: int) -> None:
+    """After a pass of an epoch that was to be hardened: where its masks were all empty, the warm-up is longer by it.
+
+    Args:
+        trainer: whose `plain_until`, the first epoch whose model is hardened, is changed.
+        epoch: that epoch.
+        perturbed: batches of the pass that had a perturbation.
+    """
+    if perturbed:
+        trainer.plain_until = min(trainer.plain_until, epoch)
+    elif epoch == trainer.plain_until:
+        trainer.plain_until = epoch + 1

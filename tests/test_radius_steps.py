@@ -12,6 +12,7 @@ from recbole.utils import get_trainer
 from recbole_rawp import (
     checkpoint,
     finetune,
+    objective,
     objective_function,
     radius_steps,
     register,
@@ -23,7 +24,7 @@ from recbole_rawp.prepare import prepare
 from recbole_rawp.quick_start import harden_checkpoint
 from recbole_rawp.radius_search import RadiusSearch
 from recbole_rawp.registration import robustify, unregister
-from recbole_rawp.settings import fine_tuning
+from recbole_rawp.settings import START, fine_tuning
 from recbole_rawp.weights import chosen_weights
 from tests.test_radius_search import config_of, fit, same
 
@@ -124,6 +125,22 @@ def test_a_late_model_that_learns_after_the_warm_up_is_kept(settings, monkeypatc
         (False, False),
         (True, True),
     ]
+
+
+def test_no_radius_is_found_by_an_epoch_before_which_nothing_was_perturbed(settings, monkeypatch):
+    given = {"rawp_clean_budget": 0.9, "rawp_mask_every": "epoch", "epochs": 3}
+    drawn = []
+
+    def draw_mask(names, *_):
+        drawn.append(1)
+        return dict.fromkeys(names, len(drawn) > 2)
+
+    monkeypatch.setattr(objective, "draw_mask", draw_mask)
+    trainer, _ = fit(config_of(settings, **given))
+    assert [row["epoch"] for row in trainer.search.path] == [1, 2] and trainer.search.path[0]["radius"] == START
+    monkeypatch.setattr(objective, "draw_mask", lambda names, *_: dict.fromkeys(names, False))
+    with pytest.raises(InputError, match="^rawp_radius: auto saw no validation after a perturbation"):
+        fit(config_of(settings, **given))
 
 
 @pytest.mark.parametrize("bigger", [True, False])

@@ -97,6 +97,43 @@ def test_a_plain_epoch_is_never_the_best_of_a_hardened_training_and_uses_up_no_p
         assert torch.load(trainer.saved_model_file, weights_only=False)["epoch"] == 5
 
 
+def empty_at_first(monkeypatch, epochs):
+    """Leave the masks of the first epochs empty, and perturb everything afterwards."""
+    drawn = []
+
+    def draw_mask(names, *_):
+        drawn.append(1)  # the first draw is the constructor's
+        return dict.fromkeys(names, len(drawn) > 1 + epochs)
+
+    monkeypatch.setattr(objective, "draw_mask", draw_mask)
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "MKR"])
+def test_an_epoch_before_which_no_weight_was_drawn_is_as_plain_as_a_warm_up(settings, monkeypatch, name):
+    _, plain = fit(RAWPConfig(config_dict=settings(name, defense="none", epochs=2)))
+    config = RAWPConfig(config_dict=settings(name, defense="rawp", epochs=5, stopping_step=0, rawp_mask_every="epoch"))
+    data, model = prepare(config)
+    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    scores, seen = [9.0, 8.0, 5.0, 6.0, 4.0], []
+
+    def scored(*_, **__):
+        seen.append({key: value.clone() for key, value in model.state_dict().items()})
+        return scores[len(seen) - 1], {}
+
+    monkeypatch.setattr(trainer, "_valid_epoch", scored)
+    empty_at_first(monkeypatch, 2)
+    best, _ = trainer.fit(data.train, data.valid, saved=False, verbose=False)
+    assert same(seen[1], plain) and best == 6.0 and trainer.plain_until == 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_model_of_empty_masks_alone_is_called_plain(settings, monkeypatch, caplog, epochs):
+    caplog.set_level("WARNING")
+    empty_at_first(monkeypatch, 1)
+    fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=epochs, rawp_mask_every="epoch")))
+    assert ("The model is plain: no weight was drawn" in caplog.text) == (epochs == 1)
+
+
 @pytest.mark.parametrize(
     ("given", "refused"),
     [
