@@ -330,14 +330,14 @@ class RAWPFTTrainer(RAWPTrainer):
         first = state["stage"] == 1  # else RecBole's fit has no epoch left, and prepares its loaders and metrics
         note = self._note_best(saved, callback_fn)
         super().fit(train_data, valid_data, verbose, saved and first, show_progress, note)
+        if self.search is not None:  # the report of a finished run says it, too
+            self.fine_tuning = radius_steps.with_found(self.fine_tuning, self.search, options.values(self.config))
         if state["stage"] < 3 and self._repairs(valid_data):
             if first:
                 self._load_best(saved)
             number = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
             repair = resume.moved(state.get("repair") or {"start_epoch": number}, self.device)
             self.progress = Progress(**repair)
-            if self.search is not None:
-                self.fine_tuning = radius_steps.with_found(self.fine_tuning, self.search, options.values(self.config))
             self._repair(train_data, valid_data, saved, verbose, show_progress)
         elif state["stage"] == 3 and state["repair"]:
             self.progress = Progress(**state["repair"])

@@ -176,6 +176,15 @@ def test_a_finished_run_is_reported_again_without_training(finished, monkeypatch
     assert equal(before, content(finished))
 
 
+def test_the_report_of_a_finished_search_names_the_radius_of_its_stage_2_again(settings):
+    run_recbole_rawp(config_dict=options(settings, "NeuMF", "auto", ft_radius=None, **AUTO))
+    reports = [Path("auto/report.md").read_text()]
+    continue_run("auto")
+    reports.append(Path("auto/report.md").read_text())
+    said = [next(line for line in report.splitlines() if "moves every ranked" in line) for report in reports]
+    assert said[0] == said[1]
+
+
 def test_settings_of_another_run_are_refused(finished, monkeypatch):
     for words, message in (
         (["--epochs=9"], "epochs: 9, but the run in 'run' has 3. A run goes on as it began: leave --epochs out"),
