@@ -176,7 +176,7 @@ def _run(
         if stage_1 is None:
             check_searchable(config, network, data.valid)
             check_hardens(config, network, data)
-            if current["defense"] == "none" and current["ft_rounds"]:
+            if current["ft_rounds"] and (current["defense"] == "none" or not current["epochs"]):
                 options.check_radius_known(current)
         else:
             check_choosable(network, data)

@@ -327,6 +327,8 @@ class RAWPFTTrainer(RAWPTrainer):
         state = self.resumed or {"stage": 2 if self.skip_stage_1 else 1}
         if self.skip_stage_1:
             self.start_epoch = self.epochs
+        if valid_data and self.start_epoch >= self.epochs and self._repairs(valid_data):  # no search will find it
+            options.check_radius_known(self.config)
         first = state["stage"] == 1  # else RecBole's fit has no epoch left, and prepares its loaders and metrics
         note = self._note_best(saved, callback_fn)
         super().fit(train_data, valid_data, verbose, saved and first, show_progress, note)

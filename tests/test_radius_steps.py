@@ -198,6 +198,7 @@ NO_VALID = {"eval_args": {"split": {"RS": [0.9, 0.0, 0.1]}, "order": "RO", "grou
         ({"rawp_warmup_epochs": 2}, "rawp_warmup_epochs: 2 of 2 epochs"),
         ({"rawp_warmup_epochs": 1, "eval_step": 5, "epochs": 1}, "rawp_warmup_epochs: 1 of 1 epochs"),
         ({"defense": "none", "ft_rounds": 1}, "ft_radius: missing"),
+        ({"epochs": 0, "defense": "rawp_ft"}, "ft_radius: missing"),
     ],
 )
 def test_nothing_is_written_before_a_refusal(overrides, message, settings):
@@ -205,6 +206,16 @@ def test_nothing_is_written_before_a_refusal(overrides, message, settings):
     with pytest.raises(InputError, match=f"^{message}"):
         run_recbole_rawp(config_dict=settings("NeuMF", **given))
     assert not Path("out").exists()
+
+
+def test_stage_2_after_recboles_resume_at_the_last_epoch_has_no_radius_and_says_so(settings, plain):
+    trainer, data = made(config_of(settings, defense="rawp_ft", ft_radius=None, epochs=2))
+    before = plain.read_bytes()
+    trainer.resume_checkpoint(str(plain))
+    trainer.start_epoch = 2
+    with pytest.raises(InputError, match="^ft_radius: missing"):
+        trainer.fit(data.train, data.valid)
+    assert plain.read_bytes() == before
 
 
 def test_several_processes_and_hardened_pretraining_are_refused(settings):
