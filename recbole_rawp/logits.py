@@ -2,17 +2,22 @@
 
 RecBole models differ: `predict` of NeuMF or DeepFM ends in a sigmoid, that of BPR or SASRec returns a raw score. The
 pseudo-label means sigmoid(logit) > 0.5 in both cases, and the gradient is lost once a sigmoid has rounded to 0 or 1.
-So the logit is taken before the last sigmoid, not computed back from the probability.
+So the logit is taken before the last sigmoid, not computed back from the probability. Under attack it is also what is
+ranked: an attack drives scores above 17, where a float's sigmoid is 1, and RecBole would rank many ones by item id.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+Score = Callable[[Any], Tensor]  # `predict` or `full_sort_predict` of a model
 # What `nn.Sigmoid`, `F.sigmoid` and models call.
 SIGMOIDS = (torch.sigmoid, Tensor.sigmoid, torch.special.expit)
 
@@ -55,12 +60,7 @@ def ends_in_sigmoid(model: Any, interaction: Any) -> bool:
         interaction: a batch with two rows or more, so that values can tell one tensor from another.
     """
     with torch.no_grad():
-        scores, watch = _watched(model, interaction)
-        if watch.result is None:
-            return False
-        if watch.result.numel() == scores.numel():
-            return torch.equal(watch.result.reshape(-1), scores)
-        return torch.equal(torch.sigmoid(_without(watch.calls, model, interaction)), scores)
+        return _both(model.predict, interaction)[1] is not None
 
 
 def predict_logits(model: Any, interaction: Any, sigmoid: bool) -> Tensor:
@@ -77,24 +77,57 @@ def predict_logits(model: Any, interaction: Any, sigmoid: bool) -> Tensor:
     Raises:
         RuntimeError: if `sigmoid` is True and `predict` computes none.
     """
-    scores, watch = _watched(model, interaction)
+    scores, watch = _watched(model.predict, interaction)
     if not sigmoid:
-        return scores
+        return scores.reshape(-1)
     if watch.argument is None:
         raise RuntimeError(f"{type(model).__name__}.predict was said to end in a sigmoid and computes none")
     if watch.argument.numel() == scores.numel():
         return watch.argument.reshape(-1)
-    return _without(watch.calls, model, interaction)
+    return _omitting(watch.calls, model.predict, interaction).reshape(-1)
 
 
-def _watched(model: Any, interaction: Any) -> tuple[Tensor, SigmoidWatch]:
-    """Return the scores, flattened, and what was seen on the way."""
+@contextmanager
+def ranked_by_logits(model: nn.Module) -> Iterator[None]:
+    """Let `predict` and `full_sort_predict` leave out the sigmoid that they end in, if they do."""
+    verbs = [verb for verb in ("predict", "full_sort_predict") if hasattr(model, verb)]
+    earlier = {verb: vars(model)[verb] for verb in verbs if verb in vars(model)}
+    for verb in verbs:
+        setattr(model, verb, partial(_logits, getattr(model, verb)))
+    try:
+        yield
+    finally:
+        for verb in verbs:
+            del vars(model)[verb]
+        vars(model).update(earlier)
+
+
+def _logits(score: Score, interaction: Any) -> Tensor:
+    """Return the scores without the sigmoid that they end in, or as they are."""
+    scores, logits = _both(score, interaction)
+    return scores if logits is None else logits
+
+
+def _both(score: Score, interaction: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the scores, and what they are without the sigmoid that they end in; None if they do not."""
+    scores, watch = _watched(score, interaction)
+    if watch.result is None or watch.argument is None:
+        return scores, None
+    if watch.result.numel() == scores.numel():
+        same = torch.equal(watch.result.reshape(-1), scores.reshape(-1))
+        return scores, watch.argument.reshape(scores.shape) if same else None
+    logits = _omitting(watch.calls, score, interaction)
+    return scores, logits if torch.equal(torch.sigmoid(logits), scores) else None
+
+
+def _watched(score: Score, interaction: Any) -> tuple[Tensor, SigmoidWatch]:
+    """Return the scores and what was seen on the way."""
     with SigmoidWatch() as watch:
-        scores = model.predict(interaction)
-    return scores.reshape(-1), watch
+        scores = score(interaction)
+    return scores, watch
 
 
-def _without(call: int, model: Any, interaction: Any) -> Tensor:
-    """Return the scores, flattened, as they are without the sigmoid of that number."""
+def _omitting(call: int, score: Score, interaction: Any) -> Tensor:
+    """Return the scores as they are without the sigmoid of that number."""
     with SigmoidWatch(omit=call):
-        return model.predict(interaction).reshape(-1)
+        return score(interaction)

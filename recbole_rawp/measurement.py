@@ -6,7 +6,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
-from recbole.utils import ModelType
+from recbole.utils import EvaluatorType, ModelType
 from torch import nn
 
 from recbole_rawp import preserve
 from recbole_rawp.candidates import samples
+from recbole_rawp.logits import ranked_by_logits
 from recbole_rawp.losses import AttackLoss, loader_generators, seed_generators
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.pieces import in_pieces
@@ -74,8 +75,13 @@ def ranked(trainer: Any, eval_data: Any) -> Measured:
 
 
 def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> Measured:
-    """Return RecBole's own evaluation of the model as `loss` moves it by delta; nothing without `eval_data`."""
-    with torch.no_grad(), loss.at(delta):
+    """Return RecBole's own evaluation of the model as `loss` moves it by delta; nothing without `eval_data`.
+
+    What moves the scores is ranked by logits (`logits`); metrics by value (AUC, LogLoss) take the probabilities.
+    """
+    by_value = trainer.config["eval_type"] == EvaluatorType.VALUE
+    order = nullcontext() if by_value or not delta else ranked_by_logits(trainer.model)
+    with torch.no_grad(), loss.at(delta), order:
         return ranked(trainer, eval_data)
 
 

@@ -75,6 +75,22 @@ def test_fgsm_is_the_gradient_of_the_summed_loss_written_in_place(settings):
             assert values(records, "fgsm", metric)[radius] == pytest.approx(value, abs=0.51e-4)
 
 
+def test_scores_that_an_attack_drives_to_where_a_sigmoid_is_one_are_ranked_all_the_same(settings):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", metric_decimal_place=17)))
+    model = trainer.model.eval()
+    with torch.no_grad():
+        model.predict_layer.weight *= 1e4
+        model.predict_layer.bias += 100.0  # all probabilities are 1
+    records = attacked(trainer, data, methods=("random",), radii=(0.0, 1e-6))
+    by_items = trainer.evaluate(data.test, load_best_model=False)
+    model.predict = lambda batch: model.forward(batch[model.USER_ID], batch[model.ITEM_ID])
+    by_logits = trainer.evaluate(data.test, load_best_model=False)
+    for metric in ("ndcg@10", "hit@10"):
+        found = values(records, "random", metric)
+        assert found[0.0] == by_items[metric] != by_logits[metric]  # clean: RecBole's own
+        assert found[1e-6] == pytest.approx(by_logits[metric], abs=1e-3)
+
+
 def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
     """The oracle: step along the gradient, shrink each tensor back into its ball, in place."""
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_rawp.config import RAWPConfig
-from recbole_rawp.logits import ends_in_sigmoid, predict_logits
+from recbole_rawp.logits import ends_in_sigmoid, predict_logits, ranked_by_logits
 from recbole_rawp.overlay import overlay
 from recbole_rawp.prepare import prepare
 from recbole_rawp.weights import perturbed_weights
@@ -85,6 +85,19 @@ def test_a_saturated_probability_keeps_its_logit_and_its_gradient():
     loss = F.binary_cross_entropy_with_logits(logits[saturated], flipped[saturated])
     assert loss > 60
     assert torch.autograd.grad(loss, model.layer.weight)[0].norm() > 1
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, *RAW])
+def test_within_the_context_predict_and_full_sort_predict_leave_out_the_sigmoid_that_they_end_in(ending):
+    model = Tiny({**ENDINGS, **RAW}[ending])
+    model.full_sort_predict = lambda x: model.ending(model.logit(x)).reshape(-1)
+    kept, scores = model.full_sort_predict, model.predict(X)
+    with ranked_by_logits(model):
+        for found in (model.predict(X), model.full_sort_predict(X)):
+            expected = model.logit(X) if ending in ENDINGS else scores
+            assert torch.equal(found.view(-1), expected.view(-1))
+        assert model.predict(X).shape == scores.shape
+    assert model.full_sort_predict is kept and "predict" not in vars(model) and torch.equal(model.predict(X), scores)
 
 
 @pytest.mark.parametrize("ending", ["viewed", "one of many"])
