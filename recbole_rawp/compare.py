@@ -124,6 +124,8 @@ def begin(made: Plan, wanted: Grid, home: Path, *, going_on: bool) -> None:
         if (folder / "settings.yaml").exists():
             with typed():
                 plan.check_unchanged(config, resume.settings(folder), str(folder))
+            suite = folder / "suite.yaml"
+            plan.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
     place = environment.describe(next(iter(made.configs.values()))["device"])
     if not going_on:
         home = output.reserve(str(home), "", "", "", environment=place)

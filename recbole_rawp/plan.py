@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole.utils.argument_list import dataset_arguments
 from torch import nn
 
 from recbole_rawp import candidates as ranking
@@ -24,10 +25,12 @@ from recbole_rawp.rules import RULES
 from recbole_rawp.selection import among_weights
 from recbole_rawp.steps import check_weights
 from recbole_rawp.suites import read as suite
+from recbole_rawp.suites import written
 from recbole_rawp.weights import perturbed_weights
 
 SAME = (  # what all runs of a model on a data set share: data, ranking, attack
-    *("valid_metric", "valid_metric_bigger", "metrics", "topk", "eval_args", "load_col"),
+    *("valid_metric", "valid_metric_bigger", "metrics", "topk", "eval_args", "repeatable"),
+    *("data_path", *dataset_arguments),
     *(key for key in RULES if key.startswith("attack")),
 )
 Configs = dict[Cell, RAWPConfig]
@@ -204,6 +207,15 @@ def check_unchanged(config: RAWPConfig, before: RAWPConfig, where: str) -> None:
                 f"{key}: {config[key]!r}, but the run in '{where}' has {before[key]!r}. A comparison goes on as it "
                 f"began: leave {key} as it was, or name a new --rawp_output_dir."
             )
+
+
+def check_suite(config: RAWPConfig, before: str, where: str) -> None:
+    """Raise InputError if the suite is a file that has changed since a run that was begun wrote its threats down."""
+    if written(options.attack(config).threats) != before:
+        raise InputError(
+            f"attack: {config['attack']!r} holds other threats than '{where}'. A comparison goes on as it began: put "
+            "them back, or name a new --rawp_output_dir."
+        )
 
 
 def plain(value: Any) -> Any:

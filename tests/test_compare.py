@@ -124,6 +124,23 @@ def test_a_comparison_may_grow_and_neither_shrink_nor_change(settings):
         compare(folder="nowhere", going_on=True, say=list)
 
 
+def test_a_suite_that_was_edited_does_not_mix_with_what_ran_under_it(settings):
+    own = options(settings) | {"attack": "mine.yaml", "attack_radii": None}
+    Path("mine.yaml").write_text("- {methods: [random, fgsm], target: hidden, radii: [0.1]}\n")
+    compare("NeuMF", "toy", "none", 1, config_dict=own, folder="cmp", say=list)
+    Path("mine.yaml").write_text("- {methods: [random, fgsm], target: hidden, granularity: row, radii: [0.1]}\n")
+    with pytest.raises(InputError, match="^attack: 'mine.yaml' holds other threats than 'cmp/NeuMF-toy-none-2020/"):
+        compare(folder="cmp", defenses="none,rawp", say=list)
+
+
+@pytest.mark.parametrize("line", ["user_inter_num_interval: '[13,inf)'", "repeatable: true", "threshold: {rating: 4}"])
+def test_defenses_on_other_data_are_not_compared(line, settings):
+    Path("own.yaml").write_text(line + "\n")
+    with pytest.raises(InputError, match=f"^{line.partition(':')[0]}: .* Runs that are compared are measured alike"):
+        compare("NeuMF", "toy", "none,rawp", 1, ["rawp:own.yaml"], options(settings), folder="cmp", say=list)
+    assert not Path("cmp").exists()
+
+
 def test_what_cannot_work_is_a_row_and_the_rest_goes_on(settings):
     result = run(settings, "cmp", models="BPR,NeuMF", defenses="none,apr,rawp")
     status = {row["folder"]: row["status"] for row in result["rows"]}
