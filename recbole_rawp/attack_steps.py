@@ -21,7 +21,7 @@ from recbole_rawp.errors import InputError, naming
 from recbole_rawp.losses import SEED, seed_generators
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.prepare import Data
-from recbole_rawp.rules import RULES
+from recbole_rawp.rules import MEASURED, RULES
 from recbole_rawp.suites import Threat, written
 from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.users import Users, join
@@ -116,7 +116,7 @@ def write(
         findings.checks,
         metric=metric,
         bigger=bigger,
-        settings={key: config[key] for key in RULES} | {"suite.yaml": "\n" + indent(text, "  ")},
+        settings={key: config[key] for key in (*RULES, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
         environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
         sections=sections,
         again=again,

@@ -17,6 +17,10 @@ PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
 AUTO = "auto"  # the rawp_radius that is found in training
 COMMAND_LINE_ONLY = {"baseline", "resume", *GRID}
+MEASURED = (  # RecBole's settings that say which data are measured, and what is ranked
+    *("eval_args", "repeatable", "benchmark_filename", "threshold", "val_interval", "filter_inter_by_user_or_item"),
+    *("user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter"),
+)
 # Keys that RecBole reads without giving them a default or listing them.
 UNLISTED = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "offset", "local_rank"}
 

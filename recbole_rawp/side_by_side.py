@@ -10,8 +10,10 @@ import pandas as pd
 
 from recbole_rawp import users as per_user
 from recbole_rawp.budget import SETTING
+from recbole_rawp.checks import FAILED, Check
 from recbole_rawp.curves import bare, complete, renamed
 from recbole_rawp.errors import InputError
+from recbole_rawp.rules import MEASURED
 from recbole_rawp.runs import COLUMNS, MODEL, Run
 from recbole_rawp.users import Users
 
@@ -32,7 +34,7 @@ def merge(runs: Sequence[Run]) -> Run:
     frame = frame.loc[settings.sort_values(ascending=False, kind="stable").index, COLUMNS].drop_duplicates()
     names = {name: frame[name].nunique() > 1 for name in MODEL[:2]}
     checks = [replace(c, defense=placed(c.defense, run.frame, names)) for run in runs for c in run.checks]
-    return Run("", frame, list(dict.fromkeys(checks)), merged_users(runs), facts)
+    return Run("", frame, list(dict.fromkeys([*checks, *unlike(runs)])), merged_users(runs), facts)
 
 
 def common_facts(runs: Sequence[Run]) -> dict[str, Any]:
@@ -61,6 +63,20 @@ def common_facts(runs: Sequence[Run]) -> dict[str, Any]:
         "notes": [f"{run.name}: {note}" for run in known for note in run.facts["notes"]],
         "environment": shared({run.name: run.facts["environment"] for run in known}, between="\n\n"),
     }
+
+
+def unlike(runs: Sequence[Run]) -> list[Check]:
+    """Return a failed check for each setting of data or ranking in which runs on one data set differ."""
+    found = []
+    known = [run for run in runs if "eval_args" in run.facts.get("settings", {})]  # older folders do not tell
+    for dataset in dict.fromkeys(name for run in known for name in run.frame["dataset"]):
+        mine = {run.name: run.facts["settings"] for run in known if dataset in set(run.frame["dataset"])}
+        for key in (*MEASURED, "attack_negatives"):
+            values = {name: settings.get(key) for name, settings in mine.items()}
+            if len(set(map(str, values.values()))) > 1:
+                detail = f"{key}: {shared(values)}"
+                found.append(Check(f"runs on {dataset}", "they are measured alike", FAILED, detail))
+    return found
 
 
 def shared(values: Mapping[str, Any], *, between: str = "; ") -> str:

@@ -368,6 +368,20 @@ def test_one_model_measured_differently_twice_is_told_apart_by_folder_and_the_sa
     assert {check.defense for check in result["checks"]} == {"none", "rawp [x]", "rawp [y]"}
 
 
+def test_runs_that_rank_other_items_are_not_put_side_by_side_without_a_word(tmp_path):
+    for name, mode in (("x", "full"), ("y", "full"), ("z", "uni99")):
+        records = [row | {"defense": name} for row in measured(defenses=("none",))]
+        written(tmp_path / name, records, settings={"eval_args": {"mode": mode}})
+    alike, other = (
+        report.combine([str(tmp_path / name) for name in names], str(tmp_path / names)) for names in ("xy", "xz")
+    )
+    assert "Do not trust" not in alike["verdict"]
+    assert other["verdict"].startswith(
+        "**Do not trust these numbers: 1 self-check failed** (runs on D: they are measured alike)."
+    )
+    assert "eval_args: {'mode': 'full'} (x); {'mode': 'uni99'} (z)" in (tmp_path / "xz/report.md").read_text()
+
+
 def test_several_seeds_of_a_model_are_averaged(tmp_path):
     for seed, factor in ((1, 0.0), (2, 1e9)):
         written(tmp_path / str(seed), measured(defenses=("none",), seed=seed, factor=factor), PASSED[:1])
