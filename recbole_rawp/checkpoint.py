@@ -78,6 +78,22 @@ def settings(
     return config
 
 
+def resplit(theirs: Config, config: Config) -> str:
+    """Say how `config` splits the data otherwise than a checkpoint's own settings; empty if it splits them alike."""
+    one, other = split(theirs), split(config)
+    return "; ".join(
+        f"{key}: {other.get(key)}, trained with {one.get(key)}" for key in one if one[key] != other.get(key)
+    )
+
+
+def split(config: Config) -> dict[str, Any]:
+    """Return what decides which interactions are test data."""
+    if files := config["benchmark_filename"]:
+        return {"test file": files[-1]}
+    found = {f"eval_args {key}": config["eval_args"].get(key) for key in ("split", "order", "group_by")}
+    return {"test file": None, **found} | ({"seed": config["seed"]} if found["eval_args order"] == "RO" else {})
+
+
 def load_into(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Load the weights of a checkpoint into `model`, whose modules stay its own.
 

@@ -13,6 +13,7 @@ from recbole.config import Config
 from recbole_rawp import checkpoint, criticality, environment, output, radius_report, repair_report, resume
 from recbole_rawp import settings as options
 from recbole_rawp.attack_steps import Findings, attack, check_attack, write
+from recbole_rawp.checks import FAILED, Check
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
@@ -145,6 +146,7 @@ def attack_checkpoint(
     ready(trainer, data)
     findings = Findings()
     attack(trainer, data, candidates, findings)
+    findings.checks += unseen(content, config)
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
     return write(trainer, folder, findings, candidates, dataset=dataset, sections=[], again=again)
 
@@ -192,6 +194,8 @@ def _run(
         trainer.skip_stage_1 = stage_1 is not None
         result = fit(trainer, data, saved)
         attack(trainer, data, candidates, findings)
+    if stage_1 is not None:
+        findings.checks += unseen(checkpoint.read(stage_1), config)
     assert folder is not None
     sections = [*radius_report.sections(trainer, folder), *repair_report.sections(trainer, folder)]
     again = "train" if stage_1 is None else f"harden {ORIGINAL}"
@@ -200,6 +204,12 @@ def _run(
     result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
     result["search"] = radius_report.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
     return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
+
+
+def unseen(content: Mapping[str, Any], config: Config) -> list[Check]:
+    """Return a failed check if a checkpoint's model may have been trained on what are test data here."""
+    other = checkpoint.resplit(content["config"], config)
+    return [Check(config["defense"], "test data were no training data", FAILED, other)] if other else []
 
 
 def with_baseline(config: RAWPConfig) -> list[Config]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_rawp import attack_checkpoint, cli, run_recbole_rawp
+from recbole_rawp import attack_checkpoint, cli, harden_checkpoint, run_recbole_rawp
 from recbole_rawp.errors import InputError
 
 QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "attack_negatives": 20}
@@ -40,6 +40,16 @@ def test_the_suite_finds_the_same_in_a_run_and_in_its_checkpoint(settings):
     attacked = attack_checkpoint("run/model.pth", config_dict={"rawp_output_dir": "again", **QUICK})
     assert attacked["records"] == trained["records"]
     assert {record["defense"] for record in attacked["records"]} == {"rawp"}
+
+
+def test_test_data_that_the_model_may_have_been_trained_on_are_not_trusted(plain):
+    for name, options in {"alike": {}, "seed": {"seed": 7}, "split": {"eval_args": UNI}}.items():
+        attack_checkpoint(str(plain), config_dict={"rawp_output_dir": name, **QUICK, **options})
+        text = Path(name, "report.md").read_text()
+        assert ("test data were no training data" in text.split("\n\n")[1]) == (name != "alike")
+    assert "seed: 7, trained with 2020" in Path("seed/report.md").read_text()
+    harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "harder", **QUICK, "seed": 7})
+    assert "(plain: test data were no training data" in Path("harder/report.md").read_text()
 
 
 def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
