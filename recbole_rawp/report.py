@@ -142,8 +142,12 @@ def key(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Explain the table's attacks and shares."""
     attacks = "; ".join(f"`{name}`: {attack_title(name)}" for name in frame["attack"].unique())
     noise = " Noise is the control: an attack must beat it." * (NOISE in set(frame["attack"]))
-    seeds = frame["seed"].nunique()
-    spread = f" Means over {seeds} seeds; the bands of the picture reach from the lowest to the highest." * (seeds > 1)
+    seeds = named(frame).groupby("defense", sort=False)["seed"].nunique()
+    number = str(seeds.max())
+    if seeds.nunique() > 1:  # a seed in which nothing was repaired has no model before repair
+        number = ", ".join(f"{count} ({label(str(name))})" for name, count in seeds.items())
+    spread = f" Means over {number} seeds; the bands of the picture reach from the lowest to the highest."
+    spread *= int(seeds.max() > 1)
     files = "All metrics, unrounded: `records.csv`, `records.json`; for LaTeX: `table.tex`."
     return f"{attacks}.{noise} {meaning(metric, bigger=bigger)}{spread} {files}"
 

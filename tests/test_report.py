@@ -368,6 +368,13 @@ def test_one_model_measured_differently_twice_is_told_apart_by_folder_and_the_sa
     assert {check.defense for check in result["checks"]} == {"none", "rawp [x]", "rawp [y]"}
 
 
+def test_means_over_different_numbers_of_seeds_say_so(tmp_path):
+    both = [row | {"stage": stage} for stage in (1, 2) for row in measured(defenses=("rawp",), seed=1)]
+    records = [*both, *(row | {"stage": 2} for row in measured(defenses=("rawp",), seed=2))]
+    text = written(tmp_path / "run", records)
+    assert "Means over 1 (rawp before repair), 2 (rawp repaired) seeds" in text
+
+
 def test_runs_that_rank_other_items_are_not_put_side_by_side_without_a_word(tmp_path):
     for name, mode in (("x", "full"), ("y", "full"), ("z", "uni99")):
         records = [row | {"defense": name} for row in measured(defenses=("none",))]
