@@ -88,7 +88,7 @@ def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) ->
 def measured(evaluator: NotingEvaluator, result: dict[str, float], eval_data: Any, *, nan: bool) -> Measured:
     """Return what the evaluator found, with its users.
 
-    Where a score was NaN every metric is: RecBole's ranking takes NaN for the best score.
+    Where a score was NaN every metric is, of every user: RecBole's ranking takes NaN for the best score.
     """
     collected = evaluator.collected
     assert collected is not None
@@ -96,7 +96,10 @@ def measured(evaluator: NotingEvaluator, result: dict[str, float], eval_data: An
     top = collected.get(TOP).numpy() if TOP in collected else None
     if top is not None and samples(eval_data):
         top = top[:, : eval_data.times]  # the places after a user's candidates are the same always
-    return Measured(metrics, by_user(evaluator, collected), top)
+    users = {
+        name: np.full(each.shape, math.nan) if nan else each for name, each in by_user(evaluator, collected).items()
+    }
+    return Measured(metrics, users, top)
 
 
 def by_user(evaluator: Evaluator, collected: DataStruct) -> dict[str, np.ndarray]:

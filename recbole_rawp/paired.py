@@ -42,7 +42,9 @@ def within_place(scores: Scores) -> list[dict[str, Any]]:
         met = [scores[name, seed].keys() for name in (against, defense) for seed in seeds]
         for radius in sorted(set.intersection(*map(set, met))) if met else ():
             both = [(scores[against, seed][radius], scores[defense, seed][radius]) for seed in seeds]
-            pairs[against, defense, radius, len(seeds)] = averaged(both)
+            found = averaged(both)
+            if not found.isna().to_numpy().all(axis=0).any():  # scores of NaN compare with nothing
+                pairs[against, defense, radius, len(seeds)] = found
     if not pairs:
         return []
     users = pd.concat(pairs, axis=1, join="inner").dropna()  # the same users in every row
@@ -57,7 +59,7 @@ def pairings(defenses: Sequence[str]) -> list[tuple[str, str]]:
 
 def averaged(pairs: Sequence[tuple[pd.Series, pd.Series]]) -> pd.DataFrame:
     """Return each user's scores before and after, means over the pairs; users that some lack are left out."""
-    sides = [pd.concat(side, axis=1, join="inner").mean(axis=1) for side in zip(*pairs)]
+    sides = [pd.concat(side, axis=1, join="inner").mean(axis=1, skipna=False) for side in zip(*pairs)]
     return pd.concat(dict(zip(("before", "after"), sides)), axis=1, join="inner")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -131,6 +132,7 @@ def test_scores_of_nan_are_flagged_though_recbole_ranks_them_first(settings):
         trainer.model.user_mf_embedding.weight[data.test.uid_list[0]] = float("nan")
     found = outcome(trainer, data, threat(methods=("random",)))
     assert all(r["value"] != r["value"] for r in found.records if r["metric"] == "ndcg@10")
+    assert np.isnan(found.users["global"].values).all()  # else differences over users would be tested on that ranking
     assert {c.name: c.status for c in checks.verify(found, None, decimals=4)}[NAMES["finite"]] == "failed"
     assert (
         trainer.evaluate(data.test, load_best_model=False)["ndcg@10"] == trainer.evaluate(data.test, False)["ndcg@10"]

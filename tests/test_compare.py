@@ -249,6 +249,13 @@ def test_users_are_paired_within_a_seed_and_averaged_over_seeds():
     assert row["before"] == pytest.approx((0.3 + 0.2) / 2) and row["mean"] == pytest.approx((0.1 + 0.05) / 2)
 
 
+def test_a_radius_at_which_scores_were_nan_is_not_tested():
+    fine = {0.0: pd.Series([0.1, 0.2], [1, 2]), 0.1: pd.Series([0.1, 0.3], [1, 2])}
+    broken = fine | {0.1: pd.Series([math.nan, math.nan], [1, 2])}
+    scores = {("none", 1): fine, ("none", 2): fine, ("rawp", 1): fine, ("rawp", 2): broken}
+    assert [(row["radius"], row["users"]) for row in paired.within_place(scores)] == [(0.0, 2)]
+
+
 def test_all_are_compared_with_plain_and_the_rest_with_rawp_ft():
     assert paired.pairings(["rawp_ft", "awp", "none"]) == [("none", "rawp_ft"), ("none", "awp"), ("rawp_ft", "awp")]
     assert paired.pairings(["sam", "awp"]) == []
