@@ -62,7 +62,8 @@ def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     chosen |= {"model": config["model"], "dataset": config["dataset"]}
     if config["defense"] is not None:  # a plain RecBole run has none
         chosen["defense"] = config["defense"]
-        chosen["ft_rounds"] = config["ft_rounds"]  # a baseline has none
+    if config["ft_rounds"] is not None:  # a plain Config, as under `register`, may name none
+        chosen["ft_rounds"] = config["ft_rounds"]  # a baseline has 0
     for key in ONCE:
         chosen.pop(key, None)
     ours = defaults(config["model"], config["defense"] or "none")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def train_plainly(
             resume.restore(trainer, trainer.loaders, state)
         trainer.logger.info("rawp_radius auto: the plain model first, whose valid scores are the measure.")
         trainer.clock = time.perf_counter() - trainer.seconds
-        train(saved, show_progress, lambda epoch, score: search.plain.append(float(score)))
+        with called_plain(trainer.config):
+            train(saved, show_progress, lambda epoch, score: search.plain.append(float(score)))
         seconds = time.perf_counter() - trainer.clock
     trainer.tensorboard.close()
     trainer.tensorboard, trainer.epoch_begun, search.trained_plainly = board, None, True
@@ -86,6 +88,16 @@ def train_plainly(
         search.largest = size(trainer)
     assert search.start is not None
     return search.start | {"counters": search.start["counters"] | {"seconds": seconds}}
+
+
+@contextmanager
+def called_plain(config: Any) -> Iterator[None]:
+    """Let checkpoints tell that their model has no defense."""
+    defense, config["defense"] = config["defense"], "none"
+    try:
+        yield
+    finally:
+        config["defense"] = defense
 
 
 def size(trainer: Any) -> float:

@@ -46,7 +46,8 @@ class RAWPTrainer(Trainer):
     the masks and the perturbation norms go to TensorBoard under `RAWP/` (and the loss to wandb).
 
     Args:
-        config: RecBole's Config or `RAWPConfig`; options missing from it take their defaults.
+        config: RecBole's Config or `RAWPConfig`; options missing from it take their defaults. A missing `defense`
+            is written into it, so that the checkpoint tells what its model has.
         model: the model to train, changed in place by training as by RecBole.
 
     Attributes:
@@ -72,6 +73,8 @@ class RAWPTrainer(Trainer):
         self.measured_omega: dict[str, float] | None = None
         self.hardened: Callable[[LossFunction], LossFunction] | None = None  # stage 2 puts its own loss here
         self.perturbable = self._perturbable()
+        if self.perturbable and not config["defense"]:  # a plain Config under `register`: its checkpoints name none
+            config["defense"] = self.settings.defense
         self.hardens = self.settings.defense != "none" and self.perturbable
         if self.hardens:
             radius_steps.check_scored(self.settings, model)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from recbole.quick_start import run_recbole
 
-from recbole_rawp import attack_checkpoint, cli, harden_checkpoint, run_recbole_rawp
+from recbole_rawp import attack_checkpoint, cli, harden_checkpoint, register, run_recbole_rawp
 from recbole_rawp.errors import InputError
+from recbole_rawp.registration import unregister
 
 QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "attack_negatives": 20}
 UNI = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
@@ -50,6 +52,22 @@ def test_test_data_that_the_model_may_have_been_trained_on_are_not_trusted(plain
     assert "seed: 7, trained with 2020" in Path("seed/report.md").read_text()
     harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "harder", **QUICK, "seed": 7})
     assert "(plain: test data were no training data" in Path("harder/report.md").read_text()
+
+
+def test_a_checkpoint_tells_its_own_defense_also_of_a_search_and_of_recboles_own_run(settings):
+    run_recbole_rawp(config_dict=settings("NeuMF", defense="rawp", rawp_radius="auto", rawp_output_dir="run", **QUICK))
+    files = []
+    for folder, given in (("theirs", {}), ("named", {"defense": "awp"})):
+        register()
+        try:
+            run_recbole(config_dict=settings("NeuMF", checkpoint_dir=folder, **given))
+        finally:
+            unregister()
+        files += [path for path in Path(folder).glob("*.pth") if not path.stem.endswith("-stage1")]
+    told = {"run/model.pth": "rawp", "run/model-plain.pth": "none", files[0]: "rawp_ft", files[1]: "awp"}
+    for path, defense in told.items():
+        records = attack_checkpoint(str(path), config_dict=QUICK)["records"]
+        assert {record["defense"] for record in records} == {defense}, path
 
 
 def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
