@@ -115,7 +115,7 @@ def test_a_checkpoint_reads_without_caches_in_a_process_that_only_imports_us(nam
     target = {"rawp_target": "embeddings"} if name == "LightGCN" else {}
     ours = settings(name, **{**REPAIR, "epochs": 1, **target})
     if name == "MLP":  # ours, of six layers unless told otherwise
-        ours["mlp_hidden_size"] = [8, 4]
+        ours |= {"mlp_hidden_size": [8, 4], "rawp_warmup_epochs": 0}
     result = run_recbole(config_dict=ours)
     (trainer,) = fits
     assert trainer.progress is not None
