@@ -56,7 +56,8 @@ class RAWPTrainer(Trainer):
         fingerprint: of the settings, kept in the file.
         search: of the radius, where `rawp_radius` is auto (`radius_search`); else None.
         best_weights: those of the best model, where no file holds them and something needs them.
-        plain_until: the first epoch whose model is hardened: after the warm-up, and after empty masks at the start.
+        plain_until: the first epoch whose model is hardened: after the warm-up, a plain
+            checkpoint that was resumed, and empty masks at the start.
         seconds: time spent in stage 1, over all of its runs.
 
     Raises:
@@ -249,9 +250,9 @@ class RAWPTrainer(Trainer):
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
                 "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
             )
-        if due and last < self.plain_until:
+        if hardens and max(last, self.start_epoch - 1) < self.plain_until:
             self.logger.warning(
-                "The model is plain: no weight was drawn to be perturbed. Train longer, or raise rawp_mask_probability."
+                "The model is plain: nothing was perturbed. Train longer, or raise rawp_mask_probability."
             )
         return result
 
@@ -280,9 +281,14 @@ class RAWPTrainer(Trainer):
             return super().evaluate(eval_data, load_best_model, model_file, show_progress)
 
     def resume_checkpoint(self, resume_file: str) -> None:
-        """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight."""
+        """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight.
+
+        That of a plain model counts as a warm-up: it is not the best of the hardened training that follows.
+        """
         with preserve.modules_kept(self.model):
             super().resume_checkpoint(resume_file)
+        if checkpoint.read(resume_file)["config"]["defense"] in (None, "none"):  # as plain as a warm-up
+            self.plain_until = max(self.plain_until, self.start_epoch)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Save as RecBole does, but whole or not at all, and without caches of propagated embeddings."""

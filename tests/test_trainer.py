@@ -131,7 +131,35 @@ def test_a_model_of_empty_masks_alone_is_called_plain(settings, monkeypatch, cap
     caplog.set_level("WARNING")
     empty_at_first(monkeypatch, 1)
     fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=epochs, rawp_mask_every="epoch")))
-    assert ("The model is plain: no weight was drawn" in caplog.text) == (epochs == 1)
+    assert ("The model is plain: nothing was perturbed" in caplog.text) == (epochs == 1)
+
+
+@pytest.mark.parametrize("defense", ["none", "awp"])
+def test_a_plain_checkpoint_that_is_resumed_is_not_the_best_of_the_hardened_training(settings, monkeypatch, defense):
+    """One of a hardened training is, as RecBole resumes it."""
+    scores, file = iter([0.9, 0.3, 0.2]), ""
+    monkeypatch.setattr(Trainer, "_valid_epoch", lambda *_, **__: (next(scores), {}))
+    for kind, epochs in ((defense, 1), ("awp", 3)):
+        config = RAWPConfig(config_dict=settings("NeuMF", defense=kind, epochs=epochs, checkpoint_dir="saved"))
+        data, model = prepare(config)
+        trainer = RAWPFTTrainer(config, model)
+        if file:
+            trainer.resume_checkpoint(file)
+        best, _ = trainer.fit(data.train, data.valid)
+        file = trainer.saved_model_file
+    kept = torch.load(file, weights_only=False)
+    assert (best, kept["epoch"]) == ((0.3, 1) if defense == "none" else (0.9, 0))
+    assert kept["best_valid_score"] == best and kept["config"]["defense"] == "awp"
+
+
+def test_a_plain_checkpoint_without_an_epoch_after_it_is_called_plain(settings, plain, caplog):
+    caplog.set_level("WARNING")
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+    data, model = prepare(config)
+    trainer = RAWPFTTrainer(config, model)
+    trainer.resume_checkpoint(plain)  # both of its two epochs
+    trainer.fit(data.train, data.valid, saved=False)
+    assert "The model is plain: nothing was perturbed" in caplog.text
 
 
 @pytest.mark.parametrize(
