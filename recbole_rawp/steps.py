@@ -36,6 +36,8 @@ def check_hardens(config: Config, model: nn.Module, data: Data) -> None:
     settings = options.training(config)
     if settings.defense != "none" and not pretraining(model):
         warm_up.check(config, settings.warmup_epochs, data.valid)
+    elif settings.defense != "none" and settings.pretraining:
+        warm_up.check_pretraining(config, settings.warmup_epochs)
 
 
 def check_choosable(model: nn.Module, data: Data) -> None:

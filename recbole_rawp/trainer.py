@@ -79,6 +79,8 @@ class RAWPTrainer(Trainer):
         self.hardens = self.settings.defense != "none" and self.perturbable
         if self.hardens:
             radius_steps.check_scored(self.settings, model)
+        if self.hardens and self.pretraining and self.settings.pretraining:
+            warm_up.check_pretraining(config, self.settings.warmup_epochs)
         if self.hardens and self._pretrains_plainly:
             self.logger.info("Pretraining is plain; rawp_pretraining=True hardens it, too.")
         self.search: RadiusSearch | None = None
@@ -250,6 +252,8 @@ class RAWPTrainer(Trainer):
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
                 "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
             )
+        if hardens and valid_data and self.eval_step > 0 and last >= self.plain_until > 0:
+            warm_up.check_kept(self)
         if hardens and max(last, self.start_epoch - 1) < self.plain_until:
             self.logger.warning(
                 "The model is plain: nothing was perturbed. Train longer, or raise rawp_mask_probability."

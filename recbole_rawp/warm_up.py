@@ -26,6 +26,25 @@ def check(config: Any, warm_up: int, valid_data: Any) -> None:
         )
 
 
+def check_pretraining(config: Any, warm_up: int) -> None:
+    """Raise InputError if a pretraining that is to be hardened has plain epochs only."""
+    epochs = config["pretrain_epochs"]
+    if epochs and epochs <= warm_up:
+        raise InputError(
+            f"rawp_warmup_epochs: {warm_up} of {epochs} epochs of pretraining leave none to harden. Lower it, or leave "
+            "rawp_pretraining out."
+        )
+
+
+def check_kept(trainer: Any) -> None:
+    """Raise InputError if no hardened model was the best one: the scores were NaN, or no validation came after it."""
+    if not math.isfinite(trainer.best_valid_score):
+        raise InputError(
+            f"valid_metric: {trainer.valid_metric} of no hardened model was a number, so the best one is plain. "
+            "Validate after more epochs or more often (eval_step), or train with a smaller learning_rate."
+        )
+
+
 def forget(trainer: Any, epoch: int) -> None:
     """At the start of an epoch before which nothing was perturbed: no model so far is the best, no patience is used.
 

@@ -9,6 +9,7 @@ from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare
 from recbole_rawp.stages import STAGED
+from recbole_rawp.steps import check_hardens
 from recbole_rawp.trainer import RAWPFTTrainer
 from tests import zoo
 
@@ -42,6 +43,21 @@ def test_pretraining_is_plain_unless_asked_and_says_so(settings, asked):
     assert (trainer.objective is not None) == asked
     assert trainer.defense == ("awp" if asked else "none")
     assert trainer.progress is None
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_pretraining_to_be_hardened_with_plain_epochs_only_is_refused(settings, asked):
+    plain = {"rawp_pretraining": asked, "rawp_warmup_epochs": 2, "pretrain_epochs": 2, "epochs": 3}
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp", **plain))
+    data, model = prepare(config)
+    model.train_stage = "pretrain"
+    if not asked:
+        check_hardens(config, model, data)
+        RAWPFTTrainer(config, model)
+        return
+    for begin in (lambda: check_hardens(config, model, data), lambda: RAWPFTTrainer(config, model)):
+        with pytest.raises(InputError, match="^rawp_warmup_epochs: 2 of 2 epochs of pretraining"):
+            begin()
 
 
 def test_a_fine_tuned_checkpoint_can_be_attacked_without_the_file_it_went_on_from(zoo_path, tmp_path):

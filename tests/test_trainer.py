@@ -184,6 +184,16 @@ def test_a_warm_up_after_which_no_model_is_kept_is_refused(settings, given, refu
         assert trainer.objective is not None
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_where_no_hardened_score_is_a_number_the_plain_model_is_not_kept_in_silence(settings, monkeypatch, saved):
+    scores = iter([0.9, float("nan"), float("nan")])
+    monkeypatch.setattr(Trainer, "_valid_epoch", lambda *_, **__: (next(scores), {}))
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", rawp_warmup_epochs=1, epochs=3))
+    data, model = prepare(config)
+    with pytest.raises(InputError, match="^valid_metric: mrr@10 of no hardened model was a number"):
+        RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=saved)
+
+
 def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4, rawp_mask_every="epoch"))
     data, model = prepare(config)
