@@ -38,7 +38,8 @@ class RadiusSearch:
         radius, factor: of the training that comes next, and of the step after it.
         plain: the plain model's valid scores.
         trained_plainly: whether they are complete.
-        warmed: validations of the plain warm-up, which are passed unseen.
+        warmed: validations after plain epochs, of the warm-up or of empty masks, which are passed unseen.
+        perturbed: whether something was perturbed since the last validation.
         start: the state before the first epoch, of model, optimizers, loaders and generators.
         kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
         path: a row for each validation: epoch, radius, score, needed, passed, kept, chosen.
@@ -53,6 +54,7 @@ class RadiusSearch:
     plain: list[float] = field(default_factory=list)
     trained_plainly: bool = False
     warmed: int = 0
+    perturbed: bool = False
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
     kept_score: float | None = None

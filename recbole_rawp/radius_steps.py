@@ -145,9 +145,13 @@ def search(
 
 
 def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
-    """Keep the model as it is, or put the last one that was kept back; the plain warm-up is always kept."""
+    """Keep the model as it is, or put the last one that was kept back.
+
+    After plain epochs, of the warm-up or of empty masks, it is always kept, and tells nothing of the radius.
+    """
     found: RadiusSearch = trainer.search
-    if epoch < trainer.plain_until:
+    perturbed, found.perturbed = found.perturbed, False
+    if not perturbed:
         found.kept, found.kept_score = resume.copied(resume.trained(trainer, trainer.outside)), score
         found.warmed += 1
         return

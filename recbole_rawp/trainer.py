@@ -148,6 +148,8 @@ class RAWPTrainer(Trainer):
                 "Take each batch's loss from it, or call super()._train_epoch(...)."
             )
         warm_up.note(self, epoch_idx, objective.perturbed)
+        if self.search is not None and objective.perturbed:
+            self.search.perturbed = True
         self._log(objective, epoch_idx)
         objective.reset()
         return result

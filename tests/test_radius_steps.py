@@ -143,6 +143,20 @@ def test_no_radius_is_found_by_an_epoch_before_which_nothing_was_perturbed(setti
         fit(config_of(settings, **given))
 
 
+def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypatch):
+    drawn = []
+
+    def draw_mask(names, *_):
+        drawn.append(1)  # the first draw is the constructor's: every other epoch from the second on is plain
+        return dict.fromkeys(names, len(drawn) % 2 == 0)
+
+    monkeypatch.setattr(objective, "draw_mask", draw_mask)
+    trainer, _ = fit(config_of(settings, rawp_clean_budget=0.9, rawp_mask_every="epoch"))
+    path = [(row["epoch"], row["radius"] / START) for row in trainer.search.path]
+    assert path == [(0, 1), (2, 4), (4, 16)] and trainer.search.warmed == 3
+    assert trainer.search.path[-1]["needed"] == trainer.search.needed(5)
+
+
 @pytest.mark.parametrize("bigger", [True, False])
 def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
     ft = fine_tuning(config_of(settings, defense="rawp_ft"))
