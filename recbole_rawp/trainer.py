@@ -208,6 +208,10 @@ class RAWPTrainer(Trainer):
             loss = float(objective.losses) / objective.perturbed
             self.tensorboard.add_scalar("RAWP/adversarial_loss", loss, epoch_idx)
             self.wandblogger.log_metrics({"adversarial_loss": loss, "train_step": epoch_idx}, head="train")
+            if not any(float(norm) for norm, _ in objective.norms.values()):
+                self.logger.warning(
+                    f"rawp_target: nothing moved in epoch {epoch_idx}; no loss has a usable gradient by these weights."
+                )
         self.tensorboard.add_scalar("RAWP/radius", objective.recipe.radius, epoch_idx)
         self.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch_idx)
         for name, used in objective.mask.items():

@@ -194,6 +194,15 @@ def test_where_no_hardened_score_is_a_number_the_plain_model_is_not_kept_in_sile
         RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=saved)
 
 
+def test_a_target_that_the_loss_does_not_use_is_told(settings, caplog):
+    caplog.set_level("WARNING")
+    unused = "first_order_linear.token_embedding_table.embedding.weight"
+    fit(RAWPConfig(config_dict=settings("DCN", defense="awp", rawp_target=[unused, "predict_layer.weight"])))
+    assert "nothing moved" not in caplog.text
+    fit(RAWPConfig(config_dict=settings("DCN", defense="awp", rawp_target=unused)))
+    assert caplog.text.count("rawp_target: nothing moved in epoch") == 2
+
+
 def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4, rawp_mask_every="epoch"))
     data, model = prepare(config)
