@@ -15,6 +15,7 @@ from recbole_rawp.model import place
 
 if TYPE_CHECKING:
     from recbole_rawp.config import RAWPConfig
+    from recbole_rawp.ft_trainer import RAWPFTTrainer
     from recbole_rawp.quick_start import (
         attack_checkpoint,
         continue_run,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         run_recbole_rawp,
     )
     from recbole_rawp.registration import register, robustify, unregister
-    from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer
+    from recbole_rawp.trainer import RAWPTrainer
     from recbole_rawp.tuning import objective_function
 
 __version__ = "0.1.0"
@@ -55,7 +56,7 @@ _HOME = {
     "rank_checkpoint": "quick_start",
     "objective_function": "tuning",
     "RAWPTrainer": "trainer",
-    "RAWPFTTrainer": "trainer",
+    "RAWPFTTrainer": "ft_trainer",
     "robustify": "registration",
     "register": "registration",
     "unregister": "registration",

@@ -18,12 +18,12 @@ from recbole_rawp.candidates import Candidates, check, draw, frozen, sampled_loa
 from recbole_rawp.checks import Check, verify
 from recbole_rawp.curves import AFTER, BEFORE, label
 from recbole_rawp.errors import InputError, naming
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.losses import SEED, seed_generators
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.prepare import Data
 from recbole_rawp.rules import MEASURED, RULES
 from recbole_rawp.suites import Threat, written
-from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.users import Users, join
 from recbole_rawp.weights import moved
 

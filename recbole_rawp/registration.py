@@ -9,7 +9,8 @@ import recbole.trainer
 from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
 
 from recbole_rawp.errors import InputError
-from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer
+from recbole_rawp.ft_trainer import RAWPFTTrainer
+from recbole_rawp.trainer import RAWPTrainer
 
 
 @cache

@@ -14,11 +14,11 @@ from torch import nn
 from recbole_rawp import environment, output, resume, warm_up
 from recbole_rawp import settings as options
 from recbole_rawp.errors import InputError
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.prepare import Data, recboles
 from recbole_rawp.registration import robustify
 from recbole_rawp.stages import pretraining
 from recbole_rawp.suites import written
-from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.weights import chosen_weights
 
 logger = logging.getLogger()

@@ -34,9 +34,9 @@ from families import valid_scores
 
 from recbole_rawp import attack_steps, checkpoint, curves, environment, output
 from recbole_rawp.config import RAWPConfig
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.prepare import Data, prepare
 from recbole_rawp.registration import robustify
-from recbole_rawp.trainer import RAWPFTTrainer
 
 HOME = Path("runs/auto")
 SEEDS = (2020, 2021, 2022)

@@ -33,9 +33,9 @@ from recbole_rawp import attack_steps, checkpoint, environment, evaluation, outp
 from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.defaults import defaults
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.prepare import Data, prepare
 from recbole_rawp.registration import robustify
-from recbole_rawp.trainer import RAWPFTTrainer
 
 HOME = Path("runs/families")
 SEED = 2020  # of the search

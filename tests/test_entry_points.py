@@ -17,7 +17,7 @@ from recbole.utils import get_trainer
 
 import recbole_rawp
 from recbole_rawp import overlay
-from recbole_rawp.trainer import RAWPFTTrainer
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from tests import zoo
 
 ROOT = Path(__file__).parent.parent

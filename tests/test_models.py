@@ -25,13 +25,13 @@ from recbole_rawp import checks, evaluation, finetune, objective, preserve
 from recbole_rawp.candidates import draw, frozen, sampled_loader
 from recbole_rawp.config import CLASS, NO_GRADIENT, RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.overlay import CACHES, clear_caches
 from recbole_rawp.prepare import Data, prepare
 from recbole_rawp.registration import robustify
 from recbole_rawp.resume import optimizers_of
 from recbole_rawp.selection import modules
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import RAWPFTTrainer
 from recbole_rawp.weights import perturbed_weights
 from tests import zoo
 

@@ -7,10 +7,10 @@ import pytest
 from recbole_rawp import attack_checkpoint, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.prepare import prepare
 from recbole_rawp.stages import STAGED
 from recbole_rawp.steps import check_hardens
-from recbole_rawp.trainer import RAWPFTTrainer
 from tests import zoo
 
 

@@ -15,9 +15,10 @@ import recbole_rawp
 from recbole_rawp import objective
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.prepare import prepare
 from recbole_rawp.registration import robustify
-from recbole_rawp.trainer import RAWPFTTrainer, RAWPTrainer
+from recbole_rawp.trainer import RAWPTrainer
 
 MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "RecVAE", "MultiVAE", "DiffRec"]
 

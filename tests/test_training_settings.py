@@ -21,6 +21,7 @@ from torch import nn
 from recbole_rawp import attack_checkpoint, continue_run, criticality, evaluation, finetune, objective, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.losses import AttackLoss, fixed_batches
 from recbole_rawp.objective import Objective, Recipe
 from recbole_rawp.perturbation import ascend
@@ -28,7 +29,6 @@ from recbole_rawp.prepare import prepare
 from recbole_rawp.rehearsal import check_training
 from recbole_rawp.selection import select
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import RAWPFTTrainer
 from tests import oracle
 from tests.test_trainer import fit, same
 

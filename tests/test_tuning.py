@@ -15,9 +15,9 @@ from recbole.trainer import HyperTuning
 import recbole_rawp
 from recbole_rawp import InputError, evaluation, objective_function, tuning
 from recbole_rawp.config import RAWPConfig
+from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.judge import Judge
 from recbole_rawp.suites import Threat
-from recbole_rawp.trainer import RAWPFTTrainer
 
 ROOT = Path(__file__).parent.parent
 KEYS = {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "attack", "output_dir"}
