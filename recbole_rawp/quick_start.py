@@ -182,7 +182,9 @@ def _run(
                 options.check_radius_known(current)
         else:
             check_choosable(network, data)
-            checkpoint.load_into(network, checkpoint.read(stage_1, config["device"]))
+            content = checkpoint.read(stage_1, config["device"])
+            checkpoint.load_into(network, content)
+            findings.checks += unseen(content, config)
         if folder is None:  # nothing is written before the input is known to work
             name = config["defense"] if stage_1 is None else "harden"
             folder = output.reserve(config["rawp_output_dir"], *_names(config, name), environment=_place(config))
@@ -194,8 +196,6 @@ def _run(
         trainer.skip_stage_1 = stage_1 is not None
         result = fit(trainer, data, saved)
         attack(trainer, data, candidates, findings)
-    if stage_1 is not None:
-        findings.checks += unseen(checkpoint.read(stage_1), config)
     assert folder is not None
     sections = [*radius_report.sections(trainer, folder), *repair_report.sections(trainer, folder)]
     again = "train" if stage_1 is None else f"harden {ORIGINAL}"

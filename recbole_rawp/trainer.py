@@ -239,9 +239,9 @@ class RAWPTrainer(Trainer):
         hardens = self.hardens and not self._pretrains_plainly
         if hardens and self.start_epoch < self.epochs:
             warm_up.check(self.config, self.settings.warmup_epochs, valid_data)
-        if hardens and self.settings.clean_budget is not None and self.start_epoch < self.epochs:
-            radius_steps.check_searchable(self.config, self.model, valid_data)
-            state = radius_steps.train_plainly(self, train, state, saved=saved, show_progress=show_progress)
+            if self.settings.clean_budget is not None:
+                radius_steps.check_searchable(self.config, self.model, valid_data)
+                state = radius_steps.train_plainly(self, train, state, saved=saved, show_progress=show_progress)
         if state is not None:
             resume.restore(self, self.loaders, state)
         self.clock = time.perf_counter() - self.seconds
