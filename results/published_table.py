@@ -1,7 +1,14 @@
-"""What do the comparisons of published.md say?  python results/published_table.py FOLDER... writes .csv and .png."""
+"""What do the comparisons of published.md say?
+
+    python results/published_table.py FOLDER...     # of comparisons; none: what published.csv has
+
+Their records replace those of the same model, data, defense and seed in published.csv; then the pictures are drawn, and
+the tables of published.md, each below its comment `<!-- table MODEL -->`, are written anew.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -19,47 +26,66 @@ from recbole_rawp.pictures import STYLES
 
 METRICS = ("hit@10", "ndcg@10")
 DEFENSES = ("none", "rat", "awp", "rawp", "rawp_ft")
-KEYS = ["model", "dataset", "defense", "attack", "labels", "radius", "metric"]
+DATASETS = ("lastfm-loo", "amusic-loo", "ml-1m-loo")
+RUN = ["model", "dataset", "defense", "seed"]
+CSV, PAGE = HERE / "published.csv", HERE / "published.md"
+ATTACKED = {"pseudo": ("fgsm", "pseudo"), "truth": ("fgsm", "truth"), "noise": ("random", "pseudo")}
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Return records as they were written."""
+    return pd.read_csv(file, float_precision="round_trip", keep_default_na=False)
 
 
 def records(folders: list[Path]) -> pd.DataFrame:
-    """Return the records of attacks per user of all runs; `rawp` is stage 1 of `rawp_ft`, repaired or not."""
-    frames = []
+    """Return the records of attacks per user, known and new; `rawp` is stage 1 of `rawp_ft`, repaired or not."""
+    frames = [read(CSV)]
     for folder in folders:
         for file in sorted(folder.glob("*/records.csv")):
-            frame = pd.read_csv(file, float_precision="round_trip", keep_default_na=False)
+            frame = read(file)
             frame = frame[frame["scope"] == "per_user"]
             if "rawp_ft" in set(frame["defense"]):
                 frames.append(frame[frame["stage"] == frame["stage"].min()].assign(defense="rawp"))
             frames.append(frame[frame["stage"] == frame["stage"].max()])
-    return pd.concat(frames, ignore_index=True)
+    everything = pd.concat([frame.assign(batch=number) for number, frame in enumerate(frames)])
+    newest = everything.groupby(RUN)["batch"].transform("max")
+    return everything[everything["batch"] == newest].drop(columns="batch").sort_values(RUN, kind="stable")
 
 
-def clean(everything: pd.DataFrame) -> str:
-    """Return the table of clean scores, mean ± standard deviation over seeds."""
-    rows = everything[
-        (everything["radius"] == 0) & (everything["attack"] == "fgsm") & (everything["labels"] == "pseudo")
-    ]
+def curves(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return data set, defense and rows of each curve, in the order of the tables."""
+    pairs = [(dataset, defense) for dataset in DATASETS for defense in DEFENSES]
+    parts = [rows[(rows["dataset"] == dataset) & (rows["defense"] == defense)] for dataset, defense in pairs]
+    return [(*pair, part) for pair, part in zip(pairs, parts) if len(part)]
+
+
+def under(rows: pd.DataFrame, attack: str, labels: str) -> pd.DataFrame:
+    """Return the rows of one attack."""
+    return rows[(rows["attack"] == attack) & (rows["labels"] == labels)]
+
+
+def clean(rows: pd.DataFrame) -> str:
+    """Return one model's table of clean scores, mean ± standard deviation over seeds."""
+    rows = under(rows, "fgsm", "pseudo")
+    rows = rows[rows["radius"] == 0]
     lines = []
-    for (model, dataset), place in rows.groupby(["model", "dataset"], sort=False):
-        for defense in [name for name in DEFENSES if name in set(place["defense"])]:
-            own = place[place["defense"] == defense]
-            values = [spread(own[own["metric"] == metric]["value"]) for metric in METRICS]
-            lines.append([model, dataset, defense, *values, own["seed"].nunique()])
-    return tabulate(lines, headers=["model", "data", "defense", "HR@10", "NDCG@10", "seeds"], tablefmt="github")
+    for dataset, defense, own in curves(rows):
+        values = [spread(own[own["metric"] == metric]["value"]) for metric in METRICS]
+        lines.append([dataset, defense, *values, own["seed"].nunique()])
+    headers = ["data", "defense", "HR@10", "NDCG@10", "seeds"]
+    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def attacked(everything: pd.DataFrame, attack: str, labels: str, metric: str = "hit@10") -> str:
-    """Return the table of scores under one attack, a column per radius, mean ± standard deviation over seeds."""
-    rows = everything[everything["metric"] == metric]
-    rows = rows[(rows["attack"] == attack) & (rows["labels"] == labels)]
+def attacked(rows: pd.DataFrame, attack: str, labels: str) -> str:
+    """Return one model's HR@10 under one attack, a column per radius, mean ± standard deviation over seeds."""
+    rows = under(rows, attack, labels)
+    rows = rows[rows["metric"] == "hit@10"]
     radii = sorted(set(rows["radius"]))
-    lines = []
-    for (model, dataset), place in rows.groupby(["model", "dataset"], sort=False):
-        for defense in [name for name in DEFENSES if name in set(place["defense"])]:
-            own = place[place["defense"] == defense]
-            lines.append([model, dataset, defense, *(spread(own[own["radius"] == r]["value"]) for r in radii)])
-    headers = ["model", "data", "defense", *(f"{radius:g}" for radius in radii)]
+    lines = [
+        [dataset, defense, *(spread(own[own["radius"] == radius]["value"]) for radius in radii)]
+        for dataset, defense, own in curves(rows)
+    ]
+    headers = ["data", "defense", *(f"{radius:g}" for radius in radii)]
     return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
 
 
@@ -74,7 +100,7 @@ def picture(everything: pd.DataFrame) -> None:
     """Draw one model's HR@10 against the radius: pseudo-labels above, true ones below, a column per data set."""
     rows = everything[everything["metric"] == "hit@10"]
     (model,) = rows["model"].unique()
-    datasets = list(rows["dataset"].unique())
+    datasets = [dataset for dataset in DATASETS if dataset in set(rows["dataset"])]
     figure, axes = plt.subplots(
         2,
         len(datasets),
@@ -106,15 +132,20 @@ def picture(everything: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    """Write the files and print the tables."""
+    """Write the files."""
     everything = records([Path(word) for word in sys.argv[1:]])
-    everything.to_csv(HERE / "published.csv", index=False)
-    for _, own in everything.groupby("model"):
+    everything.to_csv(CSV, index=False)
+    models = dict(list(everything.groupby("model")))
+    for own in models.values():
         picture(own)
-    print(clean(everything))
-    for attack, labels in (("fgsm", "pseudo"), ("fgsm", "truth"), ("random", "pseudo")):
-        for metric in METRICS:
-            print(f"\n{metric} under {attack}, {labels} labels\n\n{attacked(everything, attack, labels, metric)}")
+
+    def fill(found: re.Match[str]) -> str:
+        """Return a table below its comment."""
+        table, model = found[2], models[found[3]]
+        return found[1] + (clean(model) if table == "clean" else attacked(model, *ATTACKED[table]))
+
+    page = re.sub(r"(<!-- (\w+) (\w+) -->\n\n)\|.*?(?=\n\n)", fill, PAGE.read_text(), flags=re.DOTALL)
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":
