@@ -58,7 +58,8 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, column in ((above, "radius"), (below, "score")):
-        axes.plot(path["epoch"], path[column], color=CLEAN, linewidth=0.8)
+        for _, attempt in path.groupby("attempt"):
+            axes.plot(attempt["epoch"], attempt[column], color=CLEAN, linewidth=0.8)
         for passed, colour, label in ((True, PASSED, "passed"), (False, REFUSED, "refused")):
             rows = path[path["passed"] == passed]
             axes.plot(rows["epoch"], rows[column], "o" if passed else "X", color=colour, linestyle="", label=label)

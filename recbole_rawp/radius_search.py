@@ -12,6 +12,10 @@ more slowly, and catches up in the end; and where the plain model's own score di
 refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
 decisions in a row agree. The model is the passed one with the largest radius among those that keep (1 - budget) of the
 plain model's best, and at equal radius the best of them; while none does, the best one.
+
+Weights that were moved too far at first may never catch up, however small the radius is then. So where the first
+radius, the smallest, was refused three times in a row, or RecBole's patience would end the training, and nothing keeps
+the budget, training begins anew from the same start, and no radius passes a quarter of the largest one tried.
 """
 
 from __future__ import annotations
@@ -36,13 +40,16 @@ class RadiusSearch:
         bigger: whether a higher score is better.
         largest: radius that is never passed.
         radius, factor: of the training that comes next, and of the step after it.
+        attempt: how often training began from the start.
         plain: the plain model's valid scores.
         trained_plainly: whether they are complete.
-        warmed: validations after plain epochs, of the warm-up or of empty masks, which are passed unseen.
+        warmed: validations of this attempt after plain epochs, of the warm-up or of empty masks, passed unseen.
+        warm_start: those of them before its first perturbation.
         perturbed: whether something was perturbed since the last validation.
-        start: the state before the first epoch, of model, optimizers, loaders and generators.
+        start: the state before the first epoch, of model, optimizers, loaders and generators; after a warm-up, that of
+            model and optimizers then.
         kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
-        path: a row for each validation: epoch, radius, score, needed, passed, kept, chosen.
+        path: a row for each validation: attempt, epoch, radius, score, needed, passed, kept, chosen.
         result: RecBole's valid result of the chosen model.
     """
 
@@ -51,9 +58,11 @@ class RadiusSearch:
     largest: float
     radius: float = START
     factor: float = COARSE
+    attempt: int = 1
     plain: list[float] = field(default_factory=list)
     trained_plainly: bool = False
     warmed: int = 0
+    warm_start: int = 0
     perturbed: bool = False
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
@@ -74,19 +83,42 @@ class RadiusSearch:
 
     def decide(self, epoch: int, score: float) -> bool:
         """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""
-        needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.path))
+        needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.rows))
         passed = self._reaches(score, needed)
         kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
-        row = {"epoch": epoch, "radius": self.radius, "score": score, "needed": needed, "passed": passed, "kept": kept}
-        self.path.append(row | {"chosen": False})
+        row = {"attempt": self.attempt, "epoch": epoch, "radius": self.radius, "score": score, "needed": needed}
+        self.path.append(row | {"passed": passed, "kept": kept, "chosen": False})
         if kept:
             self.kept_score = score
         if passed and self._preferred(self.path[-1]):
             for row in self.path:
                 row["chosen"] = row is self.path[-1]
         self._turn()
-        self.radius = min(self.largest, self.radius * self.factor if passed else self.radius / self.factor)
+        radius = self.radius * self.factor if passed else self.radius / self.factor
+        self.radius = min(self.largest, max(START, radius))
         return kept
+
+    def gives_up(self, *, impatient: bool) -> bool:
+        """Tell whether training is to begin anew: over the budget, at the smallest radius or out of patience."""
+        if self.chosen is not None and self.within_budget(self.chosen["score"]):
+            return False
+        last = self.rows[-3:]
+        smallest = len(last) == 3 and not any(row["passed"] or row["radius"] > START for row in last)
+        return (smallest or impatient) and self._quarter() >= START
+
+    def begin_anew(self) -> None:
+        """Take the start for the next attempt; its radii are smaller."""
+        self.largest = self._quarter()
+        self.radius, self.factor, self.attempt = START, COARSE, self.attempt + 1
+        self.warmed, self.kept, self.kept_score = self.warm_start, None, None
+
+    def _quarter(self) -> float:
+        return max(row["radius"] for row in self.rows) / 4
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Those of the path that belong to this attempt."""
+        return [row for row in self.path if row["attempt"] == self.attempt]
 
     @property
     def chosen(self) -> dict[str, Any] | None:
@@ -114,7 +146,7 @@ class RadiusSearch:
 
     def _turn(self) -> None:
         """Make the factor finer where the decision turned, coarser where three agree."""
-        decisions = [row["passed"] for row in self.path]
+        decisions = [row["passed"] for row in self.rows]
         if all(decisions):
             return
         last = decisions[-3:]

@@ -154,6 +154,8 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     if not perturbed:
         found.kept, found.kept_score = resume.copied(resume.trained(trainer, trainer.outside)), score
         found.warmed += 1
+        if not found.path:
+            found.start, found.warm_start = found.kept, found.warmed
         return
     kept = found.decide(epoch, score)
     row = found.path[-1]
@@ -163,10 +165,23 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     )
     if row["chosen"]:
         _keep_chosen(trainer, epoch, score, saved)
-    if kept:
+    if found.gives_up(impatient=trainer.cur_step >= max(1, trainer.stopping_step)):
+        _begin_anew(trainer)
+    elif kept:
         found.kept = resume.copied(resume.trained(trainer, trainer.outside))
     else:
         resume.put_trained(trainer, found.kept or found.start or {})
+
+
+def _begin_anew(trainer: Any) -> None:
+    """Train from the start again, at smaller radii; RecBole's early stopping, too."""
+    found: RadiusSearch = trainer.search
+    found.begin_anew()
+    resume.put_trained(trainer, found.start or {})
+    trainer.cur_step, trainer.best_valid_score = 0, -math.inf if found.bigger else math.inf
+    trainer.logger.info(
+        f"rawp_radius auto: the budget is not kept; training begins anew, at a radius of {found.largest:.3g} at most"
+    )
 
 
 def _keep_chosen(trainer: Any, epoch: int, score: float, saved: bool) -> None:

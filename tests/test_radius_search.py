@@ -60,11 +60,44 @@ def test_where_no_radius_costs_anything_the_largest_is_taken_and_never_passed():
     assert search.chosen["radius"] == 1.0 == max(row["radius"] for row in search.path)
 
 
-def test_where_every_radius_costs_too_much_the_radius_only_falls_and_nothing_is_chosen():
+def test_where_every_radius_costs_too_much_the_smallest_is_tried_and_nothing_is_chosen():
     search = searched(lambda radius: 0.1)
     assert search.chosen is None and not any(row["passed"] for row in search.path)
-    radii = [row["radius"] for row in search.path]
-    assert radii == sorted(radii, reverse=True) and radii[-1] < radii[0] / 4**10
+    assert {row["radius"] for row in search.path} == {options.START}
+    assert not search.gives_up(impatient=True)  # there is no smaller one
+
+
+SLOW = [0.2, 0.42, 0.44, *[0.45] * 5, 0.48, *[0.5] * 10]
+
+
+class Trap:
+    """A model that learns as the plain one, but no further than 0.45 once it was moved by more than `edge`."""
+
+    def __init__(self, edge):
+        self.edge, self.widest, self.scores = edge, 0.0, iter(SLOW)
+
+    def score(self, radius):
+        self.widest = max(self.widest, radius)
+        return min(next(self.scores, 0.5), 0.5 if self.widest <= self.edge else 0.45)
+
+
+@pytest.mark.parametrize(("edge", "attempts"), [(0.3, 2), (0.1, 3), (0.005, 5)])
+def test_a_model_that_was_moved_too_far_begins_anew_with_a_quarter_of_the_radius(edge, attempts):
+    search, trap = RadiusSearch(0.01, True, 1.0, plain=SLOW, trained_plainly=True), Trap(edge)
+    for epoch in range(200):
+        search.decide(epoch, trap.score(search.radius))
+        if search.gives_up(impatient=False):
+            search.begin_anew()
+            trap = Trap(edge)
+    assert search.attempt == attempts and search.within_budget(search.chosen["score"])
+    assert edge / 4 < search.chosen["radius"] <= edge and search.chosen["attempt"] == attempts
+    widest = [max(row["radius"] for row in search.path if row["attempt"] == n + 1) for n in range(attempts)]
+    assert all(after <= before / 4 for before, after in zip(widest, widest[1:]))
+
+
+def test_within_the_budget_nothing_begins_anew():
+    search = searched(lambda radius: 0.5 if radius < 0.1 else 0.1)
+    assert search.attempt == 1 and not search.gives_up(impatient=True)
 
 
 def test_a_score_that_is_not_a_number_is_refused():
@@ -211,6 +244,29 @@ def test_a_refused_validation_puts_weights_and_optimizer_back(settings, monkeypa
         (mine, theirs) = (state["optimizers"]["optimizer"]["state"] for state in (kept, refused))
         assert all(same(mine[k], theirs[k]) for k in mine) and mine.keys() == theirs.keys()
     assert not same(states[0]["weights"], states[2]["weights"])
+
+
+@pytest.mark.parametrize("warm_up", [0, 1])
+def test_what_begins_anew_has_the_weights_and_the_optimizer_of_the_start(warm_up, settings, monkeypatch):
+    states, before = [], radius_steps._decide
+
+    def watched(trainer, *args):
+        before(trainer, *args)
+        states.append(copy.deepcopy(resume.trained(trainer, trainer.outside)) | {"waited": trainer.cur_step})
+
+    monkeypatch.setattr(radius_steps, "_decide", watched)
+    monkeypatch.setattr(RadiusSearch, "gives_up", lambda self, impatient: len(states) == 3)
+    trainer, _ = fit(config_of(settings, rawp_warmup_epochs=warm_up, rawp_clean_budget=0.9))
+    start = trainer.search.start if warm_up == 0 else states[0]
+    assert same(states[3]["weights"], start["weights"]) and states[3]["waited"] == 0
+    assert not same(states[2]["weights"], start["weights"])
+    steps = [len(state["optimizers"]["optimizer"]["state"]) for state in (states[2], states[3])]
+    assert steps[0] > 0 and (steps[1] > 0) == (warm_up > 0)
+    rows = trainer.search.path
+    assert [row["attempt"] for row in rows] == [1] * (4 - warm_up) + [2, 2]
+    assert rows[4 - warm_up]["radius"] == options.START and rows[-1]["radius"] <= trainer.search.largest
+    again = RadiusSearch(0.9, True, 1.0, plain=trainer.search.plain)
+    assert rows[4 - warm_up]["needed"] == again.needed(1 + warm_up)
 
 
 def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch):

@@ -65,7 +65,7 @@ def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, m
     """The first is chosen, while the clean score goes on rising."""
 
     def first(self, epoch, score):
-        row = {"epoch": epoch, "radius": 0.1, "score": score, "needed": 0.0, "passed": True}
+        row = {"attempt": 1, "epoch": epoch, "radius": 0.1, "score": score, "needed": 0.0, "passed": True}
         self.path.append(row | {"chosen": not self.path})
         return True
 
