@@ -74,7 +74,7 @@ def sentence(place: Place) -> str:
     """Return what was found in one sentence: who is on the front, and what each of these keeps."""
     if place.telling is None:
         return f"{place.title}: no attack was measured."
-    kept = place.rows.groupby("defense")[f"kept@{place.telling:g}"].mean()
+    kept = place.kept[place.telling]
     front = pareto.on_front(points(place), bigger=place.bigger)
     column = f"robust@{place.telling:g}"
     parts = [

@@ -48,10 +48,17 @@ class Place:
         return sorted(float(name.partition("@")[2]) for name in names if name.startswith("robust@"))
 
     @property
+    def kept(self) -> pd.DataFrame:
+        """Return the shares kept, a row per defense and a column per radius: means over seeds, NaN if one is NaN."""
+        names = [f"kept@{radius:g}" for radius in self.radii]
+        seeds = self.rows.set_index("defense")[names].set_axis(self.radii, axis=1).astype(float)
+        known = seeds.notna().groupby(level=0, sort=False).all()
+        return seeds.groupby(level=0, sort=False).mean().where(known)
+
+    @property
     def telling(self) -> float | None:
         """Return the radius where the defenses differ most in what they keep; None if none was attacked."""
-        kept = self.rows.groupby("defense", sort=False)[[f"kept@{radius:g}" for radius in self.radii]].mean()
-        return telling_radius(kept.set_axis(self.radii, axis=1))
+        return telling_radius(self.kept)
 
     def of(self, defense: str) -> pd.DataFrame:
         """Return the rows of one defense."""

@@ -82,9 +82,14 @@ def of_part(
 
 
 def by_cell(values: np.ndarray, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return values [C, U], means over seeds, as a row per (defense, attack, radius) and a column per user."""
+    """Return values [C, U], means over seeds, as a row per (defense, attack, radius) and a column per user.
+
+    NaN in one seed makes NaN.
+    """
     index = pd.MultiIndex.from_frame(cells[CELL])
-    return pd.DataFrame(values[cells.index], index=index, dtype=float).groupby(level=CELL, sort=False).mean()
+    seeds = pd.DataFrame(values[cells.index], index=index, dtype=float)
+    known = seeds.notna().groupby(level=CELL, sort=False).all()
+    return seeds.groupby(level=CELL, sort=False).mean().where(known)
 
 
 def hardest(kept: pd.DataFrame, radius: float) -> str:

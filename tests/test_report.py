@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import output, pictures, report
+from recbole_rawp import output, pictures, report, user_report
 from recbole_rawp.checks import Check
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA
@@ -297,6 +297,12 @@ def test_users_are_sliced_by_activity_and_popularity(tmp_path):
     assert sum(int(row[1]) for row in rows[1:4]) == sum(int(row[1]) for row in rows[4:]) == 40
     assert rows[1][2].startswith("0.1333 -> ") and rows[6][2].startswith("0.1308 -> ")  # the least active like hits
     assert all(row[2].endswith("(41%)") for row in rows[1:])
+
+
+def test_a_user_whose_score_is_nan_in_one_seed_has_no_mean():
+    cells = pd.DataFrame([{"defense": "none", "attack": "fgsm", "radius": 0.1, "seed": seed} for seed in (1, 2)])
+    (row,) = user_report.by_cell(np.array([[0.2, 0.4], [np.nan, 0.6]]), cells).to_numpy()
+    np.testing.assert_allclose(row, [np.nan, 0.5])
 
 
 def test_ranking_stability_is_the_mean_overlap(tmp_path):

@@ -1,0 +1,50 @@
+"""Does a comparison's report say only what its runs allow: seeds that are missing, scores of NaN, odd names?"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recbole_rawp import comparison, outcomes
+from recbole_rawp.compare import described, failure, read_rows
+from recbole_rawp.grid import Cell
+from tests.test_report import cells_of, measured, users_of, written
+
+NAN = math.nan
+
+
+def finished(defense, seed, values, *, model="M", dataset="D", attacks=("fgsm",)):
+    """Write a run whose attacks leave `values` (radius -> score), and return its row."""
+    cell = Cell(model, dataset, defense, seed)
+    row = measured(model, ("none",), attacks[:1], seed=seed)[0] | {"dataset": dataset, "defense": defense}
+    records = [row | {"attack": a, "radius": r, "value": v} for a in attacks for r, v in values.items()]
+    written(Path(cell.name), records, users={"global": users_of(records)})
+    return described(cell) | outcomes.measure(Path(cell.name)) | {"status": comparison.FINISHED, "seconds": 1.0}
+
+
+@pytest.fixture
+def report():
+    """Return a function: rows -> report.md of their comparison, here; after a way through runs.csv, as on resuming."""
+    Path("comparison.yaml").touch()
+    Path("environment.txt").touch()
+
+    def write(*rows):
+        pd.DataFrame(rows).to_csv("runs.csv", index=False)
+        comparison.write(Path(), list(read_rows(Path()).values()))
+        return Path("report.md").read_text()
+
+    return write
+
+
+def test_nan_in_one_seed_is_not_left_out_of_the_mean(report):
+    rows = [finished("none", seed, {0.0: 0.2, 0.1: 0.1, 0.3: 0.02}) for seed in (1, 2)]
+    rows += [finished("rawp", seed, {0.0: 0.2, 0.1: 0.18, 0.3: 0.15 if seed == 1 else NAN}) for seed in (1, 2)]
+    text = report(*rows)
+    assert cells_of(text)[2][-3] == "nan ± nan"
+    assert "strongest attack at radius 0.1: " in text  # at 0.3 nothing is known of rawp
+    together = Path("reports/M-D/report.md").read_text()
+    assert cells_of(together)[2] == ["rawp", "fgsm", "0.2000", "0.1800 (90%)", "nan (n/a)"]
+    assert "by 10% of its norm" in together and "**rawp** keeps 90%" in together
