@@ -90,16 +90,29 @@ def sentence(place: Place) -> str:
 
 
 def caution(places: Sequence[Place]) -> str:
-    """Return what few seeds mean for the reader."""
-    seeds = min((place.rows["seed"].nunique() for place in places), default=FEW)
-    if seeds >= FEW:
-        return ""
+    """Return what few seeds, or other ones for other defenses, mean for the reader."""
+    seeds = min((len(place.of(name)) for place in places for name in place.defenses), default=FEW)
+    words = uneven(places)
     if seeds == 1:
-        return "One seed: nothing here says what another seed would give; a difference may be the seed's alone."
-    return (
-        f"{seeds} seeds: few. An interval over them is rough, and a difference smaller than the deviations beside it "
-        "may be the seeds' alone, whatever its p-value over users."
-    )
+        words += "One seed: nothing here says what another seed would give; a difference may be the seed's alone."
+    elif seeds < FEW:
+        words += (
+            f"{seeds} seeds: few. An interval over them is rough, and a difference smaller than the deviations beside "
+            "it may be the seeds' alone, whatever its p-value over users."
+        )
+    return words.strip()
+
+
+def uneven(places: Sequence[Place]) -> str:
+    """Return the warning that some means are over fewer seeds than others beside them; nothing if none are."""
+    short = [
+        f"{label(name)} ({place.title}) {len(place.of(name))} of {place.rows['seed'].nunique()}"
+        for place in places
+        for name in place.defenses
+        if len(place.of(name)) < place.rows["seed"].nunique()
+    ]
+    listed = ", ".join(short)
+    return f"Means over other seeds do not compare: runs are missing, finished are {listed}. " * bool(short)
 
 
 def distrust(done: pd.DataFrame) -> str:

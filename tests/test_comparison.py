@@ -48,3 +48,11 @@ def test_nan_in_one_seed_is_not_left_out_of_the_mean(report):
     together = Path("reports/M-D/report.md").read_text()
     assert cells_of(together)[2] == ["rawp", "fgsm", "0.2000", "0.1800 (90%)", "nan (n/a)"]
     assert "by 10% of its norm" in together and "**rawp** keeps 90%" in together
+
+
+def test_a_defense_with_fewer_seeds_than_the_others_is_said_to_have_them(report):
+    rows = [finished("none", seed, {0.0: 0.2, 0.1: 0.1}) for seed in range(10)]
+    assert "seed" not in report(*rows).splitlines()[2]
+    rows += [finished("awp", 0, {0.0: 0.3, 0.1: 0.2}), *(failure(Cell("M", "D", "awp", seed), "x") for seed in (1, 2))]
+    words = report(*rows).splitlines()[2]
+    assert "do not compare: runs are missing, finished are awp (M on D) 1 of 10. One seed: nothing here says" in words
