@@ -76,6 +76,8 @@ def sentence(place: Place) -> str:
         return f"{place.title}: no attack was measured."
     kept = place.kept[place.telling]
     front = pareto.on_front(points(place), bigger=place.bigger)
+    if not front:
+        return f"{place.title}: no defense has both a clean {place.metric} and one under attack, for scores are NaN."
     column = f"robust@{place.telling:g}"
     parts = [
         f"**{label(name)}** (clean {place.of(name)['clean'].mean():.4f}, attacked {place.of(name)[column].mean():.4f}, "
@@ -84,7 +86,7 @@ def sentence(place: Place) -> str:
     ]
     return (
         f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: of "
-        f"{len(place.defenses)} defenses no other is better in both scores than {', '.join(parts) or 'none'}. "
+        f"{len(place.defenses)} defenses no other is better in both scores than {', '.join(parts)}. "
         f"{meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
     )
 
@@ -141,7 +143,7 @@ def section(place: Place, table: str, tests: pd.DataFrame) -> list[str]:
     parts.append(f"![{place.metric} against the radius, {place.title}]({place.folder}/robustness.png)")
     parts.append(f"All attacks and users: [{place.folder}/report.md]({place.folder}/report.md).")
     own = tests[(tests["model"] == place.model) & (tests["dataset"] == place.dataset)]
-    shown = own[own["radius"].isin([0.0, place.telling])]
+    shown = own[(own["radius"] == 0) | (own["radius"].map("{:g}".format) == f"{place.telling or 0:g}")]
     if len(shown):
         parts += [f"### Which differences count? ({place.title})", test_table(shown), test_key(own, len(tests))]
     elif rows["defense"].nunique() > 1:

@@ -43,9 +43,13 @@ class Place:
 
     @property
     def radii(self) -> list[float]:
-        """Return the attacked radii."""
-        names = self.rows.dropna(axis=1, how="all").columns
-        return sorted(float(name.partition("@")[2]) for name in names if name.startswith("robust@"))
+        """Return the attacked radii, also where all scores are NaN."""
+        return sorted(float(name.partition("@")[2]) for name in self.columns if name.startswith("attack@"))
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns that hold something; models with other attacks have others."""
+        return list(self.rows.dropna(axis=1, how="all").columns)
 
     @property
     def kept(self) -> pd.DataFrame:
@@ -79,7 +83,7 @@ def points(place: Place) -> dict[str, np.ndarray]:
 def cells(place: Place) -> tuple[list[list[str]], list[str]]:
     """Return the rows of the table, one per defense, and its headers."""
     telling = place.telling
-    noise = [f"noise@{telling:g}"] if telling is not None and f"noise@{telling:g}" in place.rows else []
+    noise = [f"noise@{telling:g}"] if telling is not None and f"noise@{telling:g}" in place.columns else []
     robust = [f"robust@{radius:g}" for radius in place.radii]
     lines = []
     for name in place.defenses:
@@ -109,7 +113,9 @@ def time_ratio(place: Place, own: pd.DataFrame) -> str:
 
 def numbers(place: Place) -> pd.DataFrame:
     """Return count, mean, deviation and interval over seeds of every score of every defense."""
-    names = [name for name in place.rows if name == "clean" or name.partition("@")[0] in ("robust", "noise", "kept")]
+    met = {f"{score}@{radius:g}" for score in ("robust", "kept") for radius in place.radii}
+    met |= {"clean", *(name for name in place.columns if name.startswith("noise@"))}
+    names = [name for name in place.rows if name in met]
     return pd.DataFrame(
         {"model": place.model, "dataset": place.dataset, "metric": place.metric.lower(), "defense": name}
         | {"score": column.partition("@")[0], "radius": float(column.partition("@")[2] or 0)}
