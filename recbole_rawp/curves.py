@@ -163,8 +163,8 @@ def gradient_attacks(kept: pd.DataFrame) -> list[str]:
 
 
 def telling_radius(worst: pd.DataFrame) -> float | None:
-    """Return the radius where the models differ most (one model: mid-curve); None if none was attacked."""
-    radii = [radius for radius in worst.columns if radius > 0]
+    """Return the radius where the models differ most (one model: mid-curve); None if none was tried on all."""
+    radii = [radius for radius in worst.columns if radius > 0 and not np.isinf(worst[radius]).any()]
     if len(worst) < 2 or not radii:
         return radii[(len(radii) - 1) // 2] if radii else None
     columns = worst[radii]

@@ -25,6 +25,7 @@ from recbole_rawp.curves import (
     shares,
     strongest,
     telling_radius,
+    tried,
     within,
 )
 from recbole_rawp.users import Users
@@ -45,7 +46,7 @@ def sections(
     """
     frame = within(frame, setting)
     kept = over_seeds(shares(curves(frame, metric), bigger=bigger, metric=metric))
-    radius = telling_radius(strongest(kept))
+    radius = telling_radius(strongest(tried(kept, frame, metric)))
     if radius is None:
         return []
     tables = [(part, within(named(complete(pd.DataFrame(part.cells)), like=frame), setting)) for part in parts]

@@ -41,6 +41,8 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
     worst = strongest(tried(kept, frame, metric))
     radius = telling_radius(worst)
+    if radius is None and max(worst.columns) > 0:
+        return f"No radius was tried on all of the {len(worst)} models: nothing compares."
     if radius is None:
         return "No attack was measured: attack_radii holds only 0."
     clean = wide[0.0].groupby(level="defense", sort=False).mean()

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import output, pictures, report, user_report
+from recbole_rawp import output, pictures, report, tables, user_report
 from recbole_rawp.checks import Check
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA
@@ -276,6 +276,24 @@ def test_a_radius_that_was_not_measured_is_a_dash():
     assert [row[-1] for row in rows[1:]] == ["0.1721 (86%)", "0.0813 (41%)", "-", "-"]
 
 
+def test_models_attacked_at_other_radii_do_not_compare(frame):
+    other = frame.assign(radius=frame["radius"].where(frame["defense"] == "none", frame["radius"] * 2))
+    text = report.verdict(other[other["radius"] != 0.6], "ndcg@10", bigger=True)
+    assert text == "No radius was tried on all of the 2 models: nothing compares."
+
+
+def test_the_overview_ends_where_each_model_was_last_attacked(frame):
+    kept = frame[(frame["radius"] < 0.3) | (frame["defense"] == "none")].assign(value=0.2)
+    lines = tables.overview(kept, "ndcg@10", bigger=True).splitlines()
+    assert "no radius up to 0.3" in lines[2] and "no radius up to 0.1" in lines[3]
+
+
+def test_users_are_looked_at_where_the_verdict_looks(tmp_path):
+    records = measured() + [row for row in measured(attacks=("bim",)) if row["radius"] < 0.3]
+    text = written(tmp_path / "run", records, users={"global": users_of(records)})
+    assert "moves each weight tensor by 30% of its norm" in text and "NDCG@10 at radius 0.3, attacked - clean" in text
+
+
 def test_losses_and_models_are_compared_user_by_user(tmp_path):
     text = written(tmp_path / "run", measured(), users={"global": users_of(measured())})
     rows = cells_of(text, "### Is the difference more than chance?")
@@ -486,8 +504,6 @@ def test_a_score_that_rises_under_attack_is_not_called_robust(frame):
 
 
 def test_the_overview_passes_over_radii_that_were_not_tried(frame):
-    from recbole_rawp import tables
-
     bim = frame[frame["attack"] == "fgsm"].assign(attack="bim")
     bim = bim[bim["radius"] != 0.1]
     text = tables.overview(pd.concat([frame, bim]).assign(target="hidden"), "ndcg@10", bigger=True)
