@@ -52,10 +52,17 @@ def sections(
     tables = [(part, within(named(complete(pd.DataFrame(part.cells)), like=frame), setting)) for part in parts]
     tables = [(part, cells) for part, cells in tables if not cells.empty]
     found: list[str] = []
-    for part, cells in tables:
-        where = f" ({places(cells)})" if len(tables) > 1 else ""
+    for (part, cells), where in zip(tables, told_apart([cells for _, cells in tables])):
         found += of_part(part, cells, kept, radius, metric, where, bigger=bigger, slices=slices)
     return found
+
+
+def told_apart(parts: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the ends of the parts' headings: models and data sets if there are several, and seeds if these recur."""
+    names = [places(cells) for cells in parts]
+    seeds = [f", seed {', '.join(map(str, cells['seed'].unique()))}" for cells in parts]
+    ends = [name + seed * (names.count(name) > 1) for name, seed in zip(names, seeds)]
+    return [f" ({end})" * (len(parts) > 1) for end in ends]
 
 
 def of_part(

@@ -430,6 +430,15 @@ def test_users_of_other_data_are_compared_among_themselves(tmp_path):
     assert "the same 30 users" in text and "the same 40 users" in text and "A: plain -> B: plain" not in text
 
 
+def test_users_whose_split_each_seed_draws_are_told_apart_by_it(tmp_path):
+    for seed in (1, 2):
+        records = measured(seed=seed)
+        written(tmp_path / str(seed), records, users={"global": users_of(records, count=30 + seed)})
+    report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
+    headings = re.findall(r"### Which users lose\? (.*)", (tmp_path / "both/report.md").read_text())
+    assert headings == ["(M on D, seed 1)", "(M on D, seed 2)"]
+
+
 def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(tmp_path):
     written(tmp_path / "good", measured())
     written(tmp_path / "other", [row | {"metric": "mrr@10"} for row in measured()], metric="mrr@10")
