@@ -132,7 +132,8 @@ def significance(scores: pd.DataFrame, metric: str, attack: str, radius: float, 
     if between:
         parts += [
             difference_table(between, ["models", "attack", "first", "second"]),
-            f"Second model - first, the same users, clean and at radius {radius:g}.",
+            f"Second model - first, the same users, clean and at radius {radius:g}, where the models differ most on "
+            "these data: for that choice p is not corrected.",
         ]
     return parts
 

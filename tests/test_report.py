@@ -306,6 +306,7 @@ def test_losses_and_models_are_compared_user_by_user(tmp_path):
         ["plain -> rawp", "fgsm", "0.0813", "0.1828"],
     ]
     assert pairs[1][4:] == ["+0.0000 [+0.0000, +0.0000]", "1.000"] and pairs[2][5] == "<0.001"
+    assert "at radius 0.3, where the models differ most on these data: for that choice p is not corrected." in text
 
 
 def test_users_are_sliced_by_activity_and_popularity(tmp_path):
