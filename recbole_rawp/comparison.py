@@ -133,15 +133,15 @@ def section(place: Place, table: str, tests: pd.DataFrame) -> list[str]:
     rows = place.rows
     parts = [f"## {place.title}", table, key(place)]
     if place.telling is not None:
-        image = f"![Clean against robust {place.metric}, {place.title}]({place.folder}/pareto.png)"
+        image = f"![Clean against robust {place.metric}, {place.title}]({place.link}/pareto.png)"
         what = (
             "Large points: means; small ones: seeds. Right and up is better"
             if place.bigger
             else "Left and down is better"
         )
         parts += [image, f"{what}; beyond the stairs no defense reached."]
-    parts.append(f"![{place.metric} against the radius, {place.title}]({place.folder}/robustness.png)")
-    parts.append(f"All attacks and users: [{place.folder}/report.md]({place.folder}/report.md).")
+    parts.append(f"![{place.metric} against the radius, {place.title}]({place.link}/robustness.png)")
+    parts.append(f"All attacks and users: [{place.folder}/report.md]({place.link}/report.md).")
     own = tests[(tests["model"] == place.model) & (tests["dataset"] == place.dataset)]
     shown = own[(own["radius"] == 0) | (own["radius"].map("{:g}".format) == f"{place.telling or 0:g}")]
     if len(shown):

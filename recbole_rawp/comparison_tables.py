@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,11 @@ class Place:
     def folder(self) -> str:
         """Return where its own pictures and curves lie."""
         return f"reports/{self.model}-{self.dataset}"
+
+    @property
+    def link(self) -> str:
+        """Return the same as a link names it, whatever the data set is called."""
+        return quote(self.folder)
 
     @property
     def metric(self) -> str:

@@ -81,3 +81,10 @@ def test_a_radius_of_many_digits_has_its_test(report):
     text = report(*(finished(name, 1, {0.0: 0.2, 1 / 3: value}) for name, value in (("none", 0.1), ("rawp", 0.15))))
     rows = cells_of(text, "### Which differences count?")
     assert [row[1] for row in rows] == ["radius", "clean", "0.333333"]
+
+
+def test_pictures_are_found_whatever_the_data_set_is_called(report):
+    text = report(finished("none", 1, {0.0: 0.2, 0.1: 0.1}, dataset="my data (v1)"))
+    assert "](reports/M-my%20data%20%28v1%29/pareto.png)" in text and Path("reports/M-my data (v1)/pareto.png").exists()
+    page = Path("report.html").read_text()
+    assert page.count("<img") == 2 and "![" not in page and "is missing" not in page
