@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def foundations(frame: pd.DataFrame, failed: dict[str, str], notes: Sequence[str
     """Return the parts of the report on what ran, what failed, and how it is repeated."""
     done = int((frame["status"] == FINISHED).sum())
     lost = "\n".join(f"- FAILED {name}: {reason}" for name, reason in failed.items())
-    again = f"recbole-rawp compare --resume={home}"
+    again = shlex.join(["recbole-rawp", "compare", f"--resume={home}"])
     return [
         "## Runs",
         f"{done} of {len(frame)} runs finished. Each has a folder of its own here, with settings, model and report. "

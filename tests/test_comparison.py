@@ -88,3 +88,12 @@ def test_pictures_are_found_whatever_the_data_set_is_called(report):
     assert "](reports/M-my%20data%20%28v1%29/pareto.png)" in text and Path("reports/M-my data (v1)/pareto.png").exists()
     page = Path("report.html").read_text()
     assert page.count("<img") == 2 and "![" not in page and "is missing" not in page
+
+
+def test_the_command_that_goes_on_can_be_typed_again():
+    home = Path("my runs")
+    home.mkdir()
+    for name in ("comparison.yaml", "environment.txt"):
+        (home / name).touch()
+    text = comparison.foundations(pd.DataFrame({"status": ["failed"]}), {"run": "x"}, [], home)
+    assert "`recbole-rawp compare '--resume=my runs'` tries again" in "".join(text)
