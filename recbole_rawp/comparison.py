@@ -85,10 +85,11 @@ def sentence(place: Place) -> str:
         f"{percent(kept[name])} kept)"
         for name in front
     ]
+    count = len(place.defenses)
+    beaten = f"of {count} defenses none is as good in both scores, and better in one, as " * (count > 1)
     return (
-        f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: of "
-        f"{len(place.defenses)} defenses no other is better in both scores than {', '.join(parts)}. "
-        f"{meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
+        f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: "
+        f"{beaten}{', '.join(parts)}. {meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
     )
 
 
