@@ -279,7 +279,15 @@ def test_a_radius_that_was_not_measured_is_a_dash():
 def test_models_attacked_at_other_radii_do_not_compare(frame):
     other = frame.assign(radius=frame["radius"].where(frame["defense"] == "none", frame["radius"] * 2))
     text = report.verdict(other[other["radius"] != 0.6], "ndcg@10", bigger=True)
-    assert text == "No radius was tried on all of the 2 models: nothing compares."
+    assert text == "No attack was tried on all of the 2 models at one radius: nothing compares."
+
+
+def test_models_without_a_common_attack_do_not_compare(frame):
+    """One was attacked by FGSM, the other by BIM: `the worse of FGSM and BIM` was tried on neither."""
+    kept = (frame["defense"] == "none") | (frame["attack"] != "fgsm")
+    other = frame.assign(attack=frame["attack"].where(kept, "bim"))
+    text = report.verdict(other, "ndcg@10", bigger=True)
+    assert text == "No attack was tried on all of the 2 models at one radius: nothing compares."
 
 
 def test_the_overview_ends_where_each_model_was_last_attacked(frame):
