@@ -10,7 +10,7 @@ from typing import Any
 
 import recbole_rawp
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.rules import GRID
+from recbole_rawp.rules import GRID, check_values
 
 USAGE = """\
 recbole-rawp trains a RecBole model whose ranking survives small changes of its weights, and measures it.
@@ -104,6 +104,7 @@ def run(arguments: list[str]) -> int:
         raise InputError("--baseline: a run that goes on knows whether it has one. Leave it out.")
     if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
         raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")
+    check_values({key: options[key] for key in ("rawp_output_dir",) if key in options})  # report reads no settings
     return COMMANDS[command](options, *rest)
 
 

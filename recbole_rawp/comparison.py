@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,32 +75,48 @@ def sentence(place: Place) -> str:
     """Return what was found in one sentence: who is on the front, and what each of these keeps."""
     if place.telling is None:
         return f"{place.title}: no attack was measured."
-    kept = place.rows.groupby("defense")[f"kept@{place.telling:g}"].mean()
+    kept = place.kept[place.telling]
     front = pareto.on_front(points(place), bigger=place.bigger)
+    if not front:
+        return f"{place.title}: no defense has both a clean {place.metric} and one under attack, for scores are NaN."
     column = f"robust@{place.telling:g}"
     parts = [
         f"**{label(name)}** (clean {place.of(name)['clean'].mean():.4f}, attacked {place.of(name)[column].mean():.4f}, "
         f"{percent(kept[name])} kept)"
         for name in front
     ]
+    count = len(place.defenses)
+    beaten = f"of {count} defenses none is as good in both scores, and better in one, as " * (count > 1)
     return (
-        f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: of "
-        f"{len(place.defenses)} defenses no other is better in both scores than {', '.join(parts) or 'none'}. "
-        f"{meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
+        f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: "
+        f"{beaten}{', '.join(parts)}. {meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
     )
 
 
 def caution(places: Sequence[Place]) -> str:
-    """Return what few seeds mean for the reader."""
-    seeds = min((place.rows["seed"].nunique() for place in places), default=FEW)
-    if seeds >= FEW:
-        return ""
+    """Return what few seeds, or other ones for other defenses, mean for the reader."""
+    seeds = min((len(place.of(name)) for place in places for name in place.defenses), default=FEW)
+    words = uneven(places)
     if seeds == 1:
-        return "One seed: nothing here says what another seed would give; a difference may be the seed's alone."
-    return (
-        f"{seeds} seeds: few. An interval over them is rough, and a difference smaller than the deviations beside it "
-        "may be the seeds' alone, whatever its p-value over users."
-    )
+        words += "One seed: nothing here says what another seed would give; a difference may be the seed's alone."
+    elif seeds < FEW:
+        words += (
+            f"{seeds} seeds: few. An interval over them is rough, and a difference smaller than the deviations beside "
+            "it may be the seeds' alone, whatever its p-value over users."
+        )
+    return words.strip()
+
+
+def uneven(places: Sequence[Place]) -> str:
+    """Return the warning that some means are over fewer seeds than others beside them; nothing if none are."""
+    short = [
+        f"{label(name)} ({place.title}) {len(place.of(name))} of {place.rows['seed'].nunique()}"
+        for place in places
+        for name in place.defenses
+        if len(place.of(name)) < place.rows["seed"].nunique()
+    ]
+    listed = ", ".join(short)
+    return f"Means over other seeds do not compare: runs are missing, finished are {listed}. " * bool(short)
 
 
 def distrust(done: pd.DataFrame) -> str:
@@ -118,17 +135,17 @@ def section(place: Place, table: str, tests: pd.DataFrame) -> list[str]:
     rows = place.rows
     parts = [f"## {place.title}", table, key(place)]
     if place.telling is not None:
-        image = f"![Clean against robust {place.metric}, {place.title}]({place.folder}/pareto.png)"
+        image = f"![Clean against robust {place.metric}, {place.title}]({place.link}/pareto.png)"
         what = (
             "Large points: means; small ones: seeds. Right and up is better"
             if place.bigger
             else "Left and down is better"
         )
         parts += [image, f"{what}; beyond the stairs no defense reached."]
-    parts.append(f"![{place.metric} against the radius, {place.title}]({place.folder}/robustness.png)")
-    parts.append(f"All attacks and users: [{place.folder}/report.md]({place.folder}/report.md).")
+    parts.append(f"![{place.metric} against the radius, {place.title}]({place.link}/robustness.png)")
+    parts.append(f"All attacks and users: [{place.folder}/report.md]({place.link}/report.md).")
     own = tests[(tests["model"] == place.model) & (tests["dataset"] == place.dataset)]
-    shown = own[own["radius"].isin([0.0, place.telling])]
+    shown = own[(own["radius"] == 0) | (own["radius"].map("{:g}".format) == f"{place.telling or 0:g}")]
     if len(shown):
         parts += [f"### Which differences count? ({place.title})", test_table(shown), test_key(own, len(tests))]
     elif rows["defense"].nunique() > 1:
@@ -162,7 +179,7 @@ def foundations(frame: pd.DataFrame, failed: dict[str, str], notes: Sequence[str
     """Return the parts of the report on what ran, what failed, and how it is repeated."""
     done = int((frame["status"] == FINISHED).sum())
     lost = "\n".join(f"- FAILED {name}: {reason}" for name, reason in failed.items())
-    again = f"recbole-rawp compare --resume={home}"
+    again = shlex.join(["recbole-rawp", "compare", f"--resume={home}"])
     return [
         "## Runs",
         f"{done} of {len(frame)} runs finished. Each has a folder of its own here, with settings, model and report. "

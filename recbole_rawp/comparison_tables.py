@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,11 @@ class Place:
         return f"reports/{self.model}-{self.dataset}"
 
     @property
+    def link(self) -> str:
+        """Return the same as a link names it, whatever the data set is called."""
+        return quote(self.folder)
+
+    @property
     def metric(self) -> str:
         """Return the headline metric, as tables print it."""
         return str(self.rows["metric"].iloc[0]).upper()
@@ -43,15 +49,26 @@ class Place:
 
     @property
     def radii(self) -> list[float]:
-        """Return the attacked radii."""
-        names = self.rows.dropna(axis=1, how="all").columns
-        return sorted(float(name.partition("@")[2]) for name in names if name.startswith("robust@"))
+        """Return the attacked radii, also where all scores are NaN."""
+        return sorted(float(name.partition("@")[2]) for name in self.columns if name.startswith("attack@"))
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns that hold something; models with other attacks have others."""
+        return list(self.rows.dropna(axis=1, how="all").columns)
+
+    @property
+    def kept(self) -> pd.DataFrame:
+        """Return the shares kept, a row per defense and a column per radius: means over seeds, NaN if one is NaN."""
+        names = [f"kept@{radius:g}" for radius in self.radii]
+        seeds = self.rows.set_index("defense")[names].set_axis(self.radii, axis=1).astype(float)
+        known = seeds.notna().groupby(level=0, sort=False).all()
+        return seeds.groupby(level=0, sort=False).mean().where(known)
 
     @property
     def telling(self) -> float | None:
         """Return the radius where the defenses differ most in what they keep; None if none was attacked."""
-        kept = self.rows.groupby("defense", sort=False)[[f"kept@{radius:g}" for radius in self.radii]].mean()
-        return telling_radius(kept.set_axis(self.radii, axis=1))
+        return telling_radius(self.kept)
 
     def of(self, defense: str) -> pd.DataFrame:
         """Return the rows of one defense."""
@@ -72,7 +89,7 @@ def points(place: Place) -> dict[str, np.ndarray]:
 def cells(place: Place) -> tuple[list[list[str]], list[str]]:
     """Return the rows of the table, one per defense, and its headers."""
     telling = place.telling
-    noise = [f"noise@{telling:g}"] if telling is not None and f"noise@{telling:g}" in place.rows else []
+    noise = [f"noise@{telling:g}"] if telling is not None and f"noise@{telling:g}" in place.columns else []
     robust = [f"robust@{radius:g}" for radius in place.radii]
     lines = []
     for name in place.defenses:
@@ -102,7 +119,9 @@ def time_ratio(place: Place, own: pd.DataFrame) -> str:
 
 def numbers(place: Place) -> pd.DataFrame:
     """Return count, mean, deviation and interval over seeds of every score of every defense."""
-    names = [name for name in place.rows if name == "clean" or name.partition("@")[0] in ("robust", "noise", "kept")]
+    met = {f"{score}@{radius:g}" for score in ("robust", "kept") for radius in place.radii}
+    met |= {"clean", *(name for name in place.columns if name.startswith("noise@"))}
+    names = [name for name in place.rows if name in met]
     return pd.DataFrame(
         {"model": place.model, "dataset": place.dataset, "metric": place.metric.lower(), "defense": name}
         | {"score": column.partition("@")[0], "radius": float(column.partition("@")[2] or 0)}

@@ -97,10 +97,14 @@ def by_radius(values: pd.Series) -> pd.DataFrame:
 
 
 def series(frame: pd.DataFrame, metric: str) -> pd.Series:
-    """Return the values of `metric` in the first setting, by (defense, attack, seed, radius)."""
+    """Return the values of `metric` in the first setting, by (defense, attack, seed, radius).
+
+    Where one seed's score is NaN those of all are: the mean over seeds is, and not that of the seeds that are left.
+    """
     rows = named(within(frame, settings_of(frame)[0]))
     found = rows[rows["metric"] == metric].set_index(["defense", "attack", "seed", "radius"])["value"]
-    return found[~found.index.duplicated(keep="last")]
+    found = found[~found.index.duplicated(keep="last")]
+    return found.where(found.notna().groupby(level=["defense", "attack", "radius"]).transform("all"))
 
 
 def shares(wide: pd.DataFrame, *, bigger: bool, metric: str = "") -> pd.DataFrame:
@@ -159,8 +163,8 @@ def gradient_attacks(kept: pd.DataFrame) -> list[str]:
 
 
 def telling_radius(worst: pd.DataFrame) -> float | None:
-    """Return the radius where the models differ most (one model: mid-curve); None if none was attacked."""
-    radii = [radius for radius in worst.columns if radius > 0]
+    """Return the radius where the models differ most (one model: mid-curve); None if none was tried on all."""
+    radii = [radius for radius in worst.columns if radius > 0 and not np.isinf(worst[radius]).any()]
     if len(worst) < 2 or not radii:
         return radii[(len(radii) - 1) // 2] if radii else None
     columns = worst[radii]

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import unquote
 
-IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+IMAGE = re.compile(r"!\[(.*)\]\(([^)\s]+)\)")
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 SHORT = 24  # characters
 NUMBER = re.compile(r"[-+<]?\d|n/a|nan|-$")
@@ -104,7 +105,7 @@ def block(lines: list[str], folder: Path) -> str:
     if first.startswith("- "):
         return "<ul>" + "".join(f"<li>{inline(line.removeprefix('- '))}</li>" for line in lines) + "</ul>"
     if picture := IMAGE.fullmatch(first.strip()):
-        return figure(picture[1], folder / picture[2])
+        return figure(picture[1], folder / unquote(picture[2]))
     warning = ' class="warning"' * first.startswith("**Do not trust")
     return f"<p{warning}>{inline(' '.join(lines))}</p>"
 

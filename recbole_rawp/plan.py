@@ -201,12 +201,17 @@ def fits(shared: ranking.Candidates, dataset: Any, data: Data, config: RAWPConfi
 def check_unchanged(config: RAWPConfig, before: RAWPConfig, where: str) -> None:
     """Raise InputError if a run that was begun had other settings than it has now."""
     for key in sorted(before.final_config_dict.keys() | config.final_config_dict.keys()):
-        old, new = (plain(one.final_config_dict.get(key)) for one in (before, config))
+        old, new = (plain(placed(key, one.final_config_dict.get(key))) for one in (before, config))
         if old != new and key not in (*FREE, *environment.ONCE, "checkpoint_dir", "device"):
             raise InputError(
                 f"{key}: {config[key]!r}, but the run in '{where}' has {before[key]!r}. A comparison goes on as it "
                 f"began: leave {key} as it was, or name a new --rawp_output_dir."
             )
+
+
+def placed(key: str, value: Any) -> Any:
+    """Return the setting; the file of candidates, which the comparison's folder holds, by its whole path."""
+    return Path(value).resolve() if key == "attack_candidates" and value else value
 
 
 def check_suite(config: RAWPConfig, before: str, where: str) -> None:

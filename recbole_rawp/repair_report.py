@@ -30,6 +30,7 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     whole(folder / "interpolation.csv", lambda path: sweep.to_csv(path, index=False))
     floor = limit(progress.clean, settings.clean_tolerance, bigger=trainer.valid_metric_bigger)
     whole(folder / "interpolation.png", lambda path: plot_sweep(sweep, path, metric=metric, floor=floor, title=title))
+    unit = "of its norm" if settings.recipe.relative else "in L2 norm"
     steps = "FGSM" if settings.attack_steps == 1 else f"BIM in {settings.attack_steps} steps"
     return [
         "## Stage 2: which module is the least robust",
@@ -40,7 +41,7 @@ def sections(trainer: Any, folder: Path) -> list[str]:
         "## Stage 2: what its repair gained, on validation data",
         outcome(progress, metric),
         f"theta(alpha) = (1 - alpha) * before + alpha * tuned. Robust: {metric} when {steps} moves every ranked "
-        f"weight by {settings.recipe.radius:g} of its norm. Chosen: the best robust score whose clean score keeps "
+        f"weight by {settings.recipe.radius:g} {unit}. Chosen: the best robust score whose clean score keeps "
         f"{settings.clean_tolerance:.1%} of stage 1's. `interpolation.csv`, `tuning.csv`."
         "\n\n![clean and robust score against alpha](interpolation.png)",
         cost(progress.seconds, trainer.seconds if trainer.train_loss_dict else None),

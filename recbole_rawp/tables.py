@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from tabulate import tabulate
 
@@ -82,7 +84,7 @@ def falls(worst: pd.Series, noise: pd.Series | None, share: float) -> str:
     """Return the smallest measured radius that leaves no more than `share`, and what noise leaves there."""
     low = [radius for radius in worst.index if radius > 0 and not worst[radius] > share]  # NaN is low
     if not low:
-        return f"no radius up to {max(worst.index):g}"
+        return f"no radius up to {max(worst.index[worst < math.inf], default=0):g}"
     return f"{low[0]:g}" + ("" if noise is None else f" (noise: {percent(noise[low[0]])})")
 
 

@@ -25,6 +25,7 @@ from recbole_rawp.curves import (
     shares,
     strongest,
     telling_radius,
+    tried,
     within,
 )
 from recbole_rawp.users import Users
@@ -45,16 +46,23 @@ def sections(
     """
     frame = within(frame, setting)
     kept = over_seeds(shares(curves(frame, metric), bigger=bigger, metric=metric))
-    radius = telling_radius(strongest(kept))
+    radius = telling_radius(strongest(tried(kept, frame, metric)))
     if radius is None:
         return []
     tables = [(part, within(named(complete(pd.DataFrame(part.cells)), like=frame), setting)) for part in parts]
     tables = [(part, cells) for part, cells in tables if not cells.empty]
     found: list[str] = []
-    for part, cells in tables:
-        where = f" ({places(cells)})" if len(tables) > 1 else ""
+    for (part, cells), where in zip(tables, told_apart([cells for _, cells in tables])):
         found += of_part(part, cells, kept, radius, metric, where, bigger=bigger, slices=slices)
     return found
+
+
+def told_apart(parts: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the ends of the parts' headings: models and data sets if there are several, and seeds if these recur."""
+    names = [places(cells) for cells in parts]
+    seeds = [f", seed {', '.join(map(str, cells['seed'].unique()))}" for cells in parts]
+    ends = [name + seed * (names.count(name) > 1) for name, seed in zip(names, seeds)]
+    return [f" ({end})" * (len(parts) > 1) for end in ends]
 
 
 def of_part(
@@ -82,9 +90,14 @@ def of_part(
 
 
 def by_cell(values: np.ndarray, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return values [C, U], means over seeds, as a row per (defense, attack, radius) and a column per user."""
+    """Return values [C, U], means over seeds, as a row per (defense, attack, radius) and a column per user.
+
+    NaN in one seed makes NaN.
+    """
     index = pd.MultiIndex.from_frame(cells[CELL])
-    return pd.DataFrame(values[cells.index], index=index, dtype=float).groupby(level=CELL, sort=False).mean()
+    seeds = pd.DataFrame(values[cells.index], index=index, dtype=float)
+    known = seeds.notna().groupby(level=CELL, sort=False).all()
+    return seeds.groupby(level=CELL, sort=False).mean().where(known)
 
 
 def hardest(kept: pd.DataFrame, radius: float) -> str:
@@ -119,7 +132,8 @@ def significance(scores: pd.DataFrame, metric: str, attack: str, radius: float, 
     if between:
         parts += [
             difference_table(between, ["models", "attack", "first", "second"]),
-            f"Second model - first, the same users, clean and at radius {radius:g}.",
+            f"Second model - first, the same users, clean and at radius {radius:g}, where the models differ most on "
+            "these data: for that choice p is not corrected.",
         ]
     return parts
 

@@ -41,8 +41,11 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
     worst = strongest(tried(kept, frame, metric))
     radius = telling_radius(worst)
-    if radius is None:
+    if max(worst.columns) == 0:
         return "No attack was measured: attack_radii holds only 0."
+    attacks = gradient_attacks(kept)
+    if radius is None or not all((name, attack) in kept.index for name in worst.index for attack in attacks):
+        return f"No attack was tried on all of the {len(worst)} models at one radius: nothing compares."
     clean = wide[0.0].groupby(level="defense", sort=False).mean()
     noise = {name: kept.loc[(name, NOISE), radius] for name, attack in kept.index if attack == NOISE}
     above = f", counted from {chance(metric)}" * (chance(metric) > 0)
@@ -55,7 +58,7 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     chosen = " Of the radii tried the models differ most at this one." * (len(worst) > 1)
     moves = settings_of(frame)[0].moves(radius)
-    said = f"When {attackers(gradient_attacks(kept))} {moves}, {ends}{'; '.join(parts)}."
+    said = f"When {attackers(attacks)} {moves}, {ends}{'; '.join(parts)}."
     return said + chosen + gain(worst[radius])
 
 

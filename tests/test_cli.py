@@ -37,6 +37,8 @@ def run(*arguments, capsys=None):
         (["-m", "XGBoost", "-d", "ml-100k"], "XGBoost is not trained by gradient descent (it is an ensemble"),
         (["-m", "BPR", "-d", "ml-100k"], "BPR has no hidden weight to perturb. Use --rawp_target=embeddings"),
         (["-m", "NeuMF", "-d", "ml-100k", "--rawp_output_dir=used"], "rawp_output_dir: 'used' is in use"),
+        (["report", "used", "--rawp_output_dir=2026"], "rawp_output_dir: 2026 is not valid; expected path or null"),
+        (["compare", "--defenses=none", "--rawp_output_dir=[1]"], "rawp_output_dir: [1] is not valid; expected path"),
         (["-m", "NeuMF", "-d", "ml-100k", "--config_files=none.yaml"], "config_files: cannot read 'none.yaml'"),
         (["-m", "NeuMF", "-d", "ml-100k", "--epochs=1", "--epochs=2"], "--epochs: given twice, as 1 and 2"),
         (["-m", "NeuMF", "-d", "ml-100k", "--nproc=2"], "nproc: robustness is measured in one process"),

@@ -187,6 +187,9 @@ def test_runs_rank_the_same_candidates_and_the_report_has_its_files(settings):
         assert files >= {"pareto.png", "pareto.svg", "robustness.png", "report.md"}
     assert Path("cmp/table.tex").read_text().count(r"\toprule") == 2
     assert Path("cmp/report.html").read_text().count("<img") == 4
+    begun = []
+    compare(folder=str(Path("cmp").resolve()), say=begun.append)  # the same folder, named otherwise
+    assert len(begun) == 4 and all(line.endswith("finished before") for line in begun)
 
 
 def test_the_table_is_means_deviations_and_students_interval_of_the_rows(settings):

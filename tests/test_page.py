@@ -79,6 +79,12 @@ def test_pictures_are_embedded_with_their_words_as_svg_where_there_is_one(html, 
     assert "lost.png is missing" in html
 
 
+def test_a_picture_of_weights_that_a_pattern_names_is_embedded(tmp_path):
+    (tmp_path / "curve.png").write_bytes(PIXEL)
+    html = page.render("t", ["# t", "![NDCG@10: mlp.[01].*, row by row](curve.png)"], tmp_path)
+    assert [image["alt"] for image in Outline(html).of("img")] == ["NDCG@10: mlp.[01].*, row by row"]
+
+
 def test_text_is_escaped_and_marked_up(html):
     assert "<strong>plain</strong> keeps 5% of &lt;its&gt; <code>a_b &lt; c</code> &amp; more." in html
     assert "<li>one</li><li><code>two</code></li>" in html

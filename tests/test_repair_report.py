@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +64,15 @@ def test_the_parts_name_the_module_the_choice_and_the_cost(rounds):
         picture = imread(name)
         assert picture.shape[1] > 500 and picture.std() > 0.01
     assert not list(Path(".").glob("*.partial"))
+
+
+def test_an_absolute_radius_is_no_share_of_the_norm():
+    progress = Progress(start_epoch=3, clean=0.2, robust=0.1, ranking=[row("predict", 0.1, True)], sweep=sweep(1.0))
+    progress.epochs = [{"round": 0, "epoch": 0, "loss": 1.0, "robust": 0.15}]
+    own = trainer(progress)
+    own.fine_tuning = replace(own.fine_tuning, recipe=Recipe(0.3, relative=False))
+    text = "\n".join(repair_report.sections(own, Path(".")))
+    assert "moves every ranked weight by 0.3 in L2 norm. Chosen" in text
 
 
 def test_without_stage_2_there_are_no_parts_and_no_files():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import output, pictures, report
+from recbole_rawp import output, pictures, report, tables, user_report
 from recbole_rawp.checks import Check
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA
@@ -276,6 +276,32 @@ def test_a_radius_that_was_not_measured_is_a_dash():
     assert [row[-1] for row in rows[1:]] == ["0.1721 (86%)", "0.0813 (41%)", "-", "-"]
 
 
+def test_models_attacked_at_other_radii_do_not_compare(frame):
+    other = frame.assign(radius=frame["radius"].where(frame["defense"] == "none", frame["radius"] * 2))
+    text = report.verdict(other[other["radius"] != 0.6], "ndcg@10", bigger=True)
+    assert text == "No attack was tried on all of the 2 models at one radius: nothing compares."
+
+
+def test_models_without_a_common_attack_do_not_compare(frame):
+    """One was attacked by FGSM, the other by BIM: `the worse of FGSM and BIM` was tried on neither."""
+    kept = (frame["defense"] == "none") | (frame["attack"] != "fgsm")
+    other = frame.assign(attack=frame["attack"].where(kept, "bim"))
+    text = report.verdict(other, "ndcg@10", bigger=True)
+    assert text == "No attack was tried on all of the 2 models at one radius: nothing compares."
+
+
+def test_the_overview_ends_where_each_model_was_last_attacked(frame):
+    kept = frame[(frame["radius"] < 0.3) | (frame["defense"] == "none")].assign(value=0.2)
+    lines = tables.overview(kept, "ndcg@10", bigger=True).splitlines()
+    assert "no radius up to 0.3" in lines[2] and "no radius up to 0.1" in lines[3]
+
+
+def test_users_are_looked_at_where_the_verdict_looks(tmp_path):
+    records = measured() + [row for row in measured(attacks=("bim",)) if row["radius"] < 0.3]
+    text = written(tmp_path / "run", records, users={"global": users_of(records)})
+    assert "moves each weight tensor by 30% of its norm" in text and "NDCG@10 at radius 0.3, attacked - clean" in text
+
+
 def test_losses_and_models_are_compared_user_by_user(tmp_path):
     text = written(tmp_path / "run", measured(), users={"global": users_of(measured())})
     rows = cells_of(text, "### Is the difference more than chance?")
@@ -288,6 +314,7 @@ def test_losses_and_models_are_compared_user_by_user(tmp_path):
         ["plain -> rawp", "fgsm", "0.0813", "0.1828"],
     ]
     assert pairs[1][4:] == ["+0.0000 [+0.0000, +0.0000]", "1.000"] and pairs[2][5] == "<0.001"
+    assert "at radius 0.3, where the models differ most on these data: for that choice p is not corrected." in text
 
 
 def test_users_are_sliced_by_activity_and_popularity(tmp_path):
@@ -297,6 +324,12 @@ def test_users_are_sliced_by_activity_and_popularity(tmp_path):
     assert sum(int(row[1]) for row in rows[1:4]) == sum(int(row[1]) for row in rows[4:]) == 40
     assert rows[1][2].startswith("0.1333 -> ") and rows[6][2].startswith("0.1308 -> ")  # the least active like hits
     assert all(row[2].endswith("(41%)") for row in rows[1:])
+
+
+def test_a_user_whose_score_is_nan_in_one_seed_has_no_mean():
+    cells = pd.DataFrame([{"defense": "none", "attack": "fgsm", "radius": 0.1, "seed": seed} for seed in (1, 2)])
+    (row,) = user_report.by_cell(np.array([[0.2, 0.4], [np.nan, 0.6]]), cells).to_numpy()
+    np.testing.assert_allclose(row, [np.nan, 0.5])
 
 
 def test_ranking_stability_is_the_mean_overlap(tmp_path):
@@ -406,6 +439,15 @@ def test_users_of_other_data_are_compared_among_themselves(tmp_path):
     assert "the same 30 users" in text and "the same 40 users" in text and "A: plain -> B: plain" not in text
 
 
+def test_users_whose_split_each_seed_draws_are_told_apart_by_it(tmp_path):
+    for seed in (1, 2):
+        records = measured(seed=seed)
+        written(tmp_path / str(seed), records, users={"global": users_of(records, count=30 + seed)})
+    report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
+    headings = re.findall(r"### Which users lose\? (.*)", (tmp_path / "both/report.md").read_text())
+    assert headings == ["(M on D, seed 1)", "(M on D, seed 2)"]
+
+
 def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(tmp_path):
     written(tmp_path / "good", measured())
     written(tmp_path / "other", [row | {"metric": "mrr@10"} for row in measured()], metric="mrr@10")
@@ -480,8 +522,6 @@ def test_a_score_that_rises_under_attack_is_not_called_robust(frame):
 
 
 def test_the_overview_passes_over_radii_that_were_not_tried(frame):
-    from recbole_rawp import tables
-
     bim = frame[frame["attack"] == "fgsm"].assign(attack="bim")
     bim = bim[bim["radius"] != 0.1]
     text = tables.overview(pd.concat([frame, bim]).assign(target="hidden"), "ndcg@10", bigger=True)

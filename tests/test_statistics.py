@@ -55,6 +55,15 @@ def test_users_without_a_difference_do_not_count_and_none_with_one_gives_one():
     assert statistics.signed_rank(np.zeros(10, dtype=np.float32)) == 1.0
 
 
+@pytest.mark.parametrize("kind", [float, np.float32])
+def test_differences_that_only_rounding_parts_share_a_rank(kind):
+    """Hits in three seeds: as many users rise by one as fall by one, so nothing speaks for either side."""
+    before, after = (np.repeat(np.array(hits, kind) / kind(3), 100).astype(float) for hits in ([2, 1], [3, 0]))
+    assert len(set(abs(after - before))) > 1  # 1 - 2/3 and 1/3 - 0
+    assert statistics.signed_rank(after - before) == 1.0
+    assert statistics.signed_rank(np.array([0.1 + 0.2 - 0.3, -1, -2, -3, -4, -5])) == pytest.approx(2 / 2**5)
+
+
 def test_holm_multiplies_the_smallest_by_all_and_never_falls():
     assert statistics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert statistics.holm([0.5, 0.6]) == [1.0, 1.0]
