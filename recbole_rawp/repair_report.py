@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from recbole_rawp.judge import limit
 from recbole_rawp.output import whole
 from recbole_rawp.progress import Progress
 from recbole_rawp.settings import FineTuning
+from recbole_rawp.tables import markdown
 
 REPAIRED, OTHER, CLEAN, ROBUST = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
@@ -71,12 +71,7 @@ def ranking_table(rows: list[dict[str, Any]]) -> str:
     for name, form in formats.items():
         if name in frame:
             frame[name] = frame[name].map(form.format)
-    return tabulate(
-        frame[list(columns)].to_numpy().tolist(),
-        headers=list(columns.values()),
-        tablefmt="github",
-        disable_numparse=True,
-    )
+    return markdown(frame[list(columns)].to_numpy().tolist(), list(columns.values()))
 
 
 def outcome(progress: Progress, metric: str) -> str:
