@@ -100,7 +100,7 @@ def test_delta_times_zero_is_plain_recbole_and_a_real_delta_is_not(name, setting
 # --- mixed precision
 
 
-def matmul_dtype(device="cpu"):
+def matmul_dtype(device):
     one = torch.ones(1, 1, device=device)
     return (one @ one).dtype
 
