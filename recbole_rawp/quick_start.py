@@ -44,8 +44,9 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown), `search` (for the radius, in words),
-        `repair` (lines) and `output_dir`.
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` and `overview` (Markdown; the latter where several kinds
+        of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of training) and
+        `output_dir`.
         If a run with saved=True is killed, `continue_run` goes on with it.
 
     Raises:
@@ -130,7 +131,7 @@ def attack_checkpoint(
     The attack is that of the options given here, whatever the checkpoint's own run tried.
 
     Returns:
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown) and `output_dir`.
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
 
     Raises:
         InputError: as `harden_checkpoint`.
