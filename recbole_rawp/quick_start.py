@@ -70,10 +70,7 @@ def continue_run(folder: str) -> dict[str, Any]:
     output.write_text(file, f"{before}\ncontinued:\n{place}\n")
     stage_1 = home / ORIGINAL
     return _run(
-        config,
-        baseline=(home / "baseline").is_dir(),
-        folder=home,
-        stage_1=stage_1 if stage_1.exists() else None,
+        config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=stage_1 if stage_1.exists() else None
     )
 
 

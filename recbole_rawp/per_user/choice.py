@@ -34,10 +34,7 @@ class Choice:
 
 
 def choose(
-    batch: UserBatch,
-    *,
-    rows: Callable[[Any, Tensor], Any] = pick,
-    rebuild: Callable[[Any], Any] = itself,
+    batch: UserBatch, *, rows: Callable[[Any, Tensor], Any] = pick, rebuild: Callable[[Any], Any] = itself
 ) -> Choice:
     """Return the fastest engine that agrees with `OneByOne` on the first two users.
 

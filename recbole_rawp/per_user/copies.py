@@ -159,11 +159,7 @@ class Vectorized(_Copies):
     """
 
     def __init__(
-        self,
-        batch: UserBatch,
-        *,
-        rows: Callable[[Any, Tensor], Any] = pick,
-        rebuild: Callable[[Any], Any] = itself,
+        self, batch: UserBatch, *, rows: Callable[[Any, Tensor], Any] = pick, rebuild: Callable[[Any], Any] = itself
     ) -> None:
         super().__init__(batch)
         self.rows, self.rebuild = rows, rebuild
