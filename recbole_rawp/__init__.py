@@ -1,7 +1,7 @@
 """RAWP-FT for RecBole: train models whose ranking survives small changes of their weights.
 
 Qian et al., Knowledge-Based Systems 314 (2025) 113181. The numeric core (`selection`, `ball`, `preserve`,
-`overlay`, `perturbation`, `objective`) needs torch alone; everything that needs RecBole is imported when used.
+`overlay`, `perturbation`, `objective`) needs torch and numpy; everything that needs RecBole is imported when used.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def write(
     sections: Sequence[str],
     again: str,
 ) -> dict[str, Any]:
-    """Write the report and what it rests on into `folder`; return records, checks, table and the folder.
+    """Write the report and what it rests on into `folder`; return records, checks, tables and the folder.
 
     `dataset` is RecBole's, of which the candidates are.
     """

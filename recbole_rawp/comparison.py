@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from recbole_rawp import page, paired, pareto, report, runs
 from recbole_rawp.comparison_tables import Place, cells, latex, numbers, points, test_table
@@ -16,6 +15,7 @@ from recbole_rawp.curves import label, meaning, percent
 from recbole_rawp.output import whole, write_text
 from recbole_rawp.side_by_side import merge
 from recbole_rawp.statistics import RESAMPLES
+from recbole_rawp.tables import markdown
 from recbole_rawp.verdict import gain
 
 FEW = 10  # seeds below which an interval over them is rough
@@ -39,7 +39,7 @@ def write(home: Path, rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> 
     tests = paired.tests(done, home) if places else pd.DataFrame()
     for place in places:
         write_place(place, home)
-    tables = {place.title: tabulate(*cells(place), tablefmt="github", disable_numparse=True) for place in places}
+    tables = {place.title: markdown(*cells(place)) for place in places}
     if places:
         whole(home / "comparison.csv", lambda path: pd.concat(map(numbers, places)).to_csv(path, index=False))
         whole(home / "tests.csv", lambda path: tests.to_csv(path, index=False))

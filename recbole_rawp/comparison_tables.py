@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from recbole_rawp.curves import label, telling_radius
 from recbole_rawp.statistics import spread
+from recbole_rawp.tables import markdown
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,4 @@ def test_table(tests: pd.DataFrame) -> str:
         ]
         for row in tests.to_dict("records")
     ]
-    return tabulate(
-        lines,
-        headers=["defenses", "radius", "first", "second", "difference", "p"],
-        tablefmt="github",
-        disable_numparse=True,
-    )
+    return markdown(lines, ["defenses", "radius", "first", "second", "difference", "p"])

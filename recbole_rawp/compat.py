@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib.machinery
-import importlib.util
 import inspect
 import io
 import sys
@@ -34,14 +33,12 @@ def apply() -> list[str]:
     if numpy_lacks_old_names():
         vars(np)["__getattr__"] = remembering_old_names(np.__getattr__)
         applied.append("numpy.float")
-    if not any(finder is QuickStartFinder for finder in sys.meta_path):
-        sys.meta_path.insert(0, QuickStartFinder)
-        applied.append("ray")
+    for name, run, shim in ((QUICK_START, without_ray, "ray"), ("dgl", then_mended, "dgl, when it is imported")):
+        if not any(isinstance(finder, Finder) and finder.name == name for finder in sys.meta_path):
+            sys.meta_path.insert(0, Finder(name, run))
+            applied.append(shim)
     if "dgl" in sys.modules:
         applied += old_dgl_calls(sys.modules["dgl"])
-    elif not any(isinstance(finder, AfterDgl) for finder in sys.meta_path):
-        sys.meta_path.insert(0, AfterDgl())
-        applied.append("dgl, when it is imported")
     return applied
 
 
@@ -49,6 +46,27 @@ def called_from_recbole(depth: int) -> bool:
     """Tell whether the caller `depth` frames up is RecBole's own code."""
     name = sys._getframe(depth).f_globals.get("__name__", "")
     return name == "recbole" or name.startswith("recbole.")
+
+
+class Finder:
+    """A finder that lets one module be imported as it would be, but run by `run(execute, module)`.
+
+    What mends a module can wait there until RecBole asks for it.
+    """
+
+    def __init__(self, name: str, run: Callable[[Callable[..., Any], types.ModuleType], None]) -> None:
+        self.name, self.run = name, run
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Return the module's own spec, whose loader hands over to `run`; None for any other module."""
+        if name != self.name:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = functools.partial(self.run, execute)  # type: ignore[method-assign]
+        return spec
 
 
 # --- torch >= 2.6: torch.load defaults to weights_only=True; RecBole's checkpoints hold a pickled Config.
@@ -135,25 +153,10 @@ def remembering_old_names(missing: Callable[[str], Any]) -> Callable[[str], Any]
 QUICK_START = "recbole.quick_start.quick_start"
 
 
-class QuickStartFinder:
-    """Finds RecBole's quick start alone, and hands it to the loader below."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of the usual finder with another loader, or None for any other module."""
-        found = importlib.machinery.PathFinder.find_spec(name, path) if name == QUICK_START else None
-        if found is None or found.origin is None:
-            return None
-        return importlib.util.spec_from_file_location(name, found.origin, loader=QuickStartLoader(name, found.origin))
-
-
-class QuickStartLoader(importlib.machinery.SourceFileLoader):
-    """Runs RecBole's quick start with an `import` that survives a ray which does not import."""
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Run the module."""
-        vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_with_or_without_ray}
-        super().exec_module(module)
+def without_ray(execute: Callable[..., Any], module: types.ModuleType) -> None:
+    """Run RecBole's quick start with an `import` that survives a ray which does not import."""
+    vars(module)["__builtins__"] = {**vars(builtins), "__import__": import_with_or_without_ray}
+    execute(module)
 
 
 def import_with_or_without_ray(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -194,25 +197,10 @@ def mend_preloaded(dataset_class: Any) -> None:
 #     Remove when KGAT builds its graph without them.
 
 
-class AfterDgl:
-    """A finder that lets dgl be imported as it would be, and then applies `old_dgl_calls` to it."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """Return dgl's own spec with a loader that goes on to the shims; None for any other module."""
-        if name != "dgl":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: types.ModuleType) -> None:
-                """Run dgl as it would be, then mend it."""
-                execute(module)
-                old_dgl_calls(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+def then_mended(execute: Callable[..., Any], dgl: types.ModuleType) -> None:
+    """Run dgl as it would be, and mend it."""
+    execute(dgl)
+    old_dgl_calls(dgl)
 
 
 def old_dgl_calls(dgl: Any) -> list[str]:

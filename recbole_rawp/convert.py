@@ -13,12 +13,7 @@ import numpy as np
 
 from recbole_rawp.errors import InputError
 
-COLUMNS = (
-    "user_id:token",
-    "item_id:token",
-    "rating:float",
-    "timestamp:float",
-)  # of RecBole; the last two may be missing
+COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")  # the last two may be missing
 SPARE = 3  # training interactions of a user from which on one is taken for validation
 SEED = 2020
 
@@ -89,12 +84,8 @@ def interactions(path: Path) -> list[Row]:
     for number, row in lines(path):
         first = next(iter(rows.values()), row)
         if len(row) != len(first) or not 2 <= len(row) <= len(COLUMNS):
-            refuse(
-                path,
-                number,
-                f"{len(row)} columns",
-                "Write user, item, rating, timestamp with tabs between, as in all lines",
-            )
+            remedy = "Write user, item, rating, timestamp with tabs between, as in all lines"
+            refuse(path, number, f"{len(row)} columns", remedy)
         if "" in row:
             refuse(path, number, "a column is empty", "Fill it")
         if wrong := [field for field in row[2:] if not is_number(field)]:

@@ -98,7 +98,7 @@ class Outcome:
             "radius": radius,
         }
         split = "train" if threat.scope == "global" else cell["split"]
-        rows = [*({"metric": m, "value": v} for m, v in measured.metrics.items())]
+        rows = [{"metric": m, "value": v} for m, v in measured.metrics.items()]
         rows.append({"metric": LOSS, "value": loss, "split": split})
         self.records += [{name: (cell | row)[name] for name in SCHEMA} for row in rows]
         if measured.users and measured.top is not None:

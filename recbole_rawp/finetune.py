@@ -43,9 +43,9 @@ def repair(
     weights: Weights,
     settings: FineTuning,
     progress: Progress,
-    save: Callable[[], None] = lambda: None,
-    log: Callable[[str], None] = lambda text: None,
-    show_progress: bool = False,
+    save: Callable[[], None],
+    log: Callable[[str], None],
+    show_progress: bool,
 ) -> None:
     """Repair the weakest modules of the trainer's model, in place, and note in `progress` what was seen.
 
@@ -139,25 +139,42 @@ def tune(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1.0 if 2 * epoch < settings.epochs else 0.1)
         with progress.timed():
-            try:
-                with alone(trainer, parameters, optimizer, objective):
-                    loss = trainer._train_epoch(train_data, number, show_progress=show_progress)
-            except (RuntimeError, ValueError) as error:  # RecBole stops at a loss of NaN; some losses refuse it
-                finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
-                if finite and "nan" not in str(error):
-                    raise
+            loss = one_epoch(trainer, train_data, number, parameters, optimizer, objective, show_progress)
+            if loss is None:
                 trainer.logger.warning(f"Stage 2 diverged in epoch {epoch}; try a smaller ft_learning_rate.")
                 break
-            if objective.batches == 0:
-                raise RuntimeError(f"{type(trainer).__name__}: its loop did not use loss_func; nothing was repaired")
-            objective.reset()
             score = judge.robust()
-        summed = sum(loss) if isinstance(loss, tuple) else loss
-        progress.epochs.append({"round": progress.round, "epoch": epoch, "loss": float(summed), "robust": score})
-        log(f"Stage 2 epoch {epoch} [train loss: {summed:.4f}, robust valid {trainer.valid_metric}: {score:.6f}]")
+        progress.epochs.append({"round": progress.round, "epoch": epoch, "loss": loss, "robust": score})
+        log(f"Stage 2 epoch {epoch} [train loss: {loss:.4f}, robust valid {trainer.valid_metric}: {score:.6f}]")
         trainer.tensorboard.add_scalar("RAWP/robust_valid_score", score, number)
         if judge.better(score, progress.best_score):
             progress.best, progress.best_score = values(trainer.model, parameters), score
+
+
+def one_epoch(
+    trainer: Any,
+    train_data: Any,
+    number: int,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    show_progress: bool,
+) -> float | None:
+    """Train `parameters` alone for an epoch; return its loss, None if that diverged.
+
+    RecBole stops at a loss of NaN, which some losses refuse themselves.
+    """
+    objective.reset()
+    try:
+        with alone(trainer, parameters, optimizer, objective):
+            loss = trainer._train_epoch(train_data, number, show_progress=show_progress)
+    except (RuntimeError, ValueError) as error:
+        if all(bool(parameter.isfinite().all()) for parameter in parameters.values()) and "nan" not in str(error):
+            raise
+        return None
+    if objective.batches == 0:
+        raise RuntimeError(f"{type(trainer).__name__}: its loop did not use loss_func; nothing was repaired")
+    return float(sum(loss) if isinstance(loss, tuple) else loss)
 
 
 @contextmanager

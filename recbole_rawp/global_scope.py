@@ -96,10 +96,8 @@ class Global:
         evaluations it is put on each weight that the loss depends on by itself: some keep those of items alone (DMF).
         """
         loss = AttackLoss(self.trainer.model, self.batches, perturbed_weights(self.trainer.model, "all"))
-        if self.clean is None:
-            self.clean = self.measure(
-                loss, {}
-            )  # RecBole's trainer is ready for single batches after a whole evaluation
+        if self.clean is None:  # RecBole's trainer is ready for single batches after a whole evaluation
+            self.clean = self.measure(loss, {})
         bound = loss.ball(HUGE, granularity="tensor")
         noise = strongest(ATTACKS["random"], loss, bound, restarts=1, steps=0, seed=0)
         groups = {"all weights": noise}

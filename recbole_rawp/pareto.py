@@ -43,11 +43,7 @@ def save(points: Points, folder: Path, *, title: str, x: str, y: str, bigger: bo
 
 def draw(points: Points, *, title: str, x: str, y: str, bigger: bool) -> Any:
     """Return a figure of the means, with small points for the seeds, the Pareto front, and where nothing is lost."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.blank(8, 5)
     axes = figure.subplots()
     for name, (colour, marker) in pictures.styled(points).items():
         seeds = points[name]
@@ -66,8 +62,7 @@ def draw(points: Points, *, title: str, x: str, y: str, bigger: bool) -> Any:
     draw_front(axes, points, bigger=bigger)
     draw_level(axes, *limits)
     axes.set(xlim=limits[0], ylim=limits[1])
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    pictures.tidy(axes)
     axes.set(xlabel=x, ylabel=y)
     figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside right center", frameon=False)

@@ -57,6 +57,22 @@ def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     write(draw(frame, metric, bigger=bigger), path, "png")
 
 
+def blank(width: float, height: float) -> Any:
+    """Return an empty figure that pyplot knows nothing of, whatever the user's backend is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Any) -> None:
+    """Give a panel a faint grid, and no frame above and on the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def write(figure: Any, path: Path, kind: str) -> None:
     """Write a figure as `png` or `svg`; the same figure gives the same bytes."""
     from matplotlib import rc_context
@@ -71,15 +87,11 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
     A line per model and attack. Over several seeds it is the mean, and a band reaches from the lowest to the highest.
     More than `CROWDED` lines: a column of panels per attack, with noise of the same norm in each.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     wide = curves(frame, metric)
     kept = shares(wide, bigger=bigger, metric=metric)
     styles, columns = styled(wide.index.unique("defense")), panels(wide)
     alone = len(columns) == 1
-    figure = Figure(figsize=(10, 4.6) if alone else (max(3.2 * len(columns), 8), 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(10, 4.6) if alone else blank(max(3.2 * len(columns), 8), 7)
     grid = figure.subplots(1, 2)[:, None] if alone else figure.subplots(2, len(columns), sharey="row", sharex=True)
     for attacks, (upper, lower) in zip(columns, grid.T):
         for axes, values in ((upper, wide), (lower, kept)):
@@ -113,8 +125,7 @@ def label_axes(grid: Any, metric: str) -> None:
         lowest = min(axes.dataLim.y0 for axes in row)  # infinite where there is no data
         row[0].set_ylim(bottom=1.1 * lowest if -math.inf < lowest < 0 else 0.0)
     for axes in grid.flat:
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     grid[0][0].set_ylabel(metric.upper())
     grid[1][0].set_ylabel("share of the clean score kept")
     for axes in grid[1]:

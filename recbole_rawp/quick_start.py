@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from torch import nn
 
 from recbole_rawp import checkpoint, criticality, environment, output, radius_report, repair_report, resume
 from recbole_rawp import settings as options
@@ -16,7 +17,7 @@ from recbole_rawp.attack_steps import Findings, attack, check_attack, write
 from recbole_rawp.checks import FAILED, Check
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare
+from recbole_rawp.prepare import Data, prepare
 from recbole_rawp.progress import summary
 from recbole_rawp.radius_steps import check_searchable
 from recbole_rawp.rehearsal import check_training
@@ -43,8 +44,9 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown), `search` (for the radius, in words),
-        `repair` (lines) and `output_dir`.
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` and `overview` (Markdown; the latter where several kinds
+        of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of training) and
+        `output_dir`.
         If a run with saved=True is killed, `continue_run` goes on with it.
 
     Raises:
@@ -68,10 +70,7 @@ def continue_run(folder: str) -> dict[str, Any]:
     output.write_text(file, f"{before}\ncontinued:\n{place}\n")
     stage_1 = home / ORIGINAL
     return _run(
-        config,
-        baseline=(home / "baseline").is_dir(),
-        folder=home,
-        stage_1=stage_1 if stage_1.exists() else None,
+        config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=stage_1 if stage_1.exists() else None
     )
 
 
@@ -129,7 +128,7 @@ def attack_checkpoint(
     The attack is that of the options given here, whatever the checkpoint's own run tried.
 
     Returns:
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` (Markdown) and `output_dir`.
+        `records` (see `evaluation.SCHEMA`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
 
     Raises:
         InputError: as `harden_checkpoint`.
@@ -176,23 +175,14 @@ def _run(
         candidates = check_attack(config, network, data)
         check_training(current, network, data.train)
         if stage_1 is None:
-            check_searchable(config, network, data.valid)
-            check_hardens(config, network, data)
-            if current["ft_rounds"] and (current["defense"] == "none" or not current["epochs"]):
-                options.check_radius_known(current)
+            _check_stage_1(config, current, network, data)
         else:
             check_choosable(network, data)
             content = checkpoint.read(stage_1, config["device"])
             checkpoint.load_into(network, content)
             findings.checks += unseen(content, config)
-        if folder is None:  # nothing is written before the input is known to work
-            name = config["defense"] if stage_1 is None else "harden"
-            folder = output.reserve(config["rawp_output_dir"], *_names(config, name), environment=_place(config))
-            if stage_1 is not None:
-                output.copy(stage_1, folder / ORIGINAL)
-            write_settings(runs, folder)
-        home = folder if current is config else folder / "baseline"
-        trainer = make_trainer(current, network, home, saved)
+        folder = folder or _begin(config, runs, stage_1)  # nothing is written before the input is known to work
+        trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
         trainer.skip_stage_1 = stage_1 is not None
         result = fit(trainer, data, saved)
         attack(trainer, data, candidates, findings)
@@ -204,6 +194,29 @@ def _run(
     result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
     result["search"] = radius_report.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
     return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
+
+
+def _check_stage_1(config: RAWPConfig, current: Config, network: nn.Module, data: Data) -> None:
+    """Raise InputError if stage 1 could not harden, or not find what the stage after it needs.
+
+    Args:
+        config: the settings of the hardened model.
+        current: those of the model that is trained next, which may be the plain one.
+    """
+    check_searchable(config, network, data.valid)
+    check_hardens(config, network, data)
+    if current["ft_rounds"] and (current["defense"] == "none" or not current["epochs"]):
+        options.check_radius_known(current)
+
+
+def _begin(config: RAWPConfig, runs: Sequence[Config], stage_1: Path | None) -> Path:
+    """Return a new folder, with the settings of the runs and a copy of the checkpoint in stage 1's place."""
+    name = config["defense"] if stage_1 is None else "harden"
+    folder = output.reserve(config["rawp_output_dir"], *_names(config, name), environment=_place(config))
+    if stage_1 is not None:
+        output.copy(stage_1, folder / ORIGINAL)
+    write_settings(runs, folder)
+    return folder
 
 
 def unseen(content: Mapping[str, Any], config: Config) -> list[Check]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_rawp import pictures
 from recbole_rawp.output import whole
 from recbole_rawp.radius_search import RadiusSearch
 
@@ -50,12 +51,9 @@ def outcome(search: RadiusSearch, metric: str) -> str:
 
 def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: str) -> None:
     """Draw the radius and the clean score by epoch: passed, refused and chosen validations, and what was needed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.blank(6, 5)
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, column in ((above, "radius"), (below, "score")):
         for _, attempt in path.groupby("attempt"):
@@ -65,8 +63,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
             axes.plot(rows["epoch"], rows[column], "o" if passed else "X", color=colour, linestyle="", label=label)
         chosen = path[path["chosen"]]
         axes.plot(chosen["epoch"], chosen[column], "*", color="black", markersize=14, linestyle="", label="chosen")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        pictures.tidy(axes)
     above.set_yscale("log")
     above.set_ylabel("radius")
     above.set_title(f"{title}: rawp_radius auto")

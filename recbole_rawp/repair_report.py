@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
+from recbole_rawp import pictures
 from recbole_rawp.judge import limit
 from recbole_rawp.output import whole
 from recbole_rawp.progress import Progress
 from recbole_rawp.settings import FineTuning
+from recbole_rawp.tables import markdown
 
 REPAIRED, OTHER, CLEAN, ROBUST = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
@@ -72,12 +73,7 @@ def ranking_table(rows: list[dict[str, Any]]) -> str:
     for name, form in formats.items():
         if name in frame:
             frame[name] = frame[name].map(form.format)
-    return tabulate(
-        frame[list(columns)].to_numpy().tolist(),
-        headers=list(columns.values()),
-        tablefmt="github",
-        disable_numparse=True,
-    )
+    return markdown(frame[list(columns)].to_numpy().tolist(), list(columns.values()))
 
 
 def outcome(progress: Progress, metric: str) -> str:
@@ -104,13 +100,8 @@ def cost(stage_2: float, stage_1: float | None) -> str:
 
 def plot_ranking(frame: pd.DataFrame, path: Path, *, title: str) -> None:
     """Draw a bar per module: the loss rise, weakest on top, a panel per round; repaired modules stand out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rounds = _rounds(frame)
-    tallest = max(len(rows) for _, rows in rounds)
-    figure = Figure(figsize=(7 * len(rounds), 1.6 + 0.3 * tallest), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.blank(7 * len(rounds), 1.6 + 0.3 * max(len(rows) for _, rows in rounds))
     for axes, (number, rows) in zip(figure.subplots(1, len(rounds), squeeze=False)[0], rounds):
         repaired = rows["repaired"] if "repaired" in rows else rows["rise"] == rows["rise"].max()
         bars = axes.barh(rows["module"], rows["rise"], color=[REPAIRED if r else OTHER for r in repaired])
@@ -126,12 +117,8 @@ def plot_ranking(frame: pd.DataFrame, path: Path, *, title: str) -> None:
 
 def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, title: str) -> None:
     """Draw the clean and the robust score against alpha, a panel per round, with the choice and the floor."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rounds = _rounds(frame)
-    figure = Figure(figsize=(6 * len(rounds), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.blank(6 * len(rounds), 4)
     for axes, (number, rows) in zip(figure.subplots(1, len(rounds), squeeze=False)[0], rounds):
         axes.plot(rows["alpha"], rows["clean"], color=CLEAN, marker="o", label="clean")
         axes.plot(rows["alpha"], rows["robust"], color=ROBUST, marker="v", linestyle="--", label="robust")
@@ -142,8 +129,7 @@ def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, ti
         axes.set_xlabel("alpha (0: before, 1: tuned)")
         axes.set_ylabel(f"{metric} on validation data")
         axes.set_title(title + f", round {number + 1}" * (len(rounds) > 1))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        pictures.tidy(axes)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=150, format="png")
 

@@ -16,44 +16,23 @@ from recbole_rawp import page, pictures, runs, user_report
 from recbole_rawp.budget import Setting
 from recbole_rawp.checks import Check
 from recbole_rawp.curves import (
-    AFTER,
-    BEFORE,
-    LABELS,
     LOSS,
     NOISE,
     attack_title,
     complete,
-    curves,
     label,
     meaning,
     named,
     places,
     settings_of,
-    shares,
     within,
 )
 from recbole_rawp.evaluation import Record
 from recbole_rawp.output import write_text
-from recbole_rawp.pictures import STYLES, plot
 from recbole_rawp.side_by_side import merge
 from recbole_rawp.tables import check_table, latex, overview, table
 from recbole_rawp.users import Users
 from recbole_rawp.verdict import verdict
-
-__all__ = [
-    "AFTER",
-    "BEFORE",
-    "LABELS",
-    "STYLES",
-    "combine",
-    "curves",
-    "plot",
-    "shares",
-    "table",
-    "tensorboard",
-    "verdict",
-    "write",
-]
 
 OVERVIEW = "The strongest attack of each kind, at the radii that were measured; each kind has a part of its own below."
 HEADLINE = "robustness"  # the picture of the first setting; others add the setting's name

@@ -58,7 +58,7 @@ def differences(pairs: np.ndarray) -> list[Difference]:
     return [Difference(float(m), float(a), float(b), signed_rank(row)) for m, a, b, row in zip(means, low, high, pairs)]
 
 
-def interval(pairs: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
+def interval(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the bounds [C] of the mean of each row of `pairs` [C, U]: percentile bootstrap over users, 95 %.
 
     Every resample draws U users with replacement, the same ones for all rows. The seed is fixed.
@@ -66,7 +66,7 @@ def interval(pairs: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[np.ndarr
     generator = np.random.default_rng(SEED)
     users = pairs.shape[1]
     chunk = max(1, CHUNK // users)
-    sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
+    sizes = [min(chunk, RESAMPLES - start) for start in range(0, RESAMPLES, chunk)]
     means = np.concatenate([pairs.astype(float) @ _counts(generator, size, users).T / users for size in sizes], axis=1)
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(means, [tail, 100 - tail], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 from tabulate import tabulate
@@ -26,10 +27,15 @@ from recbole_rawp.curves import (
 FALLS = (0.9, 0.5)  # shares of the clean score that the overview looks for
 
 
+def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """Return a Markdown table of texts."""
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
 def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return the Markdown table of the frame's first setting: values, and shares kept, at each radius."""
     headers, rows = cells(frame, metric, bigger=bigger)
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown(rows, headers)
 
 
 def latex(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
@@ -77,7 +83,7 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         f"clean {metric.upper()}",
         *(f"keeps {share:.0%} or less from" for share in FALLS),
     ]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown(rows, headers)
 
 
 def falls(worst: pd.Series, noise: pd.Series | None, share: float) -> str:

@@ -7,7 +7,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
 from recbole_rawp import statistics
 from recbole_rawp.budget import Setting
@@ -28,6 +27,7 @@ from recbole_rawp.curves import (
     tried,
     within,
 )
+from recbole_rawp.tables import markdown
 from recbole_rawp.users import Users
 
 MANY = 3  # models; of more, each is compared with the first only
@@ -205,8 +205,3 @@ def overlap_table(overlap: pd.DataFrame) -> str:
     radii = sorted(radius for radius in wide.columns if radius > 0)
     lines = [[label(name), attack, *(percent(row[r]) for r in radii)] for (name, attack), row in wide.iterrows()]
     return markdown(lines, ["defense", "attack", *(f"radius {radius:g}" for radius in radii)])
-
-
-def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
-    """Return a Markdown table of texts."""
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp import report
+from recbole_rawp import curves, pictures
 
 METRIC = "ndcg@10"
 ORDER = ["none", "noise", "awp", "rawp"]
@@ -33,11 +33,11 @@ def table(frame: pd.DataFrame) -> str:
     """Return the Markdown table: clean value, its share of plain's, and the share kept at each radius."""
     clean = frame[(frame["metric"] == METRIC) & (frame["attack"] == "fgsm") & (frame["radius"] == 0)]
     clean = clean.set_index(["defense", "seed"])["value"]
-    shares = report.shares(report.curves(frame, METRIC), bigger=True)
+    shares = curves.shares(curves.curves(frame, METRIC), bigger=True)
     rows = []
     for defense in [name for name in ORDER if name in clean.index.unique("defense")]:
         names = [
-            report.LABELS.get(defense, defense),
+            curves.LABELS.get(defense, defense),
             spread(clean[defense], ".4f"),
             spread((clean[defense] / clean["none"]).dropna(), ".1%"),
         ]
@@ -59,8 +59,8 @@ def main() -> None:
     frame.to_csv(HERE / f"neumf-{dataset}.csv", index=False)
     pair = frame[frame["defense"].isin(["none", "rawp"])]
     strong = frame[frame["attack"].isin(["fgsm", "bim"])]
-    report.plot(pair, METRIC, HERE / f"neumf-{dataset}.png", bigger=True)
-    report.plot(strong, METRIC, HERE / f"neumf-{dataset}-defenses.png", bigger=True)
+    pictures.plot(pair, METRIC, HERE / f"neumf-{dataset}.png", bigger=True)
+    pictures.plot(strong, METRIC, HERE / f"neumf-{dataset}-defenses.png", bigger=True)
     print(table(frame))
     commits = {
         line for file in runs.glob("*/environment.txt") for line in file.read_text().splitlines() if "commit" in line

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_rawp import objective, perturbation
 from tests import toy_data
 from tests.support_table import pytest_addoption, pytest_sessionfinish, support
 
@@ -102,6 +103,23 @@ def settings(data_path):
         return {**TOY, "data_path": data_path, "model": model, **extra, **overrides}
 
     return build
+
+
+@pytest.fixture
+def zero(monkeypatch):
+    """From here on every delta is found, and multiplied by 0; returns the list of its norms before."""
+    norms = []
+
+    def nothing(*args, **kwargs):
+        delta = perturbation.ascend(*args, **kwargs)
+        norms.append(sum(float(change.norm()) for change in delta.values()))
+        return {name: change * 0 for name, change in delta.items()}
+
+    def switch_on():
+        monkeypatch.setattr(objective, "ascend", nothing)
+        return norms
+
+    return switch_on
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ def loss(delta):
     return float(sum((CURVATURE[n] * d * d / 2 + SLOPE[n] * d).sum() for n, d in delta.items()))
 
 
-def found(name, granularity="tensor", steps=10, radius=0.3, seed=0):
-    bound = ball.around(W, radius, granularity=granularity)
+def found(name, granularity="tensor", steps=10, seed=0):
+    bound = ball.around(W, 0.3, granularity=granularity)
     return run(ATTACKS[name], gradient, W, bound, steps=steps, generator=torch.Generator().manual_seed(seed)), bound
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from recbole.quick_start import load_data_and_model
-from recbole.utils import get_trainer
 
 from recbole_rawp import checkpoint, cli, harden_checkpoint, rank_checkpoint
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
 from tests import toy_data
+from tests.training import made
 
 QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epochs": 2, "ft_modules": 1, "ft_steps": 1}
 
@@ -99,8 +97,8 @@ def test_weights_that_do_not_fit_the_data_are_one_line(plain, tmp_path, monkeypa
 def test_after_a_load_every_embedding_keeps_training(name, settings):
     """RecBole swaps in modules that its optimizer does not hold."""
     config = RAWPConfig(config_dict=settings(name, defense="rawp", epochs=1))
-    data, model = prepare(config)
-    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer, data = made(config)
+    model = trainer.model
     first = {n: p.detach().clone() for n, p in model.named_parameters() if "embed" in n}
     trainer.fit(data.train, data.valid)
     trained = {n for n, p in model.named_parameters() if n in first and not torch.equal(p, first[n])}
@@ -119,8 +117,8 @@ def test_after_a_load_every_embedding_keeps_training(name, settings):
 
 def test_what_is_saved_holds_no_cached_embeddings(settings):
     config = RAWPConfig(config_dict=settings("LightGCN", defense="awp", rawp_target="embeddings", epochs=1))
-    data, model = prepare(config)
-    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer, data = made(config)
+    model = trainer.model
     trainer.fit(data.train, data.valid)
     trainer.evaluate(data.valid, load_best_model=False)
     assert model.restore_user_e is not None

@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 
 from recbole_rawp import compat
+from tests import stand_ins
 
 SINGLE = np.ones((2, 3), dtype=np.float32)
 
@@ -144,6 +145,15 @@ def test_no_other_import_of_the_quick_start_is_forgiven(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "recbole.data", None)
     with pytest.raises(ModuleNotFoundError, match="recbole.data"):
         quick_start_with("tune = None", tmp_path, monkeypatch)
+
+
+def test_dgl_is_mended_as_soon_as_somebody_imports_it(tmp_path, monkeypatch):
+    (tmp_path / "dgl.py").write_text("from tests.stand_ins import Graph as DGLGraph, edge_subgraph")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "dgl", None)  # so that what this test leaves there goes afterwards
+    del sys.modules["dgl"]
+    dgl = importlib.import_module("dgl")
+    assert dgl.edge_subgraph is not stand_ins.edge_subgraph and compat.old_dgl_calls(dgl) == []
 
 
 def test_recbole_finds_numpys_old_names_before_its_config_puts_them_back_and_others_do_not(monkeypatch):

@@ -53,10 +53,10 @@ def final():
     return str(file)
 
 
-def scores(file, trainer_class=recbole.trainer.Trainer):
+def scores(file):
     """Return what RecBole's plain trainer measures of a checkpoint: the valid and the test result."""
     config, model, _, train, valid, test = load_data_and_model(file)
-    trainer = trainer_class(config, model)
+    trainer = recbole.trainer.Trainer(config, model)
     trainer.eval_collector.data_collect(train)
     return [trainer.evaluate(data, load_best_model=False) for data in (valid, test)]
 

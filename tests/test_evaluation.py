@@ -7,7 +7,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from recbole.utils import get_trainer
 
 from recbole_rawp import evaluation, preserve
 from recbole_rawp.attacks import ATTACKS, run
@@ -17,16 +16,15 @@ from recbole_rawp.losses import AttackLoss, fixed_batches
 from recbole_rawp.measurement import habits
 from recbole_rawp.objective import total
 from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
 from recbole_rawp.suites import Threat
 from recbole_rawp.weights import perturbed_weights
+from tests.training import made
 
 RADII = (0.0, 0.1, 0.5)
 
 
-def trained(config, epochs=True):
-    data, model = prepare(config)
-    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+def trained(config):
+    trainer, data = made(config)
     trainer.fit(data.train, data.valid, saved=False)
     return trainer, data
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import recbole.trainer
 import torch
-from recbole.utils import get_trainer
 from torch import nn
 
 import recbole_rawp
@@ -16,21 +15,15 @@ from recbole_rawp import evaluation, finetune
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.finetune import ALPHAS
 from recbole_rawp.judge import Judge
-from recbole_rawp.prepare import prepare
 from recbole_rawp.progress import Progress
-from recbole_rawp.registration import robustify
 from recbole_rawp.suites import Threat
-
-
-def make(config):
-    data, model = prepare(config)
-    return robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model), data
+from tests.training import made
 
 
 def repaired(settings, name, **overrides):
     """Run both stages; return trainer, and the state before and after stage 2."""
     config = RAWPConfig(config_dict=settings(name, checkpoint_dir="saved", attack_batches=2, **overrides))
-    trainer, data = make(config)
+    trainer, data = made(config)
     trainer.saved_model_file = "saved/model.pth"
     trainer.fit(data.train, data.valid)
     before = torch.load("saved/model-stage1.pth", weights_only=False)["state_dict"]
@@ -76,7 +69,7 @@ def test_the_repaired_model_is_the_best_one_with_its_clean_score(settings):
 def test_without_a_checkpoint_the_end_is_the_same(settings):
     _, _, after = repaired(settings, "NeuMF", epochs=4, eval_step=1, learning_rate=0.05)
     config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, attack_batches=2, eval_step=1, learning_rate=0.05))
-    trainer, data = make(config)
+    trainer, data = made(config)
     seen = []
     trainer.fit(data.train, data.valid, saved=False, callback_fn=lambda epoch, score: seen.append(epoch))
     assert all(torch.equal(after[key], value) for key, value in trainer.model.state_dict().items())
@@ -85,7 +78,7 @@ def test_without_a_checkpoint_the_end_is_the_same(settings):
 
 def test_stage_2_starts_from_the_best_weights_not_the_last(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, eval_step=1, attack_batches=2))
-    trainer, data = make(config)
+    trainer, data = made(config)
     scores = iter([0.5, 0.9, 0.3, 0.2, 0.1])
     trainer._valid_epoch = lambda *_, **__: (score := next(scores), {trainer.valid_metric: score})
     states = []
@@ -186,7 +179,7 @@ def test_the_best_robust_score_whose_clean_score_stays_within_the_tolerance(clea
 
 def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", ft_radius=0.3, attack_batches=2, epochs=5))
-    trainer, data = make(config)
+    trainer, data = made(config)
     trainer.fit(data.train, data.valid, saved=False)
     weights = recbole_rawp.weights.perturbed_weights(trainer.model, "hidden")
     fgsm = Threat(("fgsm",), "hidden", "tensor", "relative", "global", "", 1, 1, (0.0, 0.3))
@@ -215,7 +208,7 @@ def test_a_repair_that_diverges_is_given_up_not_the_run(settings, caplog):
 
 def test_measuring_omega_leaves_the_knowledge_graph_loader_in_its_mode(settings):
     config = RAWPConfig(config_dict=settings("MKR", rawp_layer_weights="criticality", criticality_every=1))
-    trainer, data = make(config)
+    trainer, data = made(config)
     modes = []
     inner = trainer.build_objective()
     call = inner.__class__.__call__

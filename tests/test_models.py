@@ -27,13 +27,13 @@ from recbole_rawp.config import CLASS, NO_GRADIENT, RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.overlay import CACHES, clear_caches
-from recbole_rawp.prepare import Data, prepare
-from recbole_rawp.registration import robustify
+from recbole_rawp.prepare import Data
 from recbole_rawp.resume import optimizers_of
 from recbole_rawp.selection import modules
 from recbole_rawp.suites import Threat
 from recbole_rawp.weights import perturbed_weights
 from tests import zoo
+from tests.training import made
 
 EVERY = zoo.cases()
 CASES = {label: case for label, case in EVERY.items() if case.model not in NO_GRADIENT}
@@ -148,9 +148,7 @@ class Runs:
 
 def start(settings: dict[str, Any]) -> tuple[RAWPFTTrainer, Data]:
     """Return a hardened trainer before its first epoch, and the data."""
-    config = RAWPConfig(config_dict=settings)
-    data, model = prepare(config)
-    return robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model), data
+    return made(RAWPConfig(config_dict=settings))
 
 
 def weights_of(model: torch.nn.Module) -> State:

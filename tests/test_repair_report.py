@@ -30,14 +30,14 @@ def sweep(alpha, round_=0):
     ]
 
 
-def trainer(progress, bigger=True):
+def trainer(progress):
     criticality = Criticality(0.008, "row", 10, 10)
     settings = FineTuning(1, 1, 5, "sgd", 0.01, 0.9, 0.0, 0.985, 5, "hidden", Recipe(0.3), criticality)
     return SimpleNamespace(
         progress=progress,
         fine_tuning=settings,
         valid_metric="ndcg@10",
-        valid_metric_bigger=bigger,
+        valid_metric_bigger=True,
         config={"model": "M", "dataset": "D"},
         seconds=40.0,
         train_loss_dict={0: 1.0},

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import output, pictures, report, tables, user_report
+from recbole_rawp import curves, output, pictures, report, tables, user_report
 from recbole_rawp.checks import Check
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA
@@ -66,7 +66,7 @@ def test_a_clean_score_of_zero_has_no_share(frame, tmp_path):
     assert "n/a" in report.table(frame, "ndcg@10", bigger=True) and "n/a" in report.verdict(
         frame, "ndcg@10", bigger=True
     )
-    report.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+    pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
 def test_scores_of_nan_are_shown_and_never_taken_for_the_milder_attack(frame, tmp_path):
@@ -76,7 +76,7 @@ def test_scores_of_nan_are_shown_and_never_taken_for_the_milder_attack(frame, tm
     assert "keeps 50%" in report.verdict(alone, "ndcg@10", bigger=True)
     frame["value"] = float("nan")
     assert "keeps n/a" in report.verdict(frame, "ndcg@10", bigger=True)
-    report.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+    pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
 def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_the_largest(frame):
@@ -88,9 +88,9 @@ def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_
 
 
 def test_the_picture_has_ink_in_every_defences_colour(frame, tmp_path):
-    report.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+    pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
     pixels = (imread(tmp_path / "p.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    for colour, _ in (report.STYLES["none"], report.STYLES["rawp"]):
+    for colour, _ in (pictures.STYLES["none"], pictures.STYLES["rawp"]):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (abs(pixels - rgb).sum(axis=1) < 6).sum() > 100
 
@@ -246,10 +246,10 @@ def test_of_many_models_the_verdict_names_the_least_and_the_most_robust():
 
 def test_auc_is_kept_above_chance():
     wide = pd.DataFrame({0.0: [0.9, 0.5], 0.1: [0.7, 0.5], 0.3: [0.4, 0.6]})
-    kept = report.shares(wide, bigger=True, metric="auc")
+    kept = curves.shares(wide, bigger=True, metric="auc")
     np.testing.assert_allclose(kept.loc[0], [1, 0.5, -0.25])
     assert kept.loc[1].isna().all()
-    np.testing.assert_allclose(report.shares(wide, bigger=True, metric="ndcg@10").loc[0], [1, 7 / 9, 4 / 9])
+    np.testing.assert_allclose(curves.shares(wide, bigger=True, metric="ndcg@10").loc[0], [1, 7 / 9, 4 / 9])
 
 
 def test_the_verdict_on_auc_says_from_where_it_counts():
@@ -260,7 +260,7 @@ def test_the_verdict_on_auc_says_from_where_it_counts():
 
 def test_attacks_of_different_steps_are_told_apart():
     frame = pd.DataFrame(measured(attacks=("bim",)) + [row | {"steps": 50} for row in measured(attacks=("bim",))])
-    assert list(report.curves(frame, "ndcg@10").index.unique("attack")) == ["bim-1", "bim-50"]
+    assert list(curves.curves(frame, "ndcg@10").index.unique("attack")) == ["bim-1", "bim-50"]
 
 
 def test_records_of_older_files_are_relative_and_without_labels(tmp_path):
@@ -354,8 +354,8 @@ def test_every_model_has_a_style_of_its_own():
 
 
 def test_crowded_attacks_get_panels_of_their_own():
-    few = report.curves(pd.DataFrame(measured()), "ndcg@10")
-    many = report.curves(pd.DataFrame(measured(attacks=("random", "fgsm", "bim", "pgd"))), "ndcg@10")
+    few = curves.curves(pd.DataFrame(measured()), "ndcg@10")
+    many = curves.curves(pd.DataFrame(measured(attacks=("random", "fgsm", "bim", "pgd"))), "ndcg@10")
     assert pictures.panels(few) == [["random", "fgsm"]]
     assert pictures.panels(many) == [["fgsm", "random"], ["bim", "random"], ["pgd", "random"]]
 
@@ -499,7 +499,7 @@ def test_attacks_with_radii_of_their_own_keep_their_values(frame):
     bim = frame[frame["attack"] == "fgsm"].assign(attack="bim", value=lambda f: f["value"] - 0.001)
     bim["radius"] = bim["radius"].replace({0.1: 0.2})
     mixed = pd.concat([frame, bim[bim["defense"] == "none"], bim[bim["defense"] == "rawp"]])
-    wide = report.curves(mixed, "ndcg@10")
+    wide = curves.curves(mixed, "ndcg@10")
     for row in mixed.itertuples():
         assert wide.loc[(row.defense, row.attack)][row.radius].item() == row.value
     assert wide.isna().sum().sum() == 4 + 2  # four attacks lack 0.2, two lack 0.1

@@ -14,7 +14,7 @@ from recbole_rawp import InputError, attack_checkpoint, cli, compat, run_recbole
 from recbole_rawp.config import NEEDS, RAWPConfig
 from tests import stand_ins
 from tests.test_radius_search import fit as train
-from tests.test_trainer import fit
+from tests.training import fit
 
 GRAPH = {
     "load_col": {

@@ -19,20 +19,9 @@ from recbole_rawp.ft_trainer import RAWPFTTrainer
 from recbole_rawp.prepare import prepare
 from recbole_rawp.registration import robustify
 from recbole_rawp.trainer import RAWPTrainer
+from tests.training import fit, same
 
 MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "RecVAE", "MultiVAE", "DiffRec"]
-
-
-def fit(config, prepared=None):
-    """Train and return (trainer, state_dict)."""
-    data, model = prepared or prepare(config)
-    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-    trainer.fit(data.train, data.valid, saved=False)
-    return trainer, {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("name", MODELS)

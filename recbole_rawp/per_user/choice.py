@@ -14,6 +14,9 @@ from recbole_rawp.per_user.copies import OneByOne, Vectorized, itself, pick
 from recbole_rawp.per_user.engine import PerUser, UserBatch
 from recbole_rawp.per_user.hooked import Hooked
 
+RADIUS = 0.01  # of the one-step attack by which the engines are compared
+TOLERANCE = 1e-3  # of the gradient norms and of the logits' shift at that radius, relative to their largest
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -31,20 +34,13 @@ class Choice:
 
 
 def choose(
-    batch: UserBatch,
-    *,
-    rows: Callable[[Any, Tensor], Any] = pick,
-    rebuild: Callable[[Any], Any] = itself,
-    tolerance: float = 1e-3,
-    radius: float = 0.01,
+    batch: UserBatch, *, rows: Callable[[Any, Tensor], Any] = pick, rebuild: Callable[[Any], Any] = itself
 ) -> Choice:
     """Return the fastest engine that agrees with `OneByOne` on the first two users.
 
     Args:
         batch: the attack; at least one user.
         rows, rebuild: how `Vectorized` takes the batch apart.
-        tolerance: of the gradient norms and of the logits' shift at `radius`, relative to their largest.
-        radius: of the one-step attack by which the engines are compared.
     """
     # A single user counts twice: with one, no order of rows would be wrong.
     few = batch.subset(torch.arange(2, device=batch.mask.device) % batch.users)
@@ -58,7 +54,7 @@ def choose(
     reasons: list[str] = []
     for name, make in engines.items():
         try:
-            flaw = disagreement(make(few), slow, radius, tolerance)
+            flaw = disagreement(make(few), slow)
         except Exception as error:  # whatever a model makes of replaced forwards or of vmap
             flaw = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if not flaw:
@@ -67,22 +63,22 @@ def choose(
     return Choice("loop", OneByOne, "; ".join(reasons))
 
 
-def disagreement(engine: PerUser, slow: PerUser, radius: float, tolerance: float) -> str:
+def disagreement(engine: PerUser, slow: PerUser) -> str:
     """Return in what `engine` differs from `slow`: a gradient's norm or the logits' shift; empty if it agrees."""
     fast_gradient, slow_gradient = engine.gradient(None), slow.gradient(None)
     for name, expected in slow_gradient.items():
         want, got = expected.flatten(1).norm(dim=1), fast_gradient[name].flatten(1).norm(dim=1)
-        if not apart(got, want, tolerance):
+        if not apart(got, want):
             continue
         return f"the gradient of {name} has norms {got.tolist()}, one by one {want.tolist()}"
-    moved = [e.logits(e.steepest(e.ball(radius))) for e in (engine, slow)]
+    moved = [e.logits(e.steepest(e.ball(RADIUS))) for e in (engine, slow)]
     clean = slow.logits(None)
     rounding = 100 * torch.finfo(clean.dtype).eps * float(clean.abs().max())
-    if apart(moved[0] - clean, moved[1] - clean, tolerance, rounding):
-        return f"the logits at radius {radius} differ by up to {float((moved[0] - moved[1]).abs().max()):.3g}"
+    if apart(moved[0] - clean, moved[1] - clean, rounding):
+        return f"the logits at radius {RADIUS} differ by up to {float((moved[0] - moved[1]).abs().max()):.3g}"
     return ""
 
 
-def apart(got: Tensor, want: Tensor, tolerance: float, rounding: float = 0.0) -> bool:
-    """Tell whether two tensors differ by more than tolerance * max |want| + rounding anywhere, or are not finite."""
-    return not bool(((got - want).abs() <= tolerance * want.abs().max() + rounding).all())
+def apart(got: Tensor, want: Tensor, rounding: float = 0.0) -> bool:
+    """Tell whether two tensors differ by more than TOLERANCE * max |want| + rounding anywhere, or are not finite."""
+    return not bool(((got - want).abs() <= TOLERANCE * want.abs().max() + rounding).all())

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from recbole_rawp.ball import Ball, group_norms, normalize
+from recbole_rawp.objective import gradients
 from recbole_rawp.overlay import overlay
 from recbole_rawp.per_user.engine import Steepest, UserBatch, cross_entropy, pseudo_labels, rms, users_ball
 from recbole_rawp.selection import Weights
@@ -136,10 +137,7 @@ class OneByOne(_Copies):
         moved = {name: (w + delta[name] if delta else w.clone()).requires_grad_() for name, w in self.base.items()}
         # cuDNN's recurrent layers have no backward pass in evaluation mode.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), overlay(self.batch.model, moved):
-            loss = cross_entropy(one.logits(), self.labels[user].unsqueeze(0), one.mask).sum()
-            found = torch.autograd.grad(loss, list(moved.values()), allow_unused=True)
-        dense = (g.to_dense() if g is not None and g.is_sparse else g for g in found)
-        return {name: torch.zeros_like(w) if g is None else g for (name, w), g in zip(self.base.items(), dense)}
+            return gradients(cross_entropy(one.logits(), self.labels[user].unsqueeze(0), one.mask).sum(), moved)
 
     @torch.no_grad()
     def _scores(self, users: Tensor, delta: Weights | None) -> Tensor:
@@ -161,11 +159,7 @@ class Vectorized(_Copies):
     """
 
     def __init__(
-        self,
-        batch: UserBatch,
-        *,
-        rows: Callable[[Any, Tensor], Any] = pick,
-        rebuild: Callable[[Any], Any] = itself,
+        self, batch: UserBatch, *, rows: Callable[[Any, Tensor], Any] = pick, rebuild: Callable[[Any], Any] = itself
     ) -> None:
         super().__init__(batch)
         self.rows, self.rebuild = rows, rebuild

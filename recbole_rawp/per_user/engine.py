@@ -85,7 +85,7 @@ class PerUser(Protocol):
         """Zeros in the shapes of a delta (for random starts and noise)."""
 
     def gradient(self, delta: Weights | None) -> Weights:
-        """Return d loss_u / d w at w + delta_u for each user u; None: at w, computed once and kept."""
+        """Return d loss_u / d w at w + delta_u for each user u; None: at w, kept where it is not too large."""
 
     def logits(self, delta: Weights | Steepest | None) -> Tensor:
         """Return the candidates' logits [U, n] at w + delta, without gradient."""

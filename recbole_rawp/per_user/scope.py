@@ -180,8 +180,7 @@ class EachUser:
     def _collect(self, collector: Collector, batch: Any, logits: Tensor, *, clean: bool) -> None:
         """Give RecBole's collector the scores of a batch, as its trainer does: -inf for items that are not ranked.
 
-        Metrics by value (AUC) take the scores as they are. Under attack logits are ranked: an attack drives them above
-        17, where a float's sigmoid is 1, and of many ones the order of item ids would make the list.
+        Metrics by value (AUC) take the scores as they are. Under attack logits are ranked, see `logits`.
         """
         interaction, owner, positive_u, positive_i = batch
         by_value = self.trainer.config["eval_type"] == EvaluatorType.VALUE
