@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recbole_rawp import users as per_user
@@ -33,6 +35,7 @@ class Run:
         checks: the self-checks.
         users: scope -> per-user results; `global-2` and so on where several runs have different users.
         facts: metric, bigger, settings, notes, environment, see `report.write`; empty for a folder without report.json.
+        candidates: a digest of the items that were ranked; empty where all were, or a folder does not tell.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Run:
     checks: list[Check]
     users: Mapping[str, Users]
     facts: dict[str, Any]
+    candidates: str = ""
 
 
 def save(folder: Path, run: Run) -> None:
@@ -73,7 +77,15 @@ def load(folder: str | Path, name: str | None = None) -> Run:
     checks = [Check(**check) for check in _read(home / "checks.json", _json, [])]
     users = _read(home / "users.npz", per_user.load, {})
     facts = _read(home / "report.json", _json, {})
-    return Run(name or str(folder), _read(home / "records.csv", read_records, None), checks, users, facts)
+    candidates = _read(home / "candidates.npz", digest, "")
+    return Run(name or str(folder), _read(home / "records.csv", read_records, None), checks, users, facts, candidates)
+
+
+def digest(path: Path) -> str:
+    """Return a digest of the arrays in an .npz, whatever wrote and packed them."""
+    with np.load(path, allow_pickle=False) as arrays:
+        parts = [repr((name, arrays[name].shape)).encode() + arrays[name].tobytes() for name in sorted(arrays.files)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def read_records(path: Path) -> pd.DataFrame:

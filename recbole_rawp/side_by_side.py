@@ -34,7 +34,8 @@ def merge(runs: Sequence[Run]) -> Run:
     frame = frame.loc[settings.sort_values(ascending=False, kind="stable").index, COLUMNS].drop_duplicates()
     names = {name: frame[name].nunique() > 1 for name in MODEL[:2]}
     checks = [replace(c, defense=placed(c.defense, run.frame, names)) for run in runs for c in run.checks]
-    return Run("", frame, list(dict.fromkeys([*checks, *unlike(runs)])), merged_users(runs), facts)
+    checks = list(dict.fromkeys([*checks, *unlike(runs), *ranking_others(runs)]))
+    return Run("", frame, checks, merged_users(runs), facts)
 
 
 def common_facts(runs: Sequence[Run]) -> dict[str, Any]:
@@ -77,6 +78,24 @@ def unlike(runs: Sequence[Run]) -> list[Check]:
                 detail = f"{key}: {shared(values)}"
                 found.append(Check(f"runs on {dataset}", "they are measured alike", FAILED, detail))
     return found
+
+
+def ranking_others(runs: Sequence[Run]) -> list[Check]:
+    """Return a failed check for each model, data set and seed of which runs ranked other candidates."""
+    names: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    for run in filter(lambda run: run.candidates, runs):
+        for place in run.frame[["model", "dataset", "seed"]].drop_duplicates().itertuples(index=False, name=None):
+            names.setdefault(place, {}).setdefault(run.candidates, []).append(run.name)
+    return [
+        Check(
+            f"runs on {dataset}",
+            "they are measured alike",
+            FAILED,
+            f"candidates of {model}, seed {seed}: others in {' than in '.join(map(', '.join, lists.values()))}",
+        )
+        for (model, dataset, seed), lists in names.items()
+        if len(lists) > 1
+    ]
 
 
 def shared(values: Mapping[str, Any], *, between: str = "; ") -> str:

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import curves, output, pictures, report, tables, user_report
+from recbole_rawp import curves, output, pictures, report, runs, tables, user_report
 from recbole_rawp.checks import Check
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import SCHEMA
+from recbole_rawp.side_by_side import merge
 from recbole_rawp.users import Users
 
 
@@ -420,6 +421,20 @@ def test_runs_that_rank_other_items_are_not_put_side_by_side_without_a_word(tmp_
         "**Do not trust these numbers: 1 self-check failed** (runs on D: they are measured alike)."
     )
     assert "eval_args: {'mode': 'full'} (x); {'mode': 'uni99'} (z)" in (tmp_path / "xz/report.md").read_text()
+
+
+def test_runs_that_rank_other_candidates_are_not_put_side_by_side_without_a_word(tmp_path):
+    """The same option may mean other items, and other paths the same: what was ranked counts."""
+    facts = {"metric": "ndcg@10", "bigger": True, "settings": {}, "notes": [], "environment": ""}
+    for name, item in (("x", 1), ("y", 1), ("z", 2)):
+        frame = pd.DataFrame([row | {"defense": name} for row in measured(defenses=("none",))])
+        (tmp_path / name).mkdir()
+        runs.save(tmp_path / name, runs.Run(name, frame, [], {}, facts))
+        np.savez(tmp_path / name / "candidates.npz", users=np.array([5]), items=np.array([item]))
+    alike, other = (merge(runs.load_all([str(tmp_path / name) for name in names])) for names in ("xy", "xyz"))
+    detail = "candidates of M, seed 1: others in x, y than in z"
+    assert alike.checks == []
+    assert other.checks == [Check("runs on D", "they are measured alike", "failed", detail)]
 
 
 def test_several_seeds_of_a_model_are_averaged(tmp_path):
