@@ -37,9 +37,10 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     chosen, floor = search.chosen, search.needed()
     assert chosen is not None
     passed = sum(row["passed"] for row in search.path)
+    anew = f"; training began {search.attempt} times" * (search.attempt > 1)
     words = (
         f"rawp_radius auto: {chosen['radius']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
-        f"validations passed). Clean {metric} on validation data {chosen['score']:.4f}, the plain model's "
+        f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f}, the plain model's "
         f"{search.measure():.4f} (median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
     )
     if search.within_budget(chosen["score"]):

@@ -41,6 +41,16 @@ def test_a_model_over_the_budget_is_said_loudly():
     assert "at most 0.5051 wanted: within" in radius_report.outcome(mirrored, "LOGLOSS")
 
 
+def test_it_says_how_often_training_began():
+    search = searched([0.5, 0.498])
+    assert "(2 of 2 validations passed)" in radius_report.outcome(search, "NDCG@10")
+    search.begin_anew()
+    search.decide(2, 0.1)
+    assert "(2 of 3 validations passed; training began 2 times)" in radius_report.outcome(search, "NDCG@10")
+    radius_report.sections(trainer(search), Path("."))
+    assert pd.read_csv("radius.csv")["attempt"].tolist() == [1, 1, 2]
+
+
 @pytest.mark.parametrize("scores", [[0.5], [0.5, 0.1, 0.498, 0.5, 0.2, 0.1]])
 def test_the_path_is_in_the_file_and_in_the_picture(scores):
     search = searched(scores)
