@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from recbole_rawp import attack_checkpoint, run_recbole_rawp
+from recbole_rawp import attack_checkpoint, checkpoint, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.ft_trainer import RAWPFTTrainer
@@ -26,7 +27,7 @@ def test_a_later_stage_wants_the_checkpoint_of_an_earlier_one(model, tmp_path):
     stages = STAGED[model]
     for missing in ("", "nowhere.pth", str(tmp_path)):
         options = {stages.key: stages.names[1], stages.file: missing, "train_neg_sample_args": None}
-        with pytest.raises(InputError, match=rf"^{stages.file}: .*{stages.names[0]} first"):
+        with pytest.raises(InputError, match=rf"^{stages.file}: .*{stages.first} first"):
             RAWPConfig(model, "toy", config_dict=options)
     (tmp_path / "earlier.pth").touch()
     RAWPConfig(model, "toy", config_dict=options | {stages.file: str(tmp_path / "earlier.pth")})
@@ -70,3 +71,18 @@ def test_a_fine_tuned_checkpoint_can_be_attacked_without_the_file_it_went_on_fro
     file.unlink()
     again = attack_checkpoint("tuned/model.pth", config_dict=attack | {"rawp_output_dir": "again"})
     assert again["records"] == tuned["records"]
+
+
+def test_convncf_goes_on_from_the_embeddings_of_bpr_and_is_attacked_without_them(settings):
+    """Its embeddings begin as BPR's, and its checkpoint needs BPR's file no more."""
+    attack = {"attack_radii": [0.1], "attack": ["fgsm"], "attack_target": "all"}
+    size = attack | {"embedding_size": 32}
+    bpr = Path(run_recbole_rawp(config_dict=settings("BPR", **size, defense="none"))["output_dir"], "model.pth")
+    shape = {"cnn_channels": [1, 4, 4], "cnn_kernels": [4, 8], "cnn_strides": [4, 8]}
+    options = settings("ConvNCF", **size, **shape, train_method="after_pretrain", pre_model_path=str(bpr))
+    begun = prepare(RAWPConfig(config_dict=options | {"defense": "none"}))[1]
+    assert torch.equal(begun.item_embedding.weight, checkpoint.read(bpr)["state_dict"]["item_embedding.weight"])
+    run = run_recbole_rawp(config_dict=options | {"defense": "rawp", "rawp_output_dir": "on"})
+    bpr.unlink()
+    again = attack_checkpoint("on/model.pth", config_dict=attack)
+    assert again["records"] == run["records"]
