@@ -100,7 +100,7 @@ class RadiusSearch:
 
     def gives_up(self, *, impatient: bool) -> bool:
         """Tell whether training is to begin anew: over the budget, at the smallest radius or out of patience."""
-        if self.chosen is not None and self.within_budget(self.chosen["score"]):
+        if not self.rows or (self.chosen is not None and self.within_budget(self.chosen["score"])):
             return False
         last = self.rows[-3:]
         smallest = len(last) == 3 and not any(row["passed"] or row["radius"] > START for row in last)

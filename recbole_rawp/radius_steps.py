@@ -145,18 +145,25 @@ def search(
 
 
 def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
-    """Keep the model as it is, or put the last one that was kept back.
-
-    After plain epochs, of the warm-up or of empty masks, it is always kept, and tells nothing of the radius.
-    """
+    """Keep the model as it is, or put the last one that was kept back, or the first."""
     found: RadiusSearch = trainer.search
     perturbed, found.perturbed = found.perturbed, False
-    if not perturbed:
-        found.kept, found.kept_score = resume.copied(resume.trained(trainer, trainer.outside)), score
-        found.warmed += 1
-        if not found.path:
-            found.start, found.warm_start = found.kept, found.warmed
-        return
+    kept = _judge(trainer, epoch, score, saved) if perturbed else True
+    if not perturbed:  # plain epochs, of the warm-up or of empty masks, tell nothing of the radius
+        found.kept_score, found.warmed = score, found.warmed + 1
+    if found.gives_up(impatient=trainer.cur_step >= max(1, trainer.stopping_step)):
+        _begin_anew(trainer)
+    elif kept:
+        found.kept = resume.copied(resume.trained(trainer, trainer.outside))
+    else:
+        resume.put_trained(trainer, found.kept or found.start or {})
+    if not found.path:
+        found.start, found.warm_start = found.kept, found.warmed
+
+
+def _judge(trainer: Any, epoch: int, score: float, saved: bool) -> bool:
+    """Set the next radius, and make the model the result so far if it is; tell whether to keep it."""
+    found: RadiusSearch = trainer.search
     kept = found.decide(epoch, score)
     row = found.path[-1]
     trainer.logger.info(
@@ -165,12 +172,7 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     )
     if row["chosen"]:
         _keep_chosen(trainer, epoch, score, saved)
-    if found.gives_up(impatient=trainer.cur_step >= max(1, trainer.stopping_step)):
-        _begin_anew(trainer)
-    elif kept:
-        found.kept = resume.copied(resume.trained(trainer, trainer.outside))
-    else:
-        resume.put_trained(trainer, found.kept or found.start or {})
+    return kept
 
 
 def _begin_anew(trainer: Any) -> None:

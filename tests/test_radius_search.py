@@ -269,6 +269,15 @@ def test_what_begins_anew_has_the_weights_and_the_optimizer_of_the_start(warm_up
     assert rows[4 - warm_up]["needed"] == again.needed(1 + warm_up)
 
 
+def test_patience_may_end_at_a_validation_after_which_nothing_was_perturbed(settings, monkeypatch):
+    """One tensor and a mask for each epoch: RecBole's patience counts every validation, the path every second one."""
+    asked = []
+    monkeypatch.setattr(RadiusSearch, "gives_up", lambda self, impatient: asked.append(impatient))
+    one = {"rawp_target": ["mlp_layers.mlp_layers.1.weight"], "rawp_mask_every": "epoch", "rawp_mask_probability": 0.4}
+    trainer, _ = fit(config_of(settings, rawp_clean_budget=0.9, **one))
+    assert 0 < len(trainer.search.path) < len(asked) == 6
+
+
 def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch):
     trainer, _ = fit(config_of(settings, checkpoint_dir="saved"), saved=True)
     best = checkpoint.read(trainer.saved_model_file)
