@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp.curves import label, telling_radius
+from recbole_rawp.curves import known_means, label, telling_radius
 from recbole_rawp.statistics import spread
 from recbole_rawp.tables import markdown
 
@@ -62,9 +62,7 @@ class Place:
     def kept(self) -> pd.DataFrame:
         """Return the shares kept, a row per defense and a column per radius: means over seeds, NaN if one is NaN."""
         names = [f"kept@{radius:g}" for radius in self.radii]
-        seeds = self.rows.set_index("defense")[names].set_axis(self.radii, axis=1).astype(float)
-        known = seeds.notna().groupby(level=0, sort=False).all()
-        return seeds.groupby(level=0, sort=False).mean().where(known)
+        return known_means(self.rows.set_index("defense")[names].set_axis(self.radii, axis=1).astype(float), 0)
 
     @property
     def telling(self) -> float | None:

@@ -177,6 +177,12 @@ def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
     return wide.groupby(level=["defense", "attack"], sort=False).mean()
 
 
+def known_means(seeds: pd.DataFrame, level: int | list[str]) -> pd.DataFrame:
+    """Return the means over the rows that are alike in `level` of the index; NaN in one of them makes NaN."""
+    groups = seeds.notna().groupby(level=level, sort=False).all()
+    return seeds.groupby(level=level, sort=False).mean().where(groups)
+
+
 def places(frame: pd.DataFrame) -> str:
     """Return which models on which data sets, for titles."""
     return " on ".join(", ".join(map(str, frame[name].unique())) for name in ("model", "dataset"))

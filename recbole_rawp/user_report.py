@@ -16,6 +16,7 @@ from recbole_rawp.curves import (
     complete,
     curves,
     gradient_attacks,
+    known_means,
     label,
     named,
     over_seeds,
@@ -95,9 +96,7 @@ def by_cell(values: np.ndarray, cells: pd.DataFrame) -> pd.DataFrame:
     NaN in one seed makes NaN.
     """
     index = pd.MultiIndex.from_frame(cells[CELL])
-    seeds = pd.DataFrame(values[cells.index], index=index, dtype=float)
-    known = seeds.notna().groupby(level=CELL, sort=False).all()
-    return seeds.groupby(level=CELL, sort=False).mean().where(known)
+    return known_means(pd.DataFrame(values[cells.index], index=index, dtype=float), CELL)
 
 
 def hardest(kept: pd.DataFrame, radius: float) -> str:

@@ -17,12 +17,12 @@ sys.path.insert(0, str(HERE.parent))
 
 import matplotlib
 import pandas as pd
-from tabulate import tabulate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from recbole_rawp.pictures import STYLES
+from recbole_rawp.tables import markdown
 
 METRICS = ("hit@10", "ndcg@10")
 DEFENSES = ("none", "rat", "awp", "rawp", "rawp_ft")
@@ -71,9 +71,8 @@ def clean(rows: pd.DataFrame) -> str:
     lines = []
     for dataset, defense, own in curves(rows):
         values = [spread(own[own["metric"] == metric]["value"]) for metric in METRICS]
-        lines.append([dataset, defense, *values, own["seed"].nunique()])
-    headers = ["data", "defense", "HR@10", "NDCG@10", "seeds"]
-    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+        lines.append([dataset, defense, *values, str(own["seed"].nunique())])
+    return markdown(lines, ["data", "defense", "HR@10", "NDCG@10", "seeds"])
 
 
 def attacked(rows: pd.DataFrame, attack: str, labels: str) -> str:
@@ -85,8 +84,7 @@ def attacked(rows: pd.DataFrame, attack: str, labels: str) -> str:
         [dataset, defense, *(spread(own[own["radius"] == radius]["value"]) for radius in radii)]
         for dataset, defense, own in curves(rows)
     ]
-    headers = ["data", "defense", *(f"{radius:g}" for radius in radii)]
-    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown(lines, ["data", "defense", *(f"{radius:g}" for radius in radii)])
 
 
 def spread(values: pd.Series) -> str:

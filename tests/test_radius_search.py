@@ -8,17 +8,15 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
-from recbole.utils import get_trainer
 
 from recbole_rawp import checkpoint, objective_function, radius_steps, register, resume
 from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare
 from recbole_rawp.quick_start import harden_checkpoint
 from recbole_rawp.radius_search import FINE, RadiusSearch, smoothed
-from recbole_rawp.registration import robustify, unregister
+from recbole_rawp.registration import unregister
+from tests.training import made, same
 
 PLAIN = [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
 
@@ -181,17 +179,12 @@ def config_of(settings, name="NeuMF", **overrides):
 
 
 def fit(config, *, saved=False, callback=None):
-    data, model = prepare(config)
-    trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer, data = made(config)
     scores = []
     trainer.fit(
         data.train, data.valid, verbose=False, saved=saved, callback_fn=callback or (lambda e, s: scores.append(s))
     )
     return trainer, scores
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("name", ["NeuMF", "DCN", "MultiVAE", "DiffRec", "RecVAE", "MKR"])

@@ -26,13 +26,8 @@ from recbole_rawp.radius_search import RadiusSearch
 from recbole_rawp.registration import robustify, unregister
 from recbole_rawp.settings import START, fine_tuning
 from recbole_rawp.weights import chosen_weights
-from tests.test_radius_search import config_of, fit, same
-
-
-def made(config):
-    """Return a trainer that has not trained."""
-    data, model = prepare(config)
-    return robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model), data
+from tests.test_radius_search import config_of, fit
+from tests.training import made, same
 
 
 def scored(monkeypatch, scores):
