@@ -1,9 +1,10 @@
 """What do the comparisons of published.md say?
 
-    python results/published_table.py FOLDER...     # of comparisons; none: what published.csv has
+    python results/published_table.py FOLDER... [FOLDER=MODEL...]    # of comparisons; none: what published.csv has
 
-Their records replace those of the same model, data, defense and seed in published.csv; then the pictures are drawn, and
-the tables of published.md, each below its comment `<!-- table MODEL -->`, are written anew.
+Their records replace those of the same model, data, defense and seed in published.csv, where FOLDER=MODEL gives the model
+trained with other settings a name of its own; then the pictures are drawn, and the tables of published.md, each below
+its comment `<!-- table MODEL -->`, are written anew.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ def read(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, float_precision="round_trip", keep_default_na=False)
 
 
-def records(folders: list[Path]) -> pd.DataFrame:
+def records(words: list[str]) -> pd.DataFrame:
     """Return the records of attacks per user, known and new; `rawp` is stage 1 of `rawp_ft`, repaired or not."""
     frames = [read(CSV)]
-    for folder in folders:
-        for file in sorted(folder.glob("*/records.csv")):
+    for word in words:
+        folder, _, name = word.partition("=")
+        for file in sorted(Path(folder).glob("*/records.csv")):
             frame = read(file)
             frame = frame[frame["scope"] == "per_user"]
+            frame = frame.assign(model=name or frame["model"])
             if "rawp_ft" in set(frame["defense"]):
                 frames.append(frame[frame["stage"] == frame["stage"].min()].assign(defense="rawp"))
             frames.append(frame[frame["stage"] == frame["stage"].max()])
@@ -131,7 +134,7 @@ def picture(everything: pd.DataFrame) -> None:
 
 def main() -> None:
     """Write the files."""
-    everything = records([Path(word) for word in sys.argv[1:]])
+    everything = records(sys.argv[1:])
     everything.to_csv(CSV, index=False)
     models = dict(list(everything.groupby("model")))
     for own in models.values():
@@ -142,7 +145,7 @@ def main() -> None:
         table, model = found[2], models[found[3]]
         return found[1] + (clean(model) if table == "clean" else attacked(model, *ATTACKED[table]))
 
-    page = re.sub(r"(<!-- (\w+) (\w+) -->\n\n)\|.*?(?=\n\n)", fill, PAGE.read_text(), flags=re.DOTALL)
+    page = re.sub(r"(<!-- (\w+) (\S+) -->\n\n)\|.*?(?=\n\n)", fill, PAGE.read_text(), flags=re.DOTALL)
     PAGE.write_text(page)
 
 
