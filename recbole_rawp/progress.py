@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+BLIND = 0.05  # share of the clean score below which robust scores tell nothing apart
 
 
 @dataclass
@@ -82,6 +84,20 @@ def summary(progress: Progress, metric: str) -> list[str]:
         lines.append(
             f"Stage 2, round {round_ + 1}: loss rise {order}. Repaired {repaired}: alpha {chosen['alpha']:g}, valid "
             f"{metric} {sweep[0]['clean']:.4f} -> {chosen['clean']:.4f}, under attack {sweep[0]['robust']:.4f} -> "
-            f"{chosen['robust']:.4f}."
+            f"{chosen['robust']:.4f}.{advice(sweep)}"
         )
     return lines
+
+
+def advice(sweep: Sequence[Mapping[str, Any]]) -> str:
+    """Return, with a space before it, what to change where a round's attack left next to nothing to choose by.
+
+    Args:
+        sweep: rows with `clean` and `robust`, the first of them at alpha = 0.
+    """
+    if not max(row["robust"] for row in sweep) <= BLIND * sweep[0]["clean"]:  # NaN is another matter
+        return ""
+    return (
+        f" At every alpha the attack leaves less than {BLIND:.0%} of the clean score, next to nothing to choose by: try "
+        "a smaller ft_radius."
+    )

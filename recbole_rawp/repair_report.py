@@ -11,7 +11,7 @@ import pandas as pd
 from recbole_rawp import pictures
 from recbole_rawp.judge import limit
 from recbole_rawp.output import whole
-from recbole_rawp.progress import Progress
+from recbole_rawp.progress import Progress, advice
 from recbole_rawp.settings import FineTuning
 from recbole_rawp.tables import markdown
 
@@ -88,7 +88,8 @@ def outcome(progress: Progress, metric: str) -> str:
             if chosen.alpha
             else "alpha = 0: no gain, nothing was changed."
         )
-        lines.append(f"Repaired {', '.join(names)}. **{verdict}**")
+        hint = advice(rows.to_dict("records"))
+        lines.append(f"Repaired {', '.join(names)}. **{verdict}**{hint}")
     return "\n\n".join(lines)
 
 

@@ -2,9 +2,9 @@
 
     python results/published_table.py FOLDER... [FOLDER=MODEL...]    # of comparisons; none: what published.csv has
 
-Their records replace those of the same model, data, defense and seed in published.csv, where FOLDER=MODEL gives the model
-trained with other settings a name of its own; then the pictures are drawn, and the tables of published.md, each below
-its comment `<!-- table MODEL -->`, are written anew.
+Their records replace those of the same model, data, defense and seed in published.csv; FOLDER=MODEL gives a model that
+was trained with other settings a name of its own. Then the pictures are drawn, and the tables of published.md, each
+below its comment `<!-- table MODEL -->`, are written anew.
 """
 
 from __future__ import annotations

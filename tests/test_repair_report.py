@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from recbole_rawp import repair_report
 from recbole_rawp.objective import Recipe
-from recbole_rawp.progress import Progress
+from recbole_rawp.progress import Progress, summary
 from recbole_rawp.settings import Criticality, FineTuning
 
 
@@ -77,3 +77,12 @@ def test_an_absolute_radius_is_no_share_of_the_norm():
 
 def test_without_stage_2_there_are_no_parts_and_no_files():
     assert repair_report.sections(trainer(None), Path(".")) == [] and not list(Path(".").iterdir())
+
+
+@pytest.mark.parametrize(("robust", "clean", "blind"), [(0.0, 0.6, True), (0.04, 0.6, False), (0.9, 0.5, False)])
+def test_where_the_attack_leaves_nothing_the_report_and_the_lines_say_so(robust, clean, blind):
+    """The last is LogLoss, which grows under attack."""
+    rows = [{"round": 0, "alpha": a, "clean": clean, "robust": robust, "chosen": a == 0} for a in (0.0, 0.1)]
+    progress = Progress(start_epoch=3, round=1, ranking=[row("predict", 0.1, True)], sweep=rows)
+    for text in (repair_report.outcome(progress, "NDCG@10"), *summary(progress, "ndcg@10")):
+        assert ("leaves less than 5% of the clean score" in text and "ft_radius" in text) == blind
