@@ -98,6 +98,6 @@ def advice(sweep: Sequence[Mapping[str, Any]]) -> str:
     if not max(row["robust"] for row in sweep) <= BLIND * sweep[0]["clean"]:  # NaN is another matter
         return ""
     return (
-        f" At every alpha the attack leaves less than {BLIND:.0%} of the clean score, next to nothing to choose by: try "
-        "a smaller ft_radius."
+        f" At every alpha the attack leaves less than {BLIND:.0%} of the clean score, next to nothing to choose by: "
+        "try a smaller ft_radius."
     )
