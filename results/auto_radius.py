@@ -86,6 +86,18 @@ def trained(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer
     return trainer, data, about
 
 
+def known(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer, Data, dict[str, Any]] | None:
+    """Return what the search by hand trained with these options, if it did."""
+    for file in sorted((HOME / name / "search").glob("*/trial.json")):
+        about = json.loads(file.read_text())
+        about.pop("robust")
+        if {key: about.get(key) for key in (*own, "rawp_radius")} == {"rawp_radius": None, **own}:
+            trainer, data = make(name, folder, own)
+            checkpoint.load_into(trainer.model, checkpoint.read(str(file.with_name("model.pth"))))
+            return trainer, data, about
+    return None
+
+
 def trial(name: str, label: str, own: dict[str, Any]) -> dict[str, Any]:
     """Train from the first seed and note the valid scores."""
     folder = HOME / name / "search" / label
@@ -117,7 +129,7 @@ def test(name: str, label: str, own: dict[str, Any]) -> None:
     file = folder / "run.json"
     if file.exists():
         return
-    trainer, data, about = trained(name, folder, own)
+    trainer, data, about = known(name, folder, own) or trained(name, folder, own)
     candidates = attack_steps.check_attack(trainer.config, trainer.model, data)
     findings = attack_steps.Findings()
     attack_steps.attack(trainer, data, candidates, findings)
