@@ -181,14 +181,15 @@ def tables() -> str:
             values = pd.DataFrame([scores(run) for run in own])
             cost = pd.Series([1 - scores(run)["clean"] / base[run["seed"]] for run in own])
             radius = " ".join(f"{run.get('found', run.get('rawp_radius', 0)):.3g}" for run in own)
-            half = 4.303 * cost.std() / len(cost) ** 0.5 if len(cost) == 3 else float("nan")
+            half = f" ± {4.303 * cost.std() / len(cost) ** 0.5:.1%}" if len(cost) == 3 else ""
+            deviation = f" ± {values['clean'].std():.4f}" if len(values) > 1 else ""
             lines.append(
                 [
                     *((own[0]["metric"].upper(), name, WEIGHTS[name]) if label == "plain" else ("", "", "")),
                     label,
                     radius if label != "plain" else "",
-                    f"{values['clean'].mean():.4f} ± {values['clean'].std():.4f}",
-                    f"{cost.mean():.1%} ± {half:.1%}" if label != "plain" else "",
+                    f"{values['clean'].mean():.4f}{deviation}",
+                    f"{cost.mean():.1%}{half}" if label != "plain" else "",
                     f"{values['kept'].mean():.0%} ({values['kept'].min():.0%} to {values['kept'].max():.0%})",
                     f"{values['noise'].mean():.0%}",
                     f"{pd.Series([run['seconds'] for run in own]).mean():.0f}",
