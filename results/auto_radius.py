@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from collect import spread
 from families import valid_scores
 
 from recbole_rawp import attack_steps, checkpoint, curves, environment, output
@@ -71,53 +72,60 @@ def make(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer, D
     return trainer, data
 
 
-def trained(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer, Data, dict[str, Any]]:
-    """Train, and put the best model back."""
+def home(name: str, own: dict[str, Any]) -> Path:
+    """Return the folder of a model that is trained with these options."""
+    return HOME / name / f"{own.get('rawp_radius', 'plain')}-{own['seed']}"
+
+
+def trained(name: str, own: dict[str, Any]) -> tuple[RAWPFTTrainer, Data, dict[str, Any]]:
+    """Train, unless that was done before, and put the best model back."""
+    folder = home(name, own)
     trainer, data = make(name, folder, own)
+    file = folder / "trained.json"
+    if not file.exists():
+        output.write_text(file, json.dumps(training(trainer, data, {"name": name, **own})))
+    checkpoint.load_into(trainer.model, checkpoint.read(trainer.saved_model_file))
+    return trainer, data, json.loads(file.read_text())
+
+
+def training(trainer: RAWPFTTrainer, data: Data, about: dict[str, Any]) -> dict[str, Any]:
+    """Train, and return what is to be kept of it."""
     begun = time.process_time()
     score, _ = trainer.fit(data.train, data.valid, verbose=False, saved=True)
-    about: dict[str, Any] = {"name": name, **own, "seconds": time.process_time() - begun, "valid": float(score)}
-    checkpoint.load_into(trainer.model, checkpoint.read(trainer.saved_model_file))
+    about |= {"seconds": time.process_time() - begun, "valid": float(score)}
     if trainer.search is not None:
         about |= {"found": trainer.search.chosen["radius"], "path": trainer.search.path}
         about |= {"plain": trainer.search.plain, "needed": trainer.search.needed()}
     place = environment.describe(trainer.device).splitlines()
-    about["place"] = "\n".join([f"command: results/auto_radius.py {' '.join(ARGUMENTS)}", *place[1:]])
-    return trainer, data, about
+    return about | {"place": "\n".join([f"command: results/auto_radius.py {' '.join(ARGUMENTS)}", *place[1:]])}
 
 
-def known(name: str, folder: Path, own: dict[str, Any]) -> tuple[RAWPFTTrainer, Data, dict[str, Any]] | None:
-    """Return what the search by hand trained with these options, if it did."""
-    for file in sorted((HOME / name / "search").glob("*/trial.json")):
-        about = json.loads(file.read_text())
-        about.pop("robust")
-        if {key: about.get(key) for key in (*own, "rawp_radius")} == {"rawp_radius": None, **own}:
-            trainer, data = make(name, folder, own)
-            checkpoint.load_into(trainer.model, checkpoint.read(str(file.with_name("model.pth"))))
-            return trainer, data, about
-    return None
-
-
-def trial(name: str, label: str, own: dict[str, Any]) -> dict[str, Any]:
+def trial(name: str, own: dict[str, Any]) -> dict[str, Any]:
     """Train from the first seed and note the valid scores."""
-    folder = HOME / name / "search" / label
-    file = folder / "trial.json"
+    own = {"seed": SEEDS[0], **own}
+    file = home(name, own) / "trial.json"
     if file.exists():
         return json.loads(file.read_text())
-    trainer, data, about = trained(name, folder, {"seed": SEEDS[0], **own})
+    trainer, data, about = trained(name, own)
     about["robust"] = valid_scores(trainer, data)["robust"]
     output.write_text(file, json.dumps(about))
     print(
-        f"{name} {label}: valid {about['valid']:.4f}, robust {about['robust']:.4f}, {about['seconds']:.0f} s",
+        f"{name} {file.parent.name}: "
+        f"valid {about['valid']:.4f}, robust {about['robust']:.4f}, {about['seconds']:.0f} s",
         flush=True,
     )
     return about
 
 
+def trials(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what the plain model and each radius of the search by hand came to."""
+    plain = trial(name, {"defense": "none"})
+    return plain, [trial(name, {"defense": "rawp", "rawp_radius": radius}) for radius in RADII[name]]
+
+
 def by_hand(name: str) -> float:
     """Return the radius that a search by hand chooses; if none keeps the budget, the best clean one."""
-    plain = trial(name, "plain", {"defense": "none"})
-    rows = [trial(name, f"radius {r:g}", {"defense": "rawp", "rawp_radius": r}) for r in RADII[name]]
+    plain, rows = trials(name)
     fit = [row for row in rows if row["valid"] >= (1 - BUDGET) * plain["valid"]]
     best = max(fit, key=lambda row: row["robust"]) if fit else max(rows, key=lambda row: row["valid"])
     return best["rawp_radius"]
@@ -125,11 +133,10 @@ def by_hand(name: str) -> float:
 
 def test(name: str, label: str, own: dict[str, Any]) -> None:
     """Train and measure on test data under attack, once."""
-    folder = HOME / name / f"{label}-{own['seed']}"
-    file = folder / "run.json"
+    file = home(name, own) / "run.json"
     if file.exists():
         return
-    trainer, data, about = known(name, folder, own) or trained(name, folder, own)
+    trainer, data, about = trained(name, own)
     candidates = attack_steps.check_attack(trainer.config, trainer.model, data)
     findings = attack_steps.Findings()
     attack_steps.attack(trainer, data, candidates, findings)
@@ -182,21 +189,21 @@ def tables() -> str:
             cost = pd.Series([1 - scores(run)["clean"] / base[run["seed"]] for run in own])
             radius = " ".join(f"{run.get('found', run.get('rawp_radius', 0)):.3g}" for run in own)
             half = f" ± {4.303 * cost.std() / len(cost) ** 0.5:.1%}" if len(cost) == 3 else ""
-            deviation = f" ± {values['clean'].std():.4f}" if len(values) > 1 else ""
             lines.append(
                 [
                     *((own[0]["metric"].upper(), name, WEIGHTS[name]) if label == "plain" else ("", "", "")),
                     label,
                     radius if label != "plain" else "",
-                    f"{values['clean'].mean():.4f}{deviation}",
+                    spread(values["clean"], ".4f"),
                     f"{cost.mean():.1%}{half}" if label != "plain" else "",
                     f"{values['kept'].mean():.0%} ({values['kept'].min():.0%} to {values['kept'].max():.0%})",
                     f"{values['noise'].mean():.0%}",
                     f"{pd.Series([run['seconds'] for run in own]).mean():.0f}",
                 ]
             )
-        for label in ("plain", *(f"radius {radius:g}" for radius in RADII[name])):
-            row = json.loads((HOME / name / "search" / label / "trial.json").read_text())
+        plain, rows = trials(name)
+        for row in (plain, *rows):
+            label = f"radius {row['rawp_radius']:g}" if row is not plain else "plain"
             tried.append([name, label, f"{row['valid']:.4f}", f"{row['robust']:.4f}", f"{row['seconds']:.0f}"])
     headers = ["metric", "model", "weights", "radius", "gamma", "clean", "clean cost", "kept", "noise", "s"]
     first = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)

@@ -21,6 +21,7 @@ import pandas as pd
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from collect import spread
 
 from recbole_rawp.pictures import STYLES
 from recbole_rawp.tables import markdown
@@ -73,7 +74,7 @@ def clean(rows: pd.DataFrame) -> str:
     rows = rows[rows["radius"] == 0]
     lines = []
     for dataset, defense, own in curves(rows):
-        values = [spread(own[own["metric"] == metric]["value"]) for metric in METRICS]
+        values = [spread(own[own["metric"] == metric]["value"], ".4f") for metric in METRICS]
         lines.append([dataset, defense, *values, str(own["seed"].nunique())])
     return markdown(lines, ["data", "defense", "HR@10", "NDCG@10", "seeds"])
 
@@ -83,18 +84,11 @@ def attacked(rows: pd.DataFrame, attack: str, labels: str) -> str:
     rows = under(rows, attack, labels)
     rows = rows[rows["metric"] == "hit@10"]
     radii = sorted(set(rows["radius"]))
-    lines = [
-        [dataset, defense, *(spread(own[own["radius"] == radius]["value"]) for radius in radii)]
-        for dataset, defense, own in curves(rows)
-    ]
+    lines = []
+    for dataset, defense, own in curves(rows):
+        values = {radius: spread(seeds, ".4f") for radius, seeds in own.groupby("radius")["value"]}
+        lines.append([dataset, defense, *(values.get(radius, "") for radius in radii)])
     return markdown(lines, ["data", "defense", *(f"{radius:g}" for radius in radii)])
-
-
-def spread(values: pd.Series) -> str:
-    """Return mean ± standard deviation, the value alone where there is one."""
-    if not len(values):
-        return ""
-    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
 
 
 def picture(everything: pd.DataFrame) -> None:

@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore")
 import numpy as np
 import pandas as pd
 import torch
+from collect import spread
 from recbole.trainer.trainer import Trainer
 from recbole.utils import get_trainer
 from scipy.stats import ttest_rel
@@ -256,8 +257,7 @@ def collect(name):
     for label, abouts in seen.items():
         cells = [label]
         for key in keys:
-            means = np.array([np.mean(about["users"][key]) for about in abouts])
-            cells.append(f"{means.mean():.4f} ± {means.std(ddof=1):.4f}" if len(means) > 1 else f"{means.mean():.4f}")
+            cells.append(spread(pd.Series([np.mean(about["users"][key]) for about in abouts]), ".4f"))
         ratio = np.array([about["seconds"] for about in abouts]) / first
         rows.append([*cells, f"{ratio.mean():.2f}"])
         for home, about in zip(runs, abouts):
