@@ -40,10 +40,11 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     anew = f"; training began {search.attempt} times" * (search.attempt > 1)
     words = (
         f"rawp_radius auto: {chosen['radius']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
-        f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f}, the plain model's "
-        f"{search.measure():.4f} (median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
+        f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f} "
+        f"({chosen['confirmed']:.4f} confirmed by those before it), the plain model's {search.measure():.4f} "
+        f"(median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
     )
-    if search.within_budget(chosen["score"]):
+    if search.within_budget(chosen):
         return f"{words}: within the budget of {100 * search.budget:g} %."
     return (
         f"{words}: **the budget of {100 * search.budget:g} % is not kept**. More epochs, or a larger rawp_clean_budget."

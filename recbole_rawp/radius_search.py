@@ -10,8 +10,12 @@ same start, and after each validation
 where n is the number of plain scores, and best that of the highest median; j is at most best. A hardened model learns
 more slowly, and catches up in the end; and where the plain model's own score dips, it may dip, too. Once a score was
 refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
-decisions in a row agree. The model is the passed one with the largest radius among those that keep (1 - budget) of the
-plain model's best, and at equal radius the best of them; while none does, the best one.
+decisions in a row agree. A lucky score does not choose the model: what counts is
+
+    confirmed = min(score, median of the last three scores)   (of fewer than three the least)
+
+The model is the passed one with the largest radius among those whose confirmed score keeps (1 - budget) of the plain
+model's best, and at equal radius the one confirmed best; while none does, the one confirmed best.
 
 Weights that were moved too far at first may never catch up, however small the radius is then. So where the first
 radius, the smallest, was refused three times in a row, or RecBole's patience would end the training, and nothing keeps
@@ -49,7 +53,7 @@ class RadiusSearch:
         start: the state before the first epoch, of model, optimizers, loaders and generators; after a warm-up, that of
             model and optimizers then.
         kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
-        path: a row for each validation: attempt, epoch, radius, score, needed, passed, kept, chosen.
+        path: a row for each validation: attempt, epoch, radius, score, confirmed, needed, passed, kept, chosen.
         result: RecBole's valid result of the chosen model.
     """
 
@@ -86,8 +90,9 @@ class RadiusSearch:
         needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.rows))
         passed = self._reaches(score, needed)
         kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
-        row = {"attempt": self.attempt, "epoch": epoch, "radius": self.radius, "score": score, "needed": needed}
-        self.path.append(row | {"passed": passed, "kept": kept, "chosen": False})
+        sure = confirmed([*(row["score"] for row in self.rows), score], bigger=self.bigger)
+        row = {"attempt": self.attempt, "epoch": epoch, "radius": self.radius, "score": score, "confirmed": sure}
+        self.path.append(row | {"needed": needed, "passed": passed, "kept": kept, "chosen": False})
         if kept:
             self.kept_score = score
         if passed and self._preferred(self.path[-1]):
@@ -100,7 +105,7 @@ class RadiusSearch:
 
     def gives_up(self, *, impatient: bool) -> bool:
         """Tell whether training is to begin anew: over the budget, at the smallest radius or out of patience."""
-        if not self.rows or (self.chosen is not None and self.within_budget(self.chosen["score"])):
+        if not self.rows or (self.chosen is not None and self.within_budget(self.chosen)):
             return False
         last = self.rows[-3:]
         smallest = len(last) == 3 and not any(row["passed"] or row["radius"] > START for row in last)
@@ -125,9 +130,9 @@ class RadiusSearch:
         """The row of the model that is the result so far; None before the first that passed."""
         return next((row for row in self.path if row["chosen"]), None)
 
-    def within_budget(self, score: float) -> bool:
-        """Tell whether a score keeps enough of the plain model's best."""
-        return self._reaches(score, self.needed())
+    def within_budget(self, row: dict[str, Any]) -> bool:
+        """Tell whether a row of the path keeps enough of the plain model's best, and not by luck alone."""
+        return self._reaches(row["confirmed"], self.needed())
 
     def _reaches(self, score: float, needed: float) -> bool:
         return score >= needed if self.bigger else score <= needed
@@ -137,12 +142,12 @@ class RadiusSearch:
         before = self.chosen
         if before is None:
             return True
-        new, old = (self.within_budget(one["score"]) for one in (row, before))
+        new, old = (self.within_budget(one) for one in (row, before))
         if new != old:
             return new
         if new and not math.isclose(row["radius"], before["radius"]):
             return bool(row["radius"] > before["radius"])
-        return self._reaches(row["score"], before["score"])
+        return self._reaches(row["confirmed"], before["confirmed"])
 
     def _turn(self) -> None:
         """Make the factor finer where the decision turned, coarser where three agree."""
@@ -162,3 +167,9 @@ def smoothed(scores: list[float], *, bigger: bool) -> list[float]:
     ends = {0, len(scores) - 1}
     windows = [scores[max(0, k - 1) : k + 2] for k in range(len(scores))]
     return [worse(near) if k in ends else statistics.median(near) for k, near in enumerate(windows)]
+
+
+def confirmed(scores: list[float], *, bigger: bool) -> float:
+    """Return the last score, or the median of the last three, of fewer the worst, if that is worse."""
+    worse, near = min if bigger else max, scores[-3:]
+    return worse(near[-1], statistics.median(near) if len(near) == 3 else worse(near))

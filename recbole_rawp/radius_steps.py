@@ -133,10 +133,11 @@ def search(
             f"rawp_clean_budget: {found.budget:g} was kept at no validation, however small the radius. Raise it, or "
             "validate less often (eval_step)."
         )
-    if not found.within_budget(found.chosen["score"]):
+    if not found.within_budget(found.chosen):
         trainer.logger.warning(
-            f"rawp_radius auto: valid score {found.chosen['score']:.4f}, but rawp_clean_budget wants "
-            f"{found.needed():.4f}: not kept. More epochs may help, or a larger budget."
+            f"rawp_radius auto: valid score {found.chosen['score']:.4f}, {found.chosen['confirmed']:.4f} confirmed by "
+            f"those before it, but rawp_clean_budget wants {found.needed():.4f}: not kept. More epochs may help, or a "
+            "larger budget."
         )
     if not saved:
         checkpoint.load_into(trainer.model, {"state_dict": trainer.best_weights})

@@ -28,8 +28,13 @@ def trainer(search):
 def test_within_the_budget_the_cost_is_told_beside_the_plain_model():
     words = radius_report.outcome(searched([0.5, 0.498, 0.1, 0.496]), "NDCG@10")
     assert words.startswith("rawp_radius auto: 0.008, of epoch 3 (3 of 4 validations passed).")
-    assert "0.4960, the plain model's 0.5000 (median of three), at least 0.4950 wanted" in words
-    assert words.endswith("within the budget of 1 %.")
+    assert "0.4960 (0.4960 confirmed by those before it), the plain model's 0.5000 (median of three)" in words
+    assert words.endswith("at least 0.4950 wanted: within the budget of 1 %.")
+
+
+def test_one_lucky_validation_is_over_the_budget():
+    words = radius_report.outcome(searched([0.1, 0.1, 0.5]), "NDCG@10")
+    assert "0.5000 (0.1000 confirmed by those before it)" in words and "**the budget of 1 % is not kept**" in words
 
 
 def test_a_model_over_the_budget_is_said_loudly():
@@ -68,7 +73,7 @@ def test_without_a_search_there_is_no_such_part():
 
 
 def test_a_run_over_the_budget_says_so_on_the_page_on_the_screen_and_in_the_log(settings, capsys, caplog, monkeypatch):
-    monkeypatch.setattr(RadiusSearch, "within_budget", lambda self, score: False)
+    monkeypatch.setattr(RadiusSearch, "within_budget", lambda self, row: False)
     words = ["-m", "NeuMF", "-d", "toy", f"--data_path={settings('NeuMF')['data_path']}", "--defense=rawp"]
     words += ["--rawp_radius=auto", "--epochs=3"]
     words += ["--attack_radii=[0.1]", "--attack=[fgsm]", "--state=warning", "--show_progress=False"]

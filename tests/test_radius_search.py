@@ -14,7 +14,7 @@ from recbole_rawp import settings as options
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.quick_start import harden_checkpoint
-from recbole_rawp.radius_search import FINE, RadiusSearch, smoothed
+from recbole_rawp.radius_search import FINE, RadiusSearch, confirmed, smoothed
 from recbole_rawp.registration import unregister
 from tests.training import made, same
 
@@ -87,7 +87,7 @@ def test_a_model_that_was_moved_too_far_begins_anew_with_a_quarter_of_the_radius
         if search.gives_up(impatient=False):
             search.begin_anew()
             trap = Trap(edge)
-    assert search.attempt == attempts and search.within_budget(search.chosen["score"])
+    assert search.attempt == attempts and search.within_budget(search.chosen)
     assert edge / 4 < search.chosen["radius"] <= edge and search.chosen["attempt"] == attempts
     widest = [max(row["radius"] for row in search.path if row["attempt"] == n + 1) for n in range(attempts)]
     assert all(after <= before / 4 for before, after in zip(widest, widest[1:]))
@@ -167,6 +167,33 @@ def test_smoothing_takes_the_lucky_score_out_and_leaves_a_steady_climb():
     assert smoothed([0.1, 0.2, 0.9, 0.3, 0.3], bigger=True) == [0.1, 0.2, 0.3, 0.3, 0.3]
     assert smoothed([3.0, 2.0, 0.1, 2.0], bigger=False) == [3.0, 2.0, 2.0, 2.0]
     assert smoothed([0.7], bigger=True) == [0.7] and smoothed([], bigger=True) == []
+
+
+def test_a_score_is_confirmed_by_two_of_three_and_never_beyond_itself():
+    cases = {(0.5,): 0.5, (0.4, 0.5): 0.4, (0.1, 0.2, 0.9): 0.2, (0.5, 0.1, 0.6): 0.5, (0.9, 0.9, 0.3): 0.3}
+    for scores, sure in cases.items():
+        assert confirmed(list(scores), bigger=True) == sure
+        assert confirmed([-score for score in scores], bigger=False) == -sure
+
+
+def test_a_lucky_score_does_not_choose_the_radius_and_two_of_three_do():
+    search = searched(None, validations=0)
+    for epoch, score in enumerate([0.5, 0.3, 0.3, 0.5, 0.1, 0.1]):  # early, 0.3 passes
+        search.decide(epoch, score)
+    assert [row["radius"] for row in search.path if row["passed"]] == [0.001, 0.004, 0.016, 0.064]
+    assert search.chosen["radius"] == 0.001 and search.within_budget(search.chosen)
+    search = searched(None, validations=0)
+    for epoch, score in enumerate([0.5, 0.5, 0.5, 0.1, 0.5]):  # one step too far, and back
+        search.decide(epoch, score)
+    assert search.chosen["epoch"] == 4 and search.path[4]["confirmed"] == 0.5
+
+
+def test_while_only_luck_keeps_the_budget_training_begins_anew():
+    search = searched(None, validations=0)
+    for epoch, score in enumerate([0.2, 0.3, 0.4, 0.1, 0.1, 0.5, 0.1]):
+        search.decide(epoch, score)
+    assert search.path[5]["passed"] and not search.within_budget(search.chosen)
+    assert search.gives_up(impatient=True)
 
 
 # --- in training

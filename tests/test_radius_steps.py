@@ -60,8 +60,8 @@ def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, m
     """The first is chosen, while the clean score goes on rising."""
 
     def first(self, epoch, score):
-        row = {"attempt": 1, "epoch": epoch, "radius": 0.1, "score": score, "needed": 0.0, "passed": True}
-        self.path.append(row | {"chosen": not self.path})
+        row = {"attempt": 1, "epoch": epoch, "radius": 0.1, "score": score, "confirmed": score, "needed": 0.0}
+        self.path.append(row | {"passed": True, "chosen": not self.path})
         return True
 
     begun = []
