@@ -80,9 +80,13 @@ def compare(
     check_grown(wanted, before)
     home = Path(folder or report.unused("comparisons")).expanduser()
     made = plan.make(wanted, home)
-    begin(made, wanted, home, going_on=bool(before))
-    rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS], say)
-    return comparison.write(home, list(rows.values()), made.notes)
+    place = environment.describe(next(iter(made.configs.values()))["device"])
+    if not before:
+        home = output.reserve(str(home), "", "", "", environment=place)
+    with output.held(home):
+        begin(made, wanted, home, place)
+        rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS], say)
+        return comparison.write(home, list(rows.values()), made.notes)
 
 
 def read_grid(home: Path, *, wanted: bool) -> dict[str, Any]:
@@ -113,8 +117,8 @@ def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
             )
 
 
-def begin(made: Plan, wanted: Grid, home: Path, *, going_on: bool) -> None:
-    """Write what the runs need into the folder: settings of each, candidates of each data set.
+def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
+    """Write what the runs need into the folder: settings and `place` of each, candidates of each data set.
 
     Raises:
         InputError: if a run that was begun had other settings.
@@ -126,9 +130,6 @@ def begin(made: Plan, wanted: Grid, home: Path, *, going_on: bool) -> None:
                 plan.check_unchanged(config, resume.settings(folder), str(folder))
             suite = folder / "suite.yaml"
             plan.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
-    place = environment.describe(next(iter(made.configs.values()))["device"])
-    if not going_on:
-        home = output.reserve(str(home), "", "", "", environment=place)
     asked = {key: list(getattr(wanted, key)) for key in GRID} | {"config_files": list(wanted.files)}
     output.write_text(home / FILE, environment.as_yaml(asked | {"options": wanted.options}))
     made.save_candidates(home)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -51,6 +53,25 @@ def check_free(wanted: str | None) -> None:
 def in_use(wanted: str) -> InputError:
     """Return the error for an output folder that holds something."""
     return InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder, until this one leaves it or is killed.
+
+    Raises:
+        InputError: if another one is at work in it.
+    """
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"rawp_output_dir: another process is at work in '{folder}'. Wait for its end, or name another folder."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 IMAGE = re.compile(r"!\[(.*)\]\(([^)\s]+)\)")
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+BAR = re.compile(r"(?<!\\)\|")
 SHORT = 24  # characters
 NUMBER = re.compile(r"[-+<]?\d|n/a|nan|-$")
 
@@ -124,7 +125,7 @@ def emphasis(text: str) -> str:
 
 def table(lines: Sequence[str]) -> str:
     """Return the HTML of a Markdown table, wide ones scroll; a column of numbers is flush right."""
-    header, _, *rows = ([cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines)
+    header, _, *rows = ([cell.strip().replace("\\|", "|") for cell in BAR.split(line.strip())[1:-1]] for line in lines)
     numeric = [bool(rows) and all(NUMBER.match(row[i]) for row in rows if row[i:]) for i in range(len(header))]
 
     def cells(row: Sequence[str], tag: str) -> str:

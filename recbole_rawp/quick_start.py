@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,12 @@ def continue_run(folder: str) -> dict[str, Any]:
     """
     home = Path(folder).expanduser()
     config = resume.settings(home)
-    file, place = home / "environment.txt", _place(config)
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    output.write_text(file, f"{before}\ncontinued:\n{place}\n")
-    stage_1 = home / ORIGINAL
-    return _run(
-        config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=stage_1 if stage_1.exists() else None
-    )
+    with output.held(home):
+        file, place = home / "environment.txt", _place(config)
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        output.write_text(file, f"{before}\ncontinued:\n{place}\n")
+        stage_1 = home / ORIGINAL if (home / ORIGINAL).exists() else None
+        return _run(config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=stage_1)
 
 
 def harden_checkpoint(
@@ -169,31 +169,34 @@ def _run(
     """
     findings = Findings()
     runs = with_baseline(config) if baseline else [config]
-    for current in runs:
-        data, network = prepare(current)
-        check_weights(config, network)
-        candidates = check_attack(config, network, data)
-        check_training(current, network, data.train)
-        if stage_1 is None:
-            _check_stage_1(config, current, network, data)
-        else:
-            check_choosable(network, data)
-            content = checkpoint.read(stage_1, config["device"])
-            checkpoint.load_into(network, content)
-            findings.checks += unseen(content, config)
-        folder = folder or _begin(config, runs, stage_1)  # nothing is written before the input is known to work
-        trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
-        trainer.skip_stage_1 = stage_1 is not None
-        result = fit(trainer, data, saved)
-        attack(trainer, data, candidates, findings)
-    assert folder is not None
-    sections = [*radius_report.sections(trainer, folder), *repair_report.sections(trainer, folder)]
-    again = "train" if stage_1 is None else f"harden {ORIGINAL}"
-    dataset = data.test._dataset
-    result |= write(trainer, folder, findings, candidates, dataset=dataset, sections=sections, again=again)
-    result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
-    result["search"] = radius_report.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
-    return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
+    with ExitStack() as stack:
+        for current in runs:
+            data, network = prepare(current)
+            check_weights(config, network)
+            candidates = check_attack(config, network, data)
+            check_training(current, network, data.train)
+            if stage_1 is None:
+                _check_stage_1(config, current, network, data)
+            else:
+                check_choosable(network, data)
+                content = checkpoint.read(stage_1, config["device"])
+                checkpoint.load_into(network, content)
+                findings.checks += unseen(content, config)
+            if folder is None:  # nothing is written before the input is known to work
+                folder = _begin(config, runs, stage_1)
+                stack.enter_context(output.held(folder))
+            trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
+            trainer.skip_stage_1 = stage_1 is not None
+            result = fit(trainer, data, saved)
+            attack(trainer, data, candidates, findings)
+        assert folder is not None
+        sections = [*radius_report.sections(trainer, folder), *repair_report.sections(trainer, folder)]
+        again = "train" if stage_1 is None else f"harden {ORIGINAL}"
+        dataset = data.test._dataset
+        result |= write(trainer, folder, findings, candidates, dataset=dataset, sections=sections, again=again)
+        result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
+        result["search"] = radius_report.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
+        return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
 
 
 def _check_stage_1(config: RAWPConfig, current: Config, network: nn.Module, data: Data) -> None:

@@ -27,9 +27,10 @@ from recbole_rawp.curves import (
 FALLS = (0.9, 0.5)  # shares of the clean score that the overview looks for
 
 
-def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
-    """Return a Markdown table of texts."""
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """Return a Markdown table; a bar in a cell is escaped."""
+    escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
+    return tabulate(escaped[1:], headers=escaped[0], tablefmt="github", disable_numparse=True)
 
 
 def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
@@ -97,4 +98,4 @@ def falls(worst: pd.Series, noise: pd.Series | None, share: float) -> str:
 def check_table(checks: list[Check]) -> str:
     """Return the Markdown table of self-checks; a failed one is in capitals."""
     rows = [(label(c.defense), c.name, c.status.upper() if c.status == FAILED else c.status, c.detail) for c in checks]
-    return tabulate(rows, headers=["defense", "check", "status", "seen"], tablefmt="github")
+    return markdown(rows, ["defense", "check", "status", "seen"])

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from recbole_rawp import page
+from recbole_rawp.tables import markdown
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -99,6 +100,12 @@ def test_tables_scroll_have_headers_and_show_failures(html):
     assert (
         '<td class="short"><code>rawp</code></td><td class="number">0.2 (5%)</td><td class="failed">FAILED</td>' in html
     )
+
+
+def test_a_bar_in_a_name_ends_no_cell(tmp_path):
+    written = markdown([["a|b", "0.5"], [r"c\d", "0.4"]], ["data|set", "score"])
+    html = page.render("T", ["# T", written], tmp_path)
+    assert re.findall("<t[hd](?: [^>]*)?>(.*?)</t[hd]>", html) == ["data|set", "score", "a|b", "0.5", r"c\d", "0.4"]
 
 
 def test_every_chapter_is_linked(html):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +15,13 @@ import torch
 import yaml
 from recbole.quick_start import load_data_and_model, run_recbole
 
-from recbole_rawp import evaluation, output, run_recbole_rawp
+from recbole_rawp import continue_run, evaluation, output, quick_start, run_recbole_rawp
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
 from recbole_rawp.prepare import prepare, start_log
 
 FILES = {
+    ".lock",
     "model.pth",
     "resume.pt",
     "settings.yaml",
@@ -141,6 +144,34 @@ def test_two_rivals_never_get_one_folder():
     output.reserve("named", "M", "D", "rawp", environment="e")
     with pytest.raises(InputError, match="in use"):
         output.reserve("named", "M", "D", "rawp", environment="e")
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_left_alone(settings, monkeypatch):
+    refused = pytest.raises(InputError, match=r"^rawp_output_dir: another process is at work in 'out'\. Wait")
+    fit = quick_start.fit
+
+    def begun(*args):
+        with refused, output.held(Path("out")):
+            pass
+        return fit(*args)
+
+    monkeypatch.setattr(quick_start, "fit", begun)
+    run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="out"))
+    script = """if True:
+        import pathlib, time
+        from recbole_rawp import output
+        with output.held(pathlib.Path("out")):
+            print(flush=True)
+            time.sleep(99)
+    """
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir() if path.name != ".lock"}
+        with refused:
+            continue_run("out")
+        assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+        other.kill()
+    continue_run("out")
 
 
 def test_default_folders_never_collide(settings):
