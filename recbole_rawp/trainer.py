@@ -250,20 +250,24 @@ class RAWPTrainer(Trainer):
         else:
             result = radius_steps.search(self, train, callback_fn, saved=saved, show_progress=show_progress)
         self.seconds = time.perf_counter() - self.clock
+        if hardens:
+            self._check_hardened(valid_data)
+        return result
+
+    def _check_hardened(self, valid_data: Any) -> None:
+        """Warn if no epoch that was to be hardened was perturbed; raise as `fit`."""
         last = max(self.train_loss_dict, default=-1)
-        due = hardens and last >= self.settings.warmup_epochs
-        if due and self.objective is None:
+        if last >= self.settings.warmup_epochs and self.objective is None:
             raise RuntimeError(
                 f"{type(self).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
                 "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
             )
-        if hardens and valid_data and self.eval_step > 0 and last >= self.plain_until > 0:
+        if valid_data and self.eval_step > 0 and last >= self.plain_until > 0:
             warm_up.check_kept(self)
-        if hardens and max(last, self.start_epoch - 1) < self.plain_until:
+        if max(last, self.start_epoch - 1) < self.plain_until:
             self.logger.warning(
                 "The model is plain: nothing was perturbed. Train longer, or raise rawp_mask_probability."
             )
-        return result
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
         score, self.valid_result = super()._valid_epoch(valid_data, show_progress)
