@@ -5,12 +5,15 @@ same start, and after each validation
 
     needed_k = (1 - budget) * min_{k^2 / n <= j <= best} median(p_{j-1}, p_j, p_{j+1})  (at the ends the lesser of two)
     score >= needed_k:   the k-th validation is passed;  radius *= factor
-    else:                radius /= factor;  weights and optimizer go back to the last ones kept, unless the score grew
+    the first refused:   training goes on as it is
+    the next refused:    radius /= factor;  weights and optimizer go back to the last ones kept
 
-where n is the number of plain scores, and best that of the highest median; j is at most best. A hardened model learns
-more slowly, and catches up in the end; and where the plain model's own score dips, it may dip, too. Once a score was
-refused, the factor goes to its square root at each turn, down to 2^(1/4), and squares again, up to 4, where three
-decisions in a row agree. A lucky score does not choose the model: what counts is
+where a refused one whose score grew does not wait, and is kept: only its radius falls. n is the number of plain scores,
+and best that of the highest median; j is at most best. A hardened model learns more slowly, and catches up in the end;
+and where the plain model's own score dips, it may dip, too. Masks differ from epoch to epoch, so that a first refusal
+may be chance, or a shock from which the next epoch recovers. Once a radius fell, the factor goes to its square root at
+each turn, down to 2^(1/4), and squares again, up to 4, where three decisions in a row agree. A lucky score does not
+choose the model: what counts is
 
     confirmed = min(score, median of the last three scores)   (of fewer than three the least)
 
@@ -53,7 +56,7 @@ class RadiusSearch:
         start: the state before the first epoch, of model, optimizers, loaders and generators; after a warm-up, that of
             model and optimizers then.
         kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
-        path: a row for each validation: attempt, epoch, radius, score, confirmed, needed, passed, kept, chosen.
+        path: a row for each validation: attempt, epoch, radius, score, confirmed, needed, passed, kept, waits, chosen.
         result: RecBole's valid result of the chosen model.
     """
 
@@ -86,21 +89,26 @@ class RadiusSearch:
         return worst(smooth[top if k is None else min(top, math.ceil(k**2 / len(smooth)) - 1) : top + 1])
 
     def decide(self, epoch: int, score: float) -> bool:
-        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it."""
+        """Judge the model that was trained at `radius` until `epoch`, set the next radius; tell whether to keep it.
+
+        What is not kept and does not wait goes back.
+        """
         needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.rows))
         passed = self._reaches(score, needed)
         kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
         sure = confirmed([*(row["score"] for row in self.rows), score], bigger=self.bigger)
         row = {"attempt": self.attempt, "epoch": epoch, "radius": self.radius, "score": score, "confirmed": sure}
-        self.path.append(row | {"needed": needed, "passed": passed, "kept": kept, "chosen": False})
+        waits = not kept and all(row["kept"] for row in self.rows[-1:])
+        self.path.append(row | {"needed": needed, "passed": passed, "kept": kept, "waits": waits, "chosen": False})
         if kept:
             self.kept_score = score
         if passed and self._preferred(self.path[-1]):
             for row in self.path:
                 row["chosen"] = row is self.path[-1]
-        self._turn()
-        radius = self.radius * self.factor if passed else self.radius / self.factor
-        self.radius = min(self.largest, max(START, radius))
+        if not waits:
+            self._turn()
+            radius = self.radius * self.factor if passed else self.radius / self.factor
+            self.radius = min(self.largest, max(START, radius))
         return kept
 
     def gives_up(self, *, impatient: bool) -> bool:
@@ -151,7 +159,7 @@ class RadiusSearch:
 
     def _turn(self) -> None:
         """Make the factor finer where the decision turned, coarser where three agree."""
-        decisions = [row["passed"] for row in self.rows]
+        decisions = [row["passed"] for row in self.rows if not row["waits"]]
         if all(decisions):
             return
         last = decisions[-3:]

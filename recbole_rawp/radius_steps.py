@@ -156,7 +156,7 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
         _begin_anew(trainer)
     elif kept:
         found.kept = resume.copied(resume.trained(trainer, trainer.outside))
-    else:
+    elif not found.path[-1]["waits"]:
         resume.put_trained(trainer, found.kept or found.start or {})
     if not found.path:
         found.start, found.warm_start = found.kept, found.warmed
