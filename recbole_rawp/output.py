@@ -37,9 +37,7 @@ def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, envir
             if wanted:
                 raise in_use(wanted) from error
         except OSError as error:
-            raise InputError(
-                f"rawp_output_dir: cannot write into '{folder}': {error.strerror}. Name another folder."
-            ) from error
+            raise unwritable(folder, error) from error
     raise AssertionError("unreachable")
 
 
@@ -55,13 +53,22 @@ def in_use(wanted: str) -> InputError:
     return InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
 
 
+def unwritable(folder: Path, error: OSError) -> InputError:
+    """Return the error for an output folder in which nothing can be written."""
+    return InputError(f"rawp_output_dir: cannot write into '{folder}': {error.strerror}. Name another folder.")
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes out of an output folder, until this one leaves it or is killed.
 
     Raises:
-        InputError: if another one is at work in it.
+        InputError: if another one is at work in it, or nothing can be written.
     """
+    try:
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise unwritable(folder, error) from error
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
