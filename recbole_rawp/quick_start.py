@@ -110,7 +110,7 @@ def rank_checkpoint(
     data, network = prepare(config)
     check_weights(config, network)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
-    folder = output.reserve(config["rawp_output_dir"], *_names(config, "rank"), environment=_place(config))
+    folder = _reserve(config, "rank")
     trainer = make_trainer(config, network, folder, saved=False)
     ready(trainer, data)
     settings = options.fine_tuning(config)
@@ -139,7 +139,7 @@ def attack_checkpoint(
     data, network = prepare(config)
     candidates = check_attack(config, network, data)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
-    folder = output.reserve(config["rawp_output_dir"], *_names(config, "attack"), environment=_place(config))
+    folder = _reserve(config, "attack")
     write_settings([config], folder)
     trainer = make_trainer(config, network, folder, saved=False)
     ready(trainer, data)
@@ -183,8 +183,11 @@ def _run(
                 checkpoint.load_into(network, content)
                 findings.checks += unseen(content, config)
             if folder is None:  # nothing is written before the input is known to work
-                folder = _begin(config, runs, stage_1)
+                folder = _reserve(config, "harden" if stage_1 else config["defense"])
                 stack.enter_context(output.held(folder))
+                if stage_1 is not None:
+                    output.copy(stage_1, folder / ORIGINAL)
+                write_settings(runs, folder)
             trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
             trainer.skip_stage_1 = stage_1 is not None
             result = fit(trainer, data, saved)
@@ -212,16 +215,6 @@ def _check_stage_1(config: RAWPConfig, current: Config, network: nn.Module, data
         options.check_radius_known(current)
 
 
-def _begin(config: RAWPConfig, runs: Sequence[Config], stage_1: Path | None) -> Path:
-    """Return a new folder, with the settings of the runs and a copy of the checkpoint in stage 1's place."""
-    name = config["defense"] if stage_1 is None else "harden"
-    folder = output.reserve(config["rawp_output_dir"], *_names(config, name), environment=_place(config))
-    if stage_1 is not None:
-        output.copy(stage_1, folder / ORIGINAL)
-    write_settings(runs, folder)
-    return folder
-
-
 def unseen(content: Mapping[str, Any], config: Config) -> list[Check]:
     """Return a failed check if a checkpoint's model may have been trained on what are test data here."""
     other = checkpoint.resplit(content["config"], config)
@@ -240,8 +233,10 @@ def _own(content: Mapping[str, Any]) -> dict[str, Any]:
     return {} if content["config"]["defense"] else {"defense": "none"}
 
 
-def _names(config: Config, last: str) -> tuple[str, str, str]:
-    return config["model"], config["dataset"], last
+def _reserve(config: Config, last: str) -> Path:
+    """Return the run's output folder."""
+    wanted, names = config["rawp_output_dir"], (config["model"], config["dataset"], last)
+    return output.reserve(wanted, *names, environment=_place(config))
 
 
 def _place(config: Config) -> str:

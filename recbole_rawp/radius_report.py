@@ -26,8 +26,8 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     return [
         "## The radius that was found",
         outcome(search, metric),
-        f"The radius went up after each validation that kept enough of the plain model's {metric}, and down after the "
-        "others (`radius.csv`). The plain model is `model-plain.pth`."
+        f"The radius went up after each validation that kept enough of the plain model's {metric}, stayed after the "
+        "first that did not, and went down after the next (`radius.csv`). The plain model is `model-plain.pth`."
         "\n\n![radius and clean score by epoch](radius.png)",
     ]
 
@@ -41,7 +41,7 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     words = (
         f"rawp_radius auto: {chosen['radius']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
         f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f} "
-        f"({chosen['confirmed']:.4f} confirmed by those before it), the plain model's {search.measure():.4f} "
+        f"({search.borne_out()}), the plain model's {search.measure():.4f} "
         f"(median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
     )
     if search.within_budget(chosen):

@@ -13,9 +13,10 @@ and best that of the highest median; j is at most best. A hardened model learns 
 and where the plain model's own score dips, it may dip, too. Masks differ from epoch to epoch, so that a first refusal
 may be chance, or a shock from which the next epoch recovers. Once a radius fell, the factor goes to its square root at
 each turn, down to 2^(1/4), and squares again, up to 4, where three decisions in a row agree. A lucky score does not
-choose the model: what counts is
+choose the model. What speaks of a radius are the validations at it, those at a larger one that kept (1 - budget) of the
+plain model's best, and those at a smaller one that did not; what counts is
 
-    confirmed = min(score, median of the last three scores)   (of fewer than three the least)
+    confirmed = min(score, median of the last three scores that speak of its radius, of two the lesser; alone: -inf)
 
 The model is the passed one with the largest radius among those whose confirmed score keeps (1 - budget) of the plain
 model's best, and at equal radius the one confirmed best; while none does, the one confirmed best.
@@ -32,6 +33,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
+from recbole_rawp.errors import InputError
 from recbole_rawp.judge import limit
 from recbole_rawp.settings import START
 
@@ -77,6 +79,11 @@ class RadiusSearch:
     path: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, float] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse the state of a search that went by another rule."""
+        if any("waits" not in row for row in self.path):
+            raise InputError("resume: this run's rawp_radius=auto went by the rule of another version. Start anew.")
+
     def needed(self, k: int | None = None) -> float:
         """Return the score to be kept at the k-th validation, counted from 1; None: by the result."""
         return limit(self.measure(k), 1 - self.budget, bigger=self.bigger)
@@ -96,9 +103,9 @@ class RadiusSearch:
         needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.rows))
         passed = self._reaches(score, needed)
         kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
-        sure = confirmed([*(row["score"] for row in self.rows), score], bigger=self.bigger)
+        sure = confirmed([*(row["score"] for row in self.rows if self._speaks(row)), score], bigger=self.bigger)
         row = {"attempt": self.attempt, "epoch": epoch, "radius": self.radius, "score": score, "confirmed": sure}
-        waits = not kept and all(row["kept"] for row in self.rows[-1:])
+        waits = not kept and not math.isnan(score) and all(row["kept"] for row in self.rows[-1:])
         self.path.append(row | {"needed": needed, "passed": passed, "kept": kept, "waits": waits, "chosen": False})
         if kept:
             self.kept_score = score
@@ -145,6 +152,18 @@ class RadiusSearch:
     def _reaches(self, score: float, needed: float) -> bool:
         return score >= needed if self.bigger else score <= needed
 
+    def borne_out(self) -> str:
+        """Say how far other validations confirm the chosen one."""
+        assert self.chosen is not None
+        sure = self.chosen["confirmed"]
+        return f"{sure:.4f} confirmed by others" if math.isfinite(sure) else "confirmed by no other"
+
+    def _speaks(self, row: dict[str, Any]) -> bool:
+        """Tell whether a row speaks of the radius: one at it, or at a larger one within the budget, or the reverse."""
+        if math.isclose(row["radius"], self.radius):
+            return True
+        return bool((row["radius"] > self.radius) == self._reaches(row["score"], self.needed()))
+
     def _preferred(self, row: dict[str, Any]) -> bool:
         """Tell whether a row that passed is to be chosen instead of the one that is."""
         before = self.chosen
@@ -178,6 +197,9 @@ def smoothed(scores: list[float], *, bigger: bool) -> list[float]:
 
 
 def confirmed(scores: list[float], *, bigger: bool) -> float:
-    """Return the last score, or the median of the last three, of fewer the worst, if that is worse."""
-    worse, near = min if bigger else max, scores[-3:]
-    return worse(near[-1], statistics.median(near) if len(near) == 3 else worse(near))
+    """Return the last score, or the median of the last three, of two the worse, if that is worse; alone the worst."""
+    worse, worst = (min, -math.inf) if bigger else (max, math.inf)
+    near = [worst if math.isnan(score) else score for score in scores[-3:]]
+    if len(near) < 3:
+        return worse(near) if len(near) == 2 else worst
+    return worse(near[-1], statistics.median(near))

@@ -135,9 +135,8 @@ def search(
         )
     if not found.within_budget(found.chosen):
         trainer.logger.warning(
-            f"rawp_radius auto: valid score {found.chosen['score']:.4f}, {found.chosen['confirmed']:.4f} confirmed by "
-            f"those before it, but rawp_clean_budget wants {found.needed():.4f}: not kept. More epochs may help, or a "
-            "larger budget."
+            f"rawp_radius auto: valid score {found.chosen['score']:.4f}, {found.borne_out()}, but rawp_clean_budget "
+            f"wants {found.needed():.4f}: not kept. More epochs may help, or a larger budget."
         )
     if not saved:
         checkpoint.load_into(trainer.model, {"state_dict": trainer.best_weights})
@@ -149,8 +148,9 @@ def _decide(trainer: Any, epoch: int, score: float, saved: bool) -> None:
     """Keep the model as it is, or put the last one that was kept back, or the first."""
     found: RadiusSearch = trainer.search
     perturbed, found.perturbed = found.perturbed, False
-    kept = _judge(trainer, epoch, score, saved) if perturbed else True
-    if not perturbed:  # plain epochs, of the warm-up or of empty masks, tell nothing of the radius
+    waited = any(row["waits"] for row in found.rows[-1:])
+    kept = _judge(trainer, epoch, score, saved) if perturbed else not waited
+    if not perturbed and kept:  # plain epochs, of the warm-up or of empty masks, tell nothing of the radius
         found.kept_score, found.warmed = score, found.warmed + 1
     if found.gives_up(impatient=trainer.cur_step >= max(1, trainer.stopping_step)):
         _begin_anew(trainer)
@@ -169,7 +169,8 @@ def _judge(trainer: Any, epoch: int, score: float, saved: bool) -> bool:
     row = found.path[-1]
     trainer.logger.info(
         f"rawp_radius auto: epoch {epoch}, radius {row['radius']:.3g}, valid score {score:.4f}, needed "
-        f"{row['needed']:.4f}: {'passed' if row['passed'] else 'refused'}; next radius {found.radius:.3g}"
+        f"{row['needed']:.4f}: {'passed' if row['passed'] else 'refused'}{', goes on' * row['waits']}; next radius "
+        f"{found.radius:.3g}"
     )
     if row["chosen"]:
         _keep_chosen(trainer, epoch, score, saved)
@@ -204,6 +205,7 @@ def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, 
     chosen = search.chosen
     assert chosen is not None
     radius = values["ft_radius"] or chosen["radius"]
-    part, whole = (search.needed(), chosen["score"]) if search.bigger else (chosen["score"], search.needed())
+    part, whole = search.needed(), chosen["confirmed"]
+    part, whole = (part, whole) if search.bigger else (whole, part)
     tolerance = max(settings.clean_tolerance, min(1.0, part / whole)) if whole > 0 else 1.0
     return replace(settings, clean_tolerance=tolerance, recipe=replace(settings.recipe, radius=radius))

@@ -165,12 +165,14 @@ def test_a_folder_in_which_another_process_is_at_work_is_left_alone(settings, mo
             time.sleep(99)
     """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir() if path.name != ".lock"}
-        with refused:
-            continue_run("out")
-        assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-        other.kill()
+        try:
+            other.stdout.readline()
+            before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir() if path.name != ".lock"}
+            with refused:
+                continue_run("out")
+            assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+        finally:
+            other.kill()
     continue_run("out")
 
 
