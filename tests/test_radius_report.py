@@ -26,15 +26,16 @@ def trainer(search):
 
 
 def test_within_the_budget_the_cost_is_told_beside_the_plain_model():
-    words = radius_report.outcome(searched([0.5, 0.498, 0.1, 0.496]), "NDCG@10")
-    assert words.startswith("rawp_radius auto: 0.016, of epoch 3 (3 of 4 validations passed).")
-    assert "0.4960 (0.4960 confirmed by those before it), the plain model's 0.5000 (median of three)" in words
+    words = radius_report.outcome(searched([0.5, 0.5, 0.5, 0.5, 0.5, 0.496, 0.499, 0.1]), "NDCG@10")
+    assert words.startswith("rawp_radius auto: 1, of epoch 6 (7 of 8 validations passed).")
+    assert "0.4990 (0.4960 confirmed by others), the plain model's 0.5000 (median of three)" in words
     assert words.endswith("at least 0.4950 wanted: within the budget of 1 %.")
 
 
 def test_one_lucky_validation_is_over_the_budget():
     words = radius_report.outcome(searched([0.1, 0.1, 0.5]), "NDCG@10")
-    assert "0.5000 (0.1000 confirmed by those before it)" in words and "**the budget of 1 % is not kept**" in words
+    assert "0.5000 (0.1000 confirmed by others)" in words and "**the budget of 1 % is not kept**" in words
+    assert "0.5000 (confirmed by no other), the plain" in radius_report.outcome(searched([0.5]), "NDCG@10")
 
 
 def test_a_model_over_the_budget_is_said_loudly():
@@ -42,7 +43,7 @@ def test_a_model_over_the_budget_is_said_loudly():
     search.plain = [0.1, 0.5, 0.5]  # it climbed, and the search ended before it had to
     words = radius_report.outcome(search, "NDCG@10")
     assert "**the budget of 1 % is not kept**. More epochs, or a larger rawp_clean_budget." in words
-    mirrored = searched([0.5], bigger=False)
+    mirrored = searched([0.5] * 8, bigger=False)
     assert "at most 0.5051 wanted: within" in radius_report.outcome(mirrored, "LOGLOSS")
 
 

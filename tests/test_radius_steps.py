@@ -42,9 +42,11 @@ def scored(monkeypatch, scores):
 def test_the_search_goes_on_while_it_chooses_and_stops_as_recbole_when_it_does_not(settings, monkeypatch):
     scored(monkeypatch, [*[0.5] * 12, *(0.5 - 0.0002 * k for k in range(12))])
     trainer, scores = fit(config_of(settings, epochs=12, stopping_step=1))
-    assert [row["chosen"] for row in trainer.search.path] == [False] * 5 + [True] + [False] * 2  # at radius 1, the best
-    assert trainer.search.path[5]["radius"] == 1.0 and len(scores) == 8
-    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.499}
+    assert [row["chosen"] for row in trainer.search.path] == [False] * 6 + [True] + [
+        False
+    ] * 2  # the second at radius 1
+    assert trainer.search.path[6]["radius"] == 1.0 and len(scores) == 9
+    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 6}
 
 
 def test_a_plain_model_that_stopped_early_leaves_the_search_all_of_its_epochs(settings, monkeypatch):
@@ -61,7 +63,7 @@ def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, m
 
     def first(self, epoch, score):
         row = {"attempt": 1, "epoch": epoch, "radius": 0.1, "score": score, "confirmed": score, "needed": 0.0}
-        self.path.append(row | {"passed": True, "chosen": not self.path})
+        self.path.append(row | {"passed": True, "kept": True, "waits": False, "chosen": not self.path})
         return True
 
     begun = []
@@ -152,13 +154,33 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
     assert trainer.search.path[-1]["needed"] == trainer.search.needed(5)
 
 
+def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
+    drawn, states, before = [], [], radius_steps._decide
+
+    def draw_mask(names, *_):
+        drawn.append(1)  # the first draw is the constructor's: the fourth epoch is plain
+        return dict.fromkeys(names, len(drawn) != 5)
+
+    def watched(trainer, *args):
+        states.append(resume.copied(trainer.model.state_dict()))
+        before(trainer, *args)
+
+    monkeypatch.setattr(objective, "draw_mask", draw_mask)
+    monkeypatch.setattr(radius_steps, "_decide", watched)
+    scored(monkeypatch, [*[0.5] * 5, 0.5, 0.5, 0.1, 0.12, 0.13])
+    trainer, _ = fit(config_of(settings, epochs=5, rawp_mask_every="epoch"))
+    found = trainer.search
+    assert [(row["epoch"], row["kept"]) for row in found.path] == [(0, True), (1, True), (2, False), (4, False)]
+    assert found.kept_score == 0.5 and same(found.kept["weights"], states[1]) and found.warmed == 0
+
+
 @pytest.mark.parametrize("bigger", [True, False])
 def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
     ft = fine_tuning(config_of(settings, defense="rawp_ft"))
 
     def left(plain, score):
         search = RadiusSearch(0.1, bigger, 1.0, plain=[plain, plain])
-        search.path.append({"radius": 0.2, "score": score, "chosen": True})
+        search.path.append({"radius": 0.2, "score": score, "confirmed": score, "chosen": True})
         return radius_steps.with_found(ft, search, {"ft_radius": None}).clean_tolerance
 
     assert ft.clean_tolerance == 0.985

@@ -19,6 +19,7 @@ from torch import nn
 
 from recbole_rawp import continue_run, judge, resume, run_recbole_rawp
 from recbole_rawp.errors import InputError
+from recbole_rawp.radius_search import RadiusSearch
 
 ROOT = Path(__file__).parent.parent
 
@@ -118,6 +119,33 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         assert result["best_valid_result"] == whole["best_valid_result"]
         assert result["records"] == whole["records"] and result["repair"] == whole["repair"]
     assert special is not AUTO or phases == {"plain", "search", 2}
+
+
+def test_a_run_killed_after_a_refusal_that_waits_ends_bit_equal(settings, monkeypatch):
+    decide = RadiusSearch.decide
+
+    def by_radius(trainer, *_, **__):
+        search = trainer.search
+        score = 0.1 if search.trained_plainly and search.radius > 0.01 else 0.5
+        trainer.valid_result = {"mrr@10": score}
+        return score, trainer.valid_result
+
+    def killed(self, epoch, score):
+        if self.rows and self.rows[-1]["waits"]:
+            raise Killed
+        return decide(self, epoch, score)
+
+    monkeypatch.setattr(Trainer, "_valid_epoch", by_radius)
+    special = {"defense": "rawp", "rawp_radius": "auto"}
+    run_recbole_rawp(config_dict=options(settings, "NeuMF", "whole", **special) | {"epochs": 6})
+    with monkeypatch.context() as patch:
+        patch.setattr(RadiusSearch, "decide", killed)
+        with pytest.raises(Killed):
+            run_recbole_rawp(config_dict=options(settings, "NeuMF", "killed", **special) | {"epochs": 6})
+    assert torch.load("killed/resume.pt", weights_only=True)["search"]["path"][-1]["waits"]
+    continue_run("killed")
+    assert equal(content("whole"), content("killed"))
+    assert Path("whole/radius.csv").read_text() == Path("killed/radius.csv").read_text()
 
 
 def test_a_process_killed_again_and_again_ends_bit_equal(data_path, tmp_path):
