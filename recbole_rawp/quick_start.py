@@ -15,6 +15,7 @@ from torch import nn
 from recbole_rawp import checkpoint, criticality, environment, output, radius_report, repair_report, resume
 from recbole_rawp import settings as options
 from recbole_rawp.attack_steps import Findings, attack, check_attack, write
+from recbole_rawp.candidates import Candidates
 from recbole_rawp.checks import FAILED, Check
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
@@ -171,23 +172,9 @@ def _run(
     runs = with_baseline(config) if baseline else [config]
     with ExitStack() as stack:
         for current in runs:
-            data, network = prepare(current)
-            check_weights(config, network)
-            candidates = check_attack(config, network, data)
-            check_training(current, network, data.train)
-            if stage_1 is None:
-                _check_stage_1(config, current, network, data)
-            else:
-                check_choosable(network, data)
-                content = checkpoint.read(stage_1, config["device"])
-                checkpoint.load_into(network, content)
-                findings.checks += unseen(content, config)
+            data, network, candidates = _checked(config, current, stage_1, findings)
             if folder is None:  # nothing is written before the input is known to work
-                folder = _reserve(config, "harden" if stage_1 else config["defense"])
-                stack.enter_context(output.held(folder))
-                if stage_1 is not None:
-                    output.copy(stage_1, folder / ORIGINAL)
-                write_settings(runs, folder)
+                folder = _begin(config, runs, stage_1, stack)
             trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
             trainer.skip_stage_1 = stage_1 is not None
             result = fit(trainer, data, saved)
@@ -200,6 +187,34 @@ def _run(
         result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
         result["search"] = radius_report.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
         return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
+
+
+def _checked(
+    config: RAWPConfig, current: Config, stage_1: Path | None, findings: Findings
+) -> tuple[Data, nn.Module, Candidates | None]:
+    """Return data, model and attack candidates of the settings `current`, or raise InputError for what cannot work."""
+    data, network = prepare(current)
+    check_weights(config, network)
+    candidates = check_attack(config, network, data)
+    check_training(current, network, data.train)
+    if stage_1 is None:
+        _check_stage_1(config, current, network, data)
+    else:
+        check_choosable(network, data)
+        content = checkpoint.read(stage_1, config["device"])
+        checkpoint.load_into(network, content)
+        findings.checks += unseen(content, config)
+    return data, network, candidates
+
+
+def _begin(config: RAWPConfig, runs: Sequence[Config], stage_1: Path | None, stack: ExitStack) -> Path:
+    """Return a new folder, held by `stack`, with the settings of the runs and a copy of what takes stage 1's place."""
+    folder = _reserve(config, config["defense"] if stage_1 is None else "harden")
+    stack.enter_context(output.held(folder))
+    if stage_1 is not None:
+        output.copy(stage_1, folder / ORIGINAL)
+    write_settings(runs, folder)
+    return folder
 
 
 def _check_stage_1(config: RAWPConfig, current: Config, network: nn.Module, data: Data) -> None:

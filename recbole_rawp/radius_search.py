@@ -199,7 +199,5 @@ def smoothed(scores: list[float], *, bigger: bool) -> list[float]:
 def confirmed(scores: list[float], *, bigger: bool) -> float:
     """Return the last score, or the median of the last three, of two the worse, if that is worse; alone the worst."""
     worse, worst = (min, -math.inf) if bigger else (max, math.inf)
-    near = [worst if math.isnan(score) else score for score in scores[-3:]]
-    if len(near) < 3:
-        return worse(near) if len(near) == 2 else worst
+    near = [worst if math.isnan(score) else score for score in [worst, worst, *scores][-3:]]
     return worse(near[-1], statistics.median(near))

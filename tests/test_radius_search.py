@@ -228,8 +228,8 @@ def test_while_only_luck_keeps_the_budget_training_begins_anew():
         search.decide(epoch, score)
     assert search.path[5]["passed"] and not search.within_budget(search.chosen)
     assert search.gives_up(impatient=True)
-    early = searched(lambda radius: 0.5 if radius == options.START else 0.3)  # its first validation, and no other
-    assert not early.within_budget(early.chosen) or sum(row["score"] == 0.5 for row in early.path) > 1
+    early = searched(lambda radius: 0.5 if radius == options.START else 0.3, validations=7)  # the first one alone
+    assert early.path[0]["confirmed"] == -math.inf and not early.within_budget(early.chosen)
 
 
 def test_the_state_of_another_rule_is_refused():

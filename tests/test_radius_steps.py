@@ -42,9 +42,7 @@ def scored(monkeypatch, scores):
 def test_the_search_goes_on_while_it_chooses_and_stops_as_recbole_when_it_does_not(settings, monkeypatch):
     scored(monkeypatch, [*[0.5] * 12, *(0.5 - 0.0002 * k for k in range(12))])
     trainer, scores = fit(config_of(settings, epochs=12, stopping_step=1))
-    assert [row["chosen"] for row in trainer.search.path] == [False] * 6 + [True] + [
-        False
-    ] * 2  # the second at radius 1
+    assert [row["chosen"] for row in trainer.search.path] == [*[False] * 6, True, False, False]
     assert trainer.search.path[6]["radius"] == 1.0 and len(scores) == 9
     assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 6}
 
