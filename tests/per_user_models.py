@@ -81,14 +81,30 @@ class Recurrent(nn.Module):
 class Convolution(nn.Module):
     """A convolution over the outer product of two embeddings."""
 
-    def __init__(self):
+    def __init__(self, **geometry):
         super().__init__()
         self.user, self.item = nn.Embedding(USERS, 5), nn.Embedding(ITEMS, 5)
-        self.convolution, self.out = nn.Conv2d(1, 3, 3), nn.Linear(27, 1)
+        self.convolution, self.out = nn.Conv2d(1, 3, 3, **geometry), nn.Linear(27, 1)
 
     def forward(self, batch):
         square = self.user(batch[:, 0]).unsqueeze(2) * self.item(batch[:, 1]).unsqueeze(1)
         return self.out(self.convolution(square.unsqueeze(1)).flatten(1)).squeeze(1)
+
+
+class Convolutions(nn.Module):
+    """Padded, strided and dilated ones in two dimensions and in one, called on all history items and on the target."""
+
+    def __init__(self):
+        super().__init__()
+        self.item, self.out = nn.Embedding(ITEMS, 5), nn.Linear(8, 1)
+        self.square = nn.Conv2d(1, 3, 3, padding=(1, 2), stride=(2, 1), dilation=(1, 2), bias=False)
+        self.line = nn.Conv1d(3, 2, 4, padding=1, stride=3, dilation=2)
+
+    def forward(self, batch):
+        item, history = self.item(batch[:, 1]), self.item(batch[:, 2:].flatten())  # [P, 5], [3 P, 5]
+        target, past = (self.square((x.unsqueeze(2) * x.unsqueeze(1)).unsqueeze(1)) for x in (item, history))
+        both = torch.tanh(target.flatten(2)) * past.view(-1, 3, 3, 15).sum(1)  # [P, 3, 15]
+        return self.out(self.line(both).flatten(1)).squeeze(1)
 
 
 class Bypass(nn.Module):
@@ -147,6 +163,8 @@ MODELS = {
     "layer called on sequences and twice more": Twice,
     "shared embedding with padding": History,
     "one weight in two modules": Tied,
+    "convolution": Convolution,
+    "convolutions of other geometry, one called twice": Convolutions,
 }
 
 

@@ -48,8 +48,9 @@ def test_choose_compares_the_attacked_logits_too():
     assert disagreement(Idle(c), OneByOne(c)).startswith("the logits at radius 0.01 differ by up to")
 
 
-def test_choose_takes_vmap_for_a_convolution():
-    c = attack_on(seeded(Convolution))
+@pytest.mark.parametrize("geometry", [{"padding": "valid"}, {"padding_mode": "circular"}], ids=str)
+def test_choose_takes_vmap_for_a_convolution_that_hooks_do_not_know(geometry):
+    c = attack_on(seeded(Convolution, **geometry))
     choice = choose(c)
     assert choice.name == "vmap" and "belongs to Conv2d" in choice.reason
     assert isinstance(choice.make(c), Vectorized)
@@ -69,7 +70,7 @@ def test_choose_loops_where_vmap_cannot_follow():
         logits = model(batch)
         return logits if float(logits.sum().detach()) > -1e9 else logits * 2
 
-    c = attack_on(seeded(Convolution), score=asks)
+    c = attack_on(seeded(Convolution, padding="valid"), score=asks)
     choice = choose(c)
     assert choice.name == "loop" and "vmap: RuntimeError" in choice.reason
 

@@ -25,7 +25,7 @@ from tests.per_user_models import (
     trace,
 )
 
-ALL = MODELS | {"convolution": Convolution, "table used past its module": Bypass}
+ALL = MODELS | {"table used past its module": Bypass}
 
 
 @pytest.fixture(params=["everyone at once", "one or two users at a time"])

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from recbole_rawp.ball import Ball, group_norms, normalize
 from recbole_rawp.per_user.engine import Steepest, UserBatch, rms, users_ball
-from recbole_rawp.per_user.layers import layer_of
+from recbole_rawp.per_user.kinds import layer_of
 from recbole_rawp.per_user.pair_layer import pair_layers
 from recbole_rawp.per_user.passes import Calls, Forward, Passes
 from recbole_rawp.selection import Weights
 
 
 class Hooked(Passes):
-    """The per-user attack on weights of nn.Linear and nn.Embedding modules; see `PerUser`.
+    """The per-user attack on weights of linear layers, embeddings and convolutions; see `PerUser`.
 
     A delta of a linear weight is [U, out, in]; of an embedding table [U, R, k], see `Table`. Memory: the written-out
     gradients of one batch, and once more for the attack in progress; choose U by that.

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Union, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from recbole_rawp.model.sparse_linear import SparseLinear
 from recbole_rawp.per_user.engine import NotSupported
 from recbole_rawp.per_user.passes import Calls, scaled
-from recbole_rawp.per_user.sparse_layers import Sparse
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,14 @@ class Linear:
         """Learn nothing from the first pass."""
 
     def reduce(self, calls: Calls, slopes: list[Tensor]) -> Written | Ghost:
-        """Return the gradients: as D^T A where m < in * out / (in + out), which costs less, else written out."""
-        inputs = [self._split(x) for x in calls.inputs]
+        """Return the gradients."""
+        return self.gradients([self._split(x) for x in calls.inputs], slopes)
+
+    def gradients(self, inputs: list[Tensor], slopes: list[Tensor]) -> Written | Ghost:
+        """Return the sum over calls of D^T A, for A [U, m, in] and D [U, m, out].
+
+        Not written out where m < in * out / (in + out), which costs less.
+        """
         if not inputs:
             return Written(self.base.new_zeros(()).expand(self.shape))
         _, out, width = self.base.shape
@@ -151,27 +155,3 @@ class Table:
 def joined(parts: list[Tensor]) -> Tensor:
     """Return [U, sum of m, k] from [U, m, k], the only part itself."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-Layer = Union[Linear, Table, Sparse]
-
-
-def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, ghost: bool | None) -> Layer:
-    """Return how to attack `weight`.
-
-    Raises:
-        NotSupported: if not all its modules are plain nn.Linear, or plain nn.Embedding, with this weight, nor its only
-            one a SparseLinear.
-    """
-    plain = all(getattr(owner, "weight", None) is weight and "forward" not in owner.__dict__ for owner in owners)
-    if plain and all(type(owner).forward is nn.Linear.forward for owner in owners):
-        return Linear(weight, users, ghost)
-    if plain and all(type(owner).forward is nn.Embedding.forward for owner in owners):
-        kinds = {(owner.padding_idx, owner.max_norm, owner.scale_grad_by_freq) for owner in owners}
-        padding, max_norm, by_frequency = next(iter(kinds))
-        if len(kinds) == 1 and max_norm is None and not by_frequency:
-            return Table(weight, users, padding)
-    if plain and len(owners) == 1 and type(owners[0]).forward is SparseLinear.forward:
-        return Sparse(weight, users, cast(SparseLinear, owners[0]))
-    kinds_of_owner = ", ".join(sorted({type(owner).__name__ for owner in owners})) or "no module"
-    raise NotSupported(f"{name}: belongs to {kinds_of_owner}, not to plain nn.Linear or nn.Embedding modules")

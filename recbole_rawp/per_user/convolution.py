@@ -1,0 +1,61 @@
+"""How do the rows of each user go through a convolution with weights of the user's own?
+
+As through a linear layer, which reads each patch under the kernel as one more row (im2col; Rochette et al., 2019,
+"Efficient Per-Example Gradient Computations in Convolutional Neural Networks"):
+
+    y[n, :, l] = W p[n, l] + b,    W [out, in * kernel],    p[n, l] in R^(in * kernel),    l over the kernel's places
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recbole_rawp.per_user.engine import NotSupported
+from recbole_rawp.per_user.layers import Ghost, Linear, Written
+from recbole_rawp.per_user.passes import Calls
+
+
+class Convolution(Linear):
+    """Weight [out, in, *kernel] of nn.Conv1d or nn.Conv2d modules of equal geometry; a delta is [U, out, in * kernel].
+
+    Memory: the patches of a batch, which overlap unless the kernel moves by its own size.
+    """
+
+    def __init__(self, weight: Tensor, users: int, ghost: bool | None, module: Any) -> None:
+        super().__init__(weight.flatten(1), users, ghost)
+        self.module = module
+
+    def reduce(self, calls: Calls, slopes: list[Tensor]) -> Written | Ghost:
+        """Return the gradients."""
+        inputs = [self._split(self._patches(x)) for x in calls.inputs]
+        turned = [self._split(d.view(y.shape).movedim(1, -1)) for y, d in zip(calls.outputs, slopes)]
+        return self.gradients(inputs, turned)
+
+    def forward(self, module: Any, x: Tensor, number: int, *, own: Tensor | Ghost | None) -> Tensor:
+        """Return the convolution of x [rows, in, *size] with the user's own kernels, or the module's (None)."""
+        if x.dim() != module.weight.dim():
+            raise NotSupported(f"a {type(module).__name__} got {tuple(x.shape)}, without a dimension for rows")
+        if own is None:
+            return type(module).forward(module, x)
+        return super().forward(module, self._patches(x), number, own=own).movedim(-1, 1)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Return [rows, *places, in * kernel]."""
+        module, size = self.module, x.dim() - 2
+        if any(module.padding):
+            x = functional.pad(x, [p for padding in reversed(module.padding) for p in (padding, padding)])
+        for dim, (k, d, stride) in enumerate(zip(module.kernel_size, module.dilation, module.stride), 2):
+            x = x.unfold(dim, d * (k - 1) + 1, stride)[..., ::d]
+        return x.movedim(1, 1 + size).flatten(1 + size)
+
+
+def convolves(owners: list[Any]) -> bool:
+    """Tell whether all are plain nn.Conv1d or nn.Conv2d modules of one geometry, ungrouped and padded with zeros."""
+    kinds = [kind for kind in (nn.Conv1d, nn.Conv2d) if all(type(o).forward is kind.forward for o in owners)]
+    geometry = {(o.kernel_size, o.dilation, o.padding, o.stride) for o in owners} if kinds else set()
+    return len(geometry) == 1 and all(
+        o.groups == 1 and o.padding_mode == "zeros" and not isinstance(o.padding, str) for o in owners
+    )
