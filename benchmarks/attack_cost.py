@@ -1,6 +1,6 @@
 """What does an attack cost?
 
-    python benchmarks/attack_cost.py                # NeuMF and a nine-layer MLP on ml-100k, one thread
+    python benchmarks/attack_cost.py                # NeuMF, a nine-layer MLP and ConvNCF on ml-100k, one thread
     python benchmarks/attack_cost.py --dataset=ml-1m --data_path=dataset --load_col="{inter: [user_id, item_id]}" \\
         --eval_args="{split: {LS: valid_and_test}, order: RO, group_by: user, mode: full}"  # no timestamps there
 
@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import yaml
+from recbole.model.general_recommender import ConvNCF
 from recbole.utils import get_trainer
 from step_cost import resident
 from tabulate import tabulate
@@ -42,6 +43,7 @@ from torch.nn import functional
 from recbole_rawp import candidates, environment, evaluation
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.model.mlp import HIDDEN, MLP
+from recbole_rawp.per_user.batch import grouped
 from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.engine import UserBatch
 from recbole_rawp.per_user.scope import Rows, rectangle
@@ -53,6 +55,15 @@ from recbole_rawp.suites import Threat
 RADII = (0.002, 0.004, 0.005, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
 SLOW_USERS = 8  # of each batch go the slow way, too
 BATCHES, CURVES = 12, 5
+CONVNCF = {  # RecBole's defaults
+    **{
+        "embedding_size": 64,
+        "cnn_channels": [1, 32, 32, 32, 32],
+        "cnn_kernels": [4, 4, 2, 2],
+        "cnn_strides": [4, 4, 2, 2],
+    },
+    **{"dropout_prob": 0.2, "reg_weights": [0.1, 0.1], "train_method": "no_pretrain", "pre_model_path": ""},
+}
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 
 
@@ -87,9 +98,9 @@ def published(model: nn.Module, rows: Rows, radius: float) -> Tensor:
     with torch.no_grad():
         for _, weight in matrices(twin).values():
             if weight.grad is not None:
-                norms = weight.grad.norm(dim=1, keepdim=True)
-                step = radius * weight.norm(dim=1, keepdim=True) * weight.grad / norms
-                weight += torch.where(norms > 0, step, 0.0)
+                w, g = weight.view(len(weight), -1), weight.grad.flatten(1)
+                norms = g.norm(dim=1, keepdim=True)
+                w += torch.where(norms > 0, radius * w.norm(dim=1, keepdim=True) * g / norms, 0.0)
         return twin(users, items)
 
 
@@ -139,8 +150,11 @@ class Race:
 
     def _ours(self, batch: UserBatch) -> list[Tensor]:
         assert self.choice is not None
-        engine = self.choice.make(batch)
-        return [engine.logits(engine.steepest(engine.ball(radius))) for radius in self.radii]
+        found = []
+        for part in grouped(batch, self.choice.users):
+            engine = self.choice.make(part)
+            found.append([engine.logits(engine.steepest(engine.ball(radius))) for radius in self.radii])
+        return [torch.cat(each) for each in zip(*found)]
 
     def _theirs(self, few: list[Rows]) -> list[list[Tensor]]:
         return [[published(self.twin, own, radius) for own in few] for radius in self.radii]
@@ -197,10 +211,14 @@ def networks(config: Any, neumf: nn.Module, dataset: Any) -> list[tuple[str, nn.
     config["mlp_hidden_size"] = None  # NeuMF's until here
     dense, sparse = DenseMLP(torch.tensor(seen, dtype=torch.float32)), MLP(config, dataset)
     sparse.load_state_dict(dense.state_dict())
+    for key, value in CONVNCF.items():
+        config[key] = value
+    convolutions = ConvNCF(config, dataset)
     return [
         ("NeuMF", neumf, neumf),
         ("MLP, nine layers", dense, dense),
         ("MLP, nine layers, sparse rows", sparse, dense),
+        ("ConvNCF", convolutions, convolutions),
     ]
 
 

@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.per_user.choice import choose, disagreement
+from recbole_rawp.per_user.choice import CACHE, choose, disagreement
 from recbole_rawp.per_user.copies import OneByOne, Vectorized
 from recbole_rawp.per_user.engine import UserBatch
 from recbole_rawp.per_user.hooked import Hooked
-from tests.per_user_models import ITEMS, Bypass, Convolution, Recurrent, TwoTower, attack_on, near, seeded, slow
+from tests.per_user_models import ITEMS, Bypass, Convolution, N, Recurrent, TwoTower, attack_on, near, seeded, slow
 
 
 def test_choose_takes_hooks_where_they_are_right():
     choice = choose(attack_on(seeded(TwoTower), dtype=torch.float32))
     assert (choice.name, choice.reason) == ("hooked", "")
     assert isinstance(choice.make(attack_on(seeded(TwoTower))), Hooked)
+    numbers = N * (1 + 5 + 1 + 5 + 10 + 8 + 8 + 1)  # two look-ups, two layers: what they read and give
+    assert choice.users == CACHE // numbers
 
 
 def test_choose_catches_a_table_used_past_its_module():

@@ -13,8 +13,9 @@ from recbole_rawp import candidates as ranking
 from recbole_rawp import checks
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.per_user import batch
+from recbole_rawp.per_user import batch, choice
 from recbole_rawp.per_user import scope as users_scope
+from recbole_rawp.per_user.batch import along
 from recbole_rawp.per_user.scope import rectangle
 from recbole_rawp.weights import perturbed_weights
 from tests.test_evaluation import outcome, threat, trained, values
@@ -203,3 +204,17 @@ def test_written_out_attacks_go_by_as_many_users_as_memory_allows(settings, monk
         for metric in ("loss", "ndcg@10"):
             assert values(apart, method, metric) == pytest.approx(values(together, method, metric), rel=1e-5)
     assert values(apart, "random", "loss")[0.5] == pytest.approx(values(together, "random", "loss")[0.5], rel=0.1)
+
+
+def test_users_pass_in_groups_that_stay_in_a_cache_and_noise_is_still_drawn_once_for_all(settings, monkeypatch):
+    trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_batch_size=4096)))
+    several = user_threat(methods=("fgsm", "bim", "random"), target="all", steps=3)
+    together = outcome(trainer, data, several).records
+    monkeypatch.setattr(choice, "CACHE", 100_000)
+    sizes = []
+    monkeypatch.setattr(batch, "along", lambda engine, *more: sizes.append(engine.batch.users) or along(engine, *more))
+    apart = outcome(trainer, data, several).records
+    assert 1 < max(sizes) < 47 and len(set(sizes)) < 4
+    for method in ("fgsm", "bim", "random"):
+        for metric in ("loss", "ndcg@10"):
+            assert values(apart, method, metric) == pytest.approx(values(together, method, metric), rel=1e-5)

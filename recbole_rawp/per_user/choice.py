@@ -17,6 +17,8 @@ from recbole_rawp.per_user.hooked import Hooked
 RADIUS = 0.01  # of the one-step attack by which the engines are compared
 TOLERANCE = 1e-3  # of the gradient norms and of the logits' shift at that radius, relative to their largest
 
+CACHE = 2**23  # numbers that the attacked layers read and give in a pass: more of them leave a CPU's cache
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -26,11 +28,13 @@ class Choice:
         name: `hooked`, `vmap` or `loop`.
         make: batch -> engine, for this and later batches of the same model and weights.
         reason: why not a faster one; empty if it is the fastest.
+        users: how many at a time are fastest; None: all of a batch.
     """
 
     name: str
     make: Callable[[UserBatch], PerUser]
-    reason: str
+    reason: str = ""
+    users: int | None = None
 
 
 def choose(
@@ -54,13 +58,21 @@ def choose(
     reasons: list[str] = []
     for name, make in engines.items():
         try:
-            flaw = disagreement(make(few), slow)
+            engine = make(few)
+            flaw = disagreement(engine, slow)
         except Exception as error:  # whatever a model makes of replaced forwards or of vmap
             flaw = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if not flaw:
-            return Choice(name, make, "; ".join(reasons))
+            return Choice(name, make, "; ".join(reasons), in_cache(engine))
         reasons.append(f"{name}: {flaw}")
     return Choice("loop", OneByOne, "; ".join(reasons))
+
+
+def in_cache(engine: PerUser) -> int | None:
+    """Return for how many users, at least one, a pass stays below `CACHE`; None: no limit, as off the CPU."""
+    traffic = getattr(engine, "traffic", 0)
+    on_cpu = all(weight.is_cpu for weight in engine.weights.values())
+    return max(1, CACHE // traffic) if traffic and on_cpu else None
 
 
 def disagreement(engine: PerUser, slow: PerUser) -> str:

@@ -93,7 +93,13 @@ def scaled(slopes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Passes:
-    """Forward and backward passes in which the layers of some names run a forward of ours."""
+    """Forward and backward passes in which the layers of some names run a forward of ours.
+
+    Attributes:
+        traffic: how many numbers these layers read and gave for each user, in the pass at w.
+    """
+
+    traffic = 0
 
     def __init__(self, batch: UserBatch, modules: dict[str, list[nn.Module]]) -> None:
         self.batch, self.modules = batch, modules
@@ -115,7 +121,10 @@ class Passes:
     @cached_property
     def _clean(self) -> tuple[Tensor, dict[str, Calls]]:
         """The pass at w, with its graph; both go once `_at_w` has been taken from them."""
-        return self._run({}, gradient=True)
+        logits, calls = self._run({}, gradient=True)
+        passed = [tensor for made in calls.values() for tensor in (*made.inputs, *made.outputs)]
+        self.traffic = sum(tensor.numel() for tensor in passed) // self.batch.users
+        return logits, calls
 
     def _run(self, own: dict[str, Any], *, gradient: bool) -> tuple[Tensor, dict[str, Calls]]:
         """Return the logits of one pass, and its calls by name.

@@ -27,7 +27,7 @@ from recbole_rawp.overlay import clear_caches
 from recbole_rawp.per_user.batch import CLEAN, Key, attacked, attacks_of
 from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.copies import OneByOne
-from recbole_rawp.per_user.engine import NotSupported, PerUser, UserBatch
+from recbole_rawp.per_user.engine import NotSupported, UserBatch
 from recbole_rawp.per_user.hooked_activations import HookedActivations
 from recbole_rawp.suites import Threat
 from recbole_rawp.weights import moved
@@ -139,8 +139,9 @@ class EachUser:
         """Return the candidates' logits [U, n] and the users' losses [U], clean and under each attack."""
         first = int(users.inputs.columns[self.trainer.config["USER_ID_FIELD"]][0])
         seed = self.trainer.config["seed"] + SPREAD * first
+        choice = self._choice(users, threat)
         try:
-            return collected(attacked(users, lambda part: self._engine(part, threat), threat, seed))
+            return collected(attacked(users, choice.make, threat, seed, choice.users))
         except NotSupported as error:  # this batch is built otherwise than the first
             if threat.target == "activations":
                 raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
@@ -161,14 +162,15 @@ class EachUser:
     def _score(self, rows: Rows) -> Tensor:
         return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)
 
-    def _engine(self, users: UserBatch, threat: Threat) -> PerUser:
+    def _choice(self, users: UserBatch, threat: Threat) -> Choice:
+        """Return the engine for what is attacked, chosen on the first batch."""
         if threat.target == "activations":
-            return HookedActivations(users, self.layers)
+            return Choice("hooked", lambda part: HookedActivations(part, self.layers))
         if threat.target not in self.choices:
             choice = self.choices[threat.target] = choose(users, rows=take, rebuild=Rows)
             if choice.reason:
                 self.notes.append(f"Per user, target {threat.target}: users went by {choice.name} ({choice.reason}).")
-        return self.choices[threat.target].make(users)
+        return self.choices[threat.target]
 
     def _collector(self) -> Collector:
         collector, own = Collector(self.trainer.config), self.trainer.eval_collector.data_struct._data_dict
