@@ -88,7 +88,7 @@ class Convolution(nn.Module):
 
     def forward(self, batch):
         square = self.user(batch[:, 0]).unsqueeze(2) * self.item(batch[:, 1]).unsqueeze(1)
-        return self.out(self.convolution(square.unsqueeze(1)).flatten(1)).squeeze(1)
+        return self.out(self.convolution(square.unsqueeze(1)).view(len(batch), -1)).squeeze(1)  # a view, as Caser's
 
 
 class Convolutions(nn.Module):

@@ -40,7 +40,7 @@ class Convolution(Linear):
             raise NotSupported(f"a {type(module).__name__} got {tuple(x.shape)}, without a dimension for rows")
         if own is None:
             return type(module).forward(module, x)
-        return super().forward(module, self._patches(x), number, own=own).movedim(-1, 1)
+        return super().forward(module, self._patches(x), number, own=own).movedim(-1, 1).contiguous()
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return [rows, *places, in * kernel]."""
