@@ -56,13 +56,14 @@ RADII = (0.002, 0.004, 0.005, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
 SLOW_USERS = 8  # of each batch go the slow way, too
 BATCHES, CURVES = 12, 5
 CONVNCF = {  # RecBole's defaults
-    **{
-        "embedding_size": 64,
-        "cnn_channels": [1, 32, 32, 32, 32],
-        "cnn_kernels": [4, 4, 2, 2],
-        "cnn_strides": [4, 4, 2, 2],
-    },
-    **{"dropout_prob": 0.2, "reg_weights": [0.1, 0.1], "train_method": "no_pretrain", "pre_model_path": ""},
+    "embedding_size": 64,
+    "cnn_channels": [1, 32, 32, 32, 32],
+    "cnn_kernels": [4, 4, 2, 2],
+    "cnn_strides": [4, 4, 2, 2],
+    "dropout_prob": 0.2,
+    "reg_weights": [0.1, 0.1],
+    "train_method": "no_pretrain",
+    "pre_model_path": "",
 }
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 
@@ -151,7 +152,7 @@ class Race:
     def _ours(self, batch: UserBatch) -> list[Tensor]:
         assert self.choice is not None
         found = []
-        for part in grouped(batch, self.choice.users):
+        for part in grouped(batch, self.choice.rows):
             engine = self.choice.make(part)
             found.append([engine.logits(engine.steepest(engine.ball(radius))) for radius in self.radii])
         return [torch.cat(each) for each in zip(*found)]

@@ -60,9 +60,8 @@ class AttackLoss:
         if delta is None and self._at_weights is not None:
             return self._at_weights
         summed: Weights = {}
-        # cuDNN's recurrent layers have no backward pass in evaluation mode.
         names = self.shapes if delta is None else delta
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        with torch.enable_grad(), exact(self.model):
             for loss in self._losses(delta or {}):
                 found = gradients(loss, {name: self.shapes[name] for name in names})
                 summed = {name: summed[name] + g if summed else g for name, g in found.items()}
@@ -75,6 +74,16 @@ class AttackLoss:
             with preserve.rng(), preserve.state(self.model), self.at(delta):
                 seed_generators()
                 yield self.function(batch)
+
+
+def exact(model: nn.Module) -> AbstractContextManager[None]:
+    """Let cuDNN compute in whole float32, and not at all in models with recurrent layers.
+
+    A change of the weights by less than TF32 rounds would not be seen; and cuDNN's recurrent layers have no backward
+    pass in evaluation mode.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=not recurrent, deterministic=True, allow_tf32=False)
 
 
 def training_loss(model: Any) -> Callable[[Any], Any]:

@@ -81,14 +81,15 @@ class Recurrent(nn.Module):
 class Convolution(nn.Module):
     """A convolution over the outer product of two embeddings."""
 
-    def __init__(self, **geometry):
+    def __init__(self, out=27, groups=1, **geometry):
         super().__init__()
-        self.user, self.item = nn.Embedding(USERS, 5), nn.Embedding(ITEMS, 5)
-        self.convolution, self.out = nn.Conv2d(1, 3, 3, **geometry), nn.Linear(27, 1)
+        self.user, self.item, self.groups = nn.Embedding(USERS, 5), nn.Embedding(ITEMS, 5), groups
+        self.convolution, self.out = nn.Conv2d(groups, 3 * groups, 3, groups=groups, **geometry), nn.Linear(out, 1)
 
     def forward(self, batch):
         square = self.user(batch[:, 0]).unsqueeze(2) * self.item(batch[:, 1]).unsqueeze(1)
-        return self.out(self.convolution(square.unsqueeze(1)).view(len(batch), -1)).squeeze(1)  # a view, as Caser's
+        maps = self.convolution(square.unsqueeze(1).repeat(1, self.groups, 1, 1))
+        return self.out(maps.view(len(batch), -1)).squeeze(1)  # a view, as Caser's
 
 
 class Convolutions(nn.Module):
@@ -105,6 +106,18 @@ class Convolutions(nn.Module):
         target, past = (self.square((x.unsqueeze(2) * x.unsqueeze(1)).unsqueeze(1)) for x in (item, history))
         both = torch.tanh(target.flatten(2)) * past.view(-1, 3, 3, 15).sum(1)  # [P, 3, 15]
         return self.out(self.line(both).flatten(1)).squeeze(1)
+
+
+class TiedConvolutions(nn.Module):
+    """One weight in two convolutions, of one geometry or of two."""
+
+    def __init__(self, **other):
+        super().__init__()
+        self.item, self.a, self.b = nn.Embedding(ITEMS, 5), nn.Conv1d(1, 1, 2), nn.Conv1d(1, 1, 2, **other)
+        self.b.weight = self.a.weight
+
+    def forward(self, batch):
+        return self.b(torch.tanh(self.a(self.item(batch[:, 1:2])))).sum((1, 2))
 
 
 class Bypass(nn.Module):
@@ -165,6 +178,9 @@ MODELS = {
     "one weight in two modules": Tied,
     "convolution": Convolution,
     "convolutions of other geometry, one called twice": Convolutions,
+    "circular convolution": lambda: Convolution(out=75, padding=3, padding_mode="circular", dilation=3),
+    "convolution of the same size": lambda: Convolution(padding="same", out=75),
+    "one weight in two convolutions": TiedConvolutions,
 }
 
 

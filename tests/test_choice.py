@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -10,15 +12,40 @@ from recbole_rawp.per_user.choice import CACHE, choose, disagreement
 from recbole_rawp.per_user.copies import OneByOne, Vectorized
 from recbole_rawp.per_user.engine import UserBatch
 from recbole_rawp.per_user.hooked import Hooked
-from tests.per_user_models import ITEMS, Bypass, Convolution, N, Recurrent, TwoTower, attack_on, near, seeded, slow
+from tests.per_user_models import (
+    ITEMS,
+    Bypass,
+    Convolution,
+    Recurrent,
+    TiedConvolutions,
+    TwoTower,
+    attack_on,
+    near,
+    seeded,
+    slow,
+)
+
+grouped = partial(Convolution, out=54, groups=2)
+
+
+class Standardized(nn.Conv2d):
+    """Its forward is torch's, but what that calls is not."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight - weight.mean(), bias)
+
+
+def weighed():
+    model = Convolution()
+    model.convolution = Standardized(1, 3, 3)
+    return model
 
 
 def test_choose_takes_hooks_where_they_are_right():
     choice = choose(attack_on(seeded(TwoTower), dtype=torch.float32))
     assert (choice.name, choice.reason) == ("hooked", "")
     assert isinstance(choice.make(attack_on(seeded(TwoTower))), Hooked)
-    numbers = N * (1 + 5 + 1 + 5 + 10 + 8 + 8 + 1)  # two look-ups, two layers: what they read and give
-    assert choice.users == CACHE // numbers
+    assert choice.rows == CACHE // (1 + 5 + 1 + 5 + 10 + 8 + 8 + 1)  # two look-ups, two layers: what they read and give
 
 
 def test_choose_catches_a_table_used_past_its_module():
@@ -50,12 +77,16 @@ def test_choose_compares_the_attacked_logits_too():
     assert disagreement(Idle(c), OneByOne(c)).startswith("the logits at radius 0.01 differ by up to")
 
 
-@pytest.mark.parametrize("geometry", [{"padding": "valid"}, {"padding_mode": "circular"}], ids=str)
-def test_choose_takes_vmap_for_a_convolution_that_hooks_do_not_know(geometry):
-    c = attack_on(seeded(Convolution, **geometry))
+@pytest.mark.parametrize(
+    "build", [grouped, weighed, partial(TiedConvolutions, stride=2)], ids=["groups", "own", "tied"]
+)
+def test_choose_takes_vmap_for_convolutions_that_hooks_do_not_know(build):
+    c = attack_on(seeded(build))
     choice = choose(c)
-    assert choice.name == "vmap" and "belongs to Conv2d" in choice.reason
-    assert isinstance(choice.make(c), Vectorized)
+    assert choice.name == "vmap" and "belongs to" in choice.reason and "hooks do not know" in choice.reason
+    engine = choice.make(c)
+    assert isinstance(engine, Vectorized) and choice.rows is None
+    near(engine.logits(engine.steepest(engine.ball(0.1))), slow(c, 0.1)[0], 1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -72,7 +103,7 @@ def test_choose_loops_where_vmap_cannot_follow():
         logits = model(batch)
         return logits if float(logits.sum().detach()) > -1e9 else logits * 2
 
-    c = attack_on(seeded(Convolution, padding="valid"), score=asks)
+    c = attack_on(seeded(grouped), score=asks)
     choice = choose(c)
     assert choice.name == "loop" and "vmap: RuntimeError" in choice.reason
 

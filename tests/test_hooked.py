@@ -235,6 +235,16 @@ def test_a_layer_that_does_not_see_the_batch_row_by_row_is_refused():
         Hooked(c).gradient(None)
 
 
+def test_a_convolution_that_takes_the_batch_for_one_picture_is_refused():
+    def one_picture(model, batch):
+        return model.convolution(model.item(batch[:, 2:])).sum((1, 2))  # [channels, 3, 5]
+
+    model = seeded(TwoTower)
+    model.convolution = torch.nn.Conv2d(USERS * N, USERS * N, 2)
+    with pytest.raises(NotSupported, match=r"a Conv2d got \(24, 3, 5\), without a dimension for rows"):
+        Hooked(attack_on(model, names=["convolution.weight"], score=one_picture)).gradient(None)
+
+
 def test_an_output_that_is_overwritten_is_refused():
     def overwrites(model, batch):
         return model.mlp[2](model.mlp[0](torch.cat([model.user(batch[:, 0]), model.item(batch[:, 1])], 1)).mul_(2))

@@ -16,8 +16,10 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.per_user import batch, choice
 from recbole_rawp.per_user import scope as users_scope
 from recbole_rawp.per_user.batch import along
+from recbole_rawp.per_user.hooked import Hooked
 from recbole_rawp.per_user.scope import rectangle
 from recbole_rawp.weights import perturbed_weights
+from tests.per_user_models import TwoTower, attack_on, near, seeded
 from tests.test_evaluation import outcome, threat, trained, values
 
 NEGATIVES = 20
@@ -206,15 +208,43 @@ def test_written_out_attacks_go_by_as_many_users_as_memory_allows(settings, monk
     assert values(apart, "random", "loss")[0.5] == pytest.approx(values(together, "random", "loss")[0.5], rel=0.1)
 
 
-def test_users_pass_in_groups_that_stay_in_a_cache_and_noise_is_still_drawn_once_for_all(settings, monkeypatch):
+def test_users_pass_in_groups_that_stay_in_a_cache(settings, monkeypatch):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_batch_size=4096)))
-    several = user_threat(methods=("fgsm", "bim", "random"), target="all", steps=3)
+    several = user_threat(methods=("fgsm", "pgd", "random"), target="all", steps=3)
     together = outcome(trainer, data, several).records
     monkeypatch.setattr(choice, "CACHE", 100_000)
     sizes = []
     monkeypatch.setattr(batch, "along", lambda engine, *more: sizes.append(engine.batch.users) or along(engine, *more))
     apart = outcome(trainer, data, several).records
-    assert 1 < max(sizes) < 47 and len(set(sizes)) < 4
-    for method in ("fgsm", "bim", "random"):
+    assert 1 < max(sizes) < 47 and max(sizes) - min(sizes) < 5
+    for method in ("fgsm", "pgd", "random"):
         for metric in ("loss", "ndcg@10"):
             assert values(apart, method, metric) == pytest.approx(values(together, method, metric), rel=1e-5)
+
+
+def attacked_one_by_one(c, rows, **options):
+    """Return method -> logits and losses of each user at a radius of .3."""
+    few = user_threat(radii=(0.0, 0.3), **options)
+    return {key[0]: (logits, losses) for key, logits, losses in batch.attacked(c, Hooked, few, 7, rows)}
+
+
+@pytest.mark.parametrize("rows, sizes", [(1, [1] * 4), (13, [2, 2]), (18, [2, 2]), (24, [4])])
+def test_each_user_gets_the_same_attack_in_every_group(rows, sizes):
+    c = attack_on(seeded(TwoTower))
+    assert [group.users for group in batch.grouped(c, rows)] == sizes
+    methods = ("random", "fgsm", "bim", "pgd")
+    whole, apart = (attacked_one_by_one(c, number, methods=methods, steps=3) for number in (None, rows))
+    assert list(whole) == list(apart) == ["", "fgsm", "random", "bim", "pgd"]
+    for method, (logits, losses) in whole.items():
+        near(apart[method][0], logits, 1e-12)
+        near(apart[method][1], losses, 1e-12)
+    assert not torch.equal(whole["pgd"][0], whole["bim"][0])
+
+
+def test_parts_of_the_users_start_at_random_places_of_their_own(monkeypatch):
+    c = attack_on(seeded(TwoTower), ragged=False).subset(torch.zeros(4, dtype=torch.long))  # one user, four times
+    monkeypatch.setattr(batch, "WRITTEN", 1)
+    found = attacked_one_by_one(c, None, methods=("random", "bim", "pgd"), steps=1)
+    for method, alike in (("random", True), ("bim", True), ("pgd", False)):
+        others = found[method][0][1:]
+        assert all(torch.allclose(found[method][0][0], other) == alike for other in others), method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -27,68 +26,74 @@ def attacks_of(threat: Threat) -> list[Key]:
 
 
 def attacked(
-    users: UserBatch, engine_of: Engines, threat: Threat, seed: int, at_once: int | None = None
+    users: UserBatch, engine_of: Engines, threat: Threat, seed: int, rows: int | None = None
 ) -> Iterator[tuple[Key, Tensor, Tensor]]:
     """Yield the candidates' logits [U, n] and the users' losses [U], without attack, then for each method and radius.
 
     An attack of one step along the gradient is never written out. Noise on weights is drawn once for all the users: for
-    each of them it is distributed as their own would be. Any other attack needs a delta for each user, and goes by as
-    many users at a time as `WRITTEN` allows. Each draws from `seed`, whatever was tried before it.
+    each of them it is distributed as their own would be. Any other attack needs a delta for each user, see `written`.
 
     Args:
         users: the attack.
         engine_of: some of its users -> engine.
         threat: methods, radii and balls.
         seed: of noise and random starts.
-        at_once: how many users go through a pass together; None: all.
+        rows: how many candidates go through one pass of the former two, if a user has fewer; None: all.
     """
-    keys, draws = attacks_of(threat), itertools.count(seed)
-    groups = list(grouped(users, at_once))
-    noise = {key: drawn_once(users, groups, *key, threat, seed) for key in keys if blind(key) and users.weights}
+    keys = attacks_of(threat)
+    one_step = [key for key in keys if ATTACKS[key[0]].linear]
+    noise = [key for key in keys if ATTACKS[key[0]].blind and users.weights]
+    drawn = {key: drawn_once(users, *key, threat, seed, rows) for key in noise}
     found: dict[Key, list[tuple[Tensor, Tensor]]] = {}
-    for number, group in enumerate(groups):
+    for number, group in enumerate(grouped(users, rows)):
         engine = engine_of(group)
-        logits = {CLEAN: engine.logits(None)}
-        logits |= {key: along(engine, key[1], threat) for key in keys if ATTACKS[key[0]].linear}
-        logits |= {key: drawn[number] for key, drawn in noise.items()}
-        logits |= written(group, engine, engine_of, [key for key in keys if key not in logits], threat, draws)
-        for key, each in logits.items():
-            found.setdefault(key, []).append((each, engine.loss(each)))
+        answers = {CLEAN: engine.logits(None)} | {key: along(engine, key[1], threat) for key in one_step}
+        for key, logits in (answers | {key: drawn[key][number] for key in noise}).items():
+            found.setdefault(key, []).append((logits, engine.loss(logits)))
+    others = [key for key in keys if key not in found]
+    if others:
+        whole = engine if group is users else engine_of(users)
+        found |= written(users, whole, engine_of, others, threat, seed)
     for key, pairs in found.items():
-        yield key, torch.cat([each for each, _ in pairs]), torch.cat([losses for _, losses in pairs])
+        yield key, torch.cat([logits for logits, _ in pairs]), torch.cat([losses for _, losses in pairs])
 
 
-def blind(key: Key) -> bool:
-    """Tell whether a method looks at no gradient."""
-    return ATTACKS[key[0]].blind
-
-
-def grouped(users: UserBatch, at_once: int | None) -> Iterator[UserBatch]:
-    """Yield the users, so many at a time; themselves if all may go."""
-    if at_once is None or at_once >= users.users:
+def grouped(users: UserBatch, rows: int | None) -> Iterator[UserBatch]:
+    """Yield the users in equal groups of about so many candidates, at least one user; themselves if all may go."""
+    at_once = users.users if rows is None else max(1, rows // users.mask.shape[1])
+    if at_once >= users.users:
         yield users
         return
-    for numbers in torch.arange(users.users, device=users.mask.device).split(at_once):
+    for numbers in torch.arange(users.users, device=users.mask.device).chunk(math.ceil(users.users / at_once)):
         yield users.subset(numbers)
 
 
 def written(
-    users: UserBatch, whole: PerUser, engine_of: Engines, keys: list[Key], threat: Threat, draws: Iterator[int]
-) -> dict[Key, Tensor]:
-    """Return method and radius -> logits [U, n], by attacks with a delta for each user."""
-    found: dict[Key, list[Tensor]] = {key: [] for key in keys}
-    for part in grouped(users, affordable(whole)) if keys else ():
-        engine, seed = whole if part is users else engine_of(part), next(draws)
+    users: UserBatch, whole: PerUser, engine_of: Engines, keys: list[Key], threat: Threat, seed: int
+) -> dict[Key, list[tuple[Tensor, Tensor]]]:
+    """Return method and radius -> logits and losses of parts of the users, by attacks with a delta for each user.
+
+    They go by as many users at a time as `WRITTEN` allows; each part draws from `seed`, whatever was tried before it.
+    """
+    found: dict[Key, list[tuple[Tensor, Tensor]]] = {key: [] for key in keys}
+    for number, part in enumerate(parts(users, whole)):
+        engine = whole if part is users else engine_of(part)
         for method, radius in keys:
-            generator = torch.Generator().manual_seed(seed)
-            found[(method, radius)].append(strongest(ATTACKS[method], engine, radius, threat, generator))
-    return {key: torch.cat(pieces) for key, pieces in found.items()}
+            generator = torch.Generator().manual_seed(seed + number)
+            logits = strongest(ATTACKS[method], engine, radius, threat, generator)
+            found[(method, radius)].append((logits, engine.loss(logits)))
+    return found
 
 
-def affordable(engine: PerUser) -> int:
-    """Return of how many users, at least one, a written-out delta stays below `WRITTEN`."""
-    each = sum(math.prod(zeros.shape[1:]) * zeros.element_size() for zeros in engine.weights.values())
-    return max(1, WRITTEN // max(1, each))
+def parts(users: UserBatch, whole: PerUser) -> Iterator[UserBatch]:
+    """Yield the users, as many at a time as keeps a written-out delta below `WRITTEN`; themselves if all may go."""
+    each = sum(math.prod(zeros.shape[1:]) * zeros.element_size() for zeros in whole.weights.values())
+    count = max(1, WRITTEN // max(1, each))
+    if count >= users.users:
+        yield users
+        return
+    for numbers in torch.arange(users.users, device=users.mask.device).split(count):
+        yield users.subset(numbers)
 
 
 def along(engine: PerUser, radius: float, threat: Threat) -> Tensor:
@@ -99,15 +104,15 @@ def along(engine: PerUser, radius: float, threat: Threat) -> Tensor:
 
 
 def drawn_once(
-    users: UserBatch, groups: list[UserBatch], method: str, radius: float, threat: Threat, seed: int
+    users: UserBatch, method: str, radius: float, threat: Threat, seed: int, rows: int | None
 ) -> list[Tensor]:
-    """Return the logits of each group where one delta, which looks at no gradient, moves the weights for all users."""
+    """Return the groups' logits where one delta, which looks at no gradient, moves the weights for all users."""
     ball = around(users.weights, radius, granularity=threat.granularity, relative=threat.unit == "relative")
     shapes = {name: weight.detach() for name, weight in users.weights.items()}
     delta = ATTACKS[method].start(shapes, ball, torch.Generator().manual_seed(seed))
     assert delta is not None
     with torch.no_grad(), overlay(users.model, {name: shapes[name] + delta[name] for name in shapes}):
-        return [group.logits() for group in groups]
+        return [group.logits() for group in grouped(users, rows)]
 
 
 def strongest(attack: Attack, engine: PerUser, radius: float, threat: Threat, generator: torch.Generator) -> Tensor:

@@ -17,24 +17,24 @@ from recbole_rawp.per_user.hooked import Hooked
 RADIUS = 0.01  # of the one-step attack by which the engines are compared
 TOLERANCE = 1e-3  # of the gradient norms and of the logits' shift at that radius, relative to their largest
 
-CACHE = 2**23  # numbers that the attacked layers read and give in a pass: more of them leave a CPU's cache
+CACHE = 2**23  # numbers that the attacked layers read and give in a pass: a CPU slows down where they leave its cache
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine that gave what the slow way gives.
+    """An engine, and how it is used.
 
     Attributes:
         name: `hooked`, `vmap` or `loop`.
         make: batch -> engine, for this and later batches of the same model and weights.
         reason: why not a faster one; empty if it is the fastest.
-        users: how many at a time are fastest; None: all of a batch.
+        rows: how many candidates go through a pass together; None: all of a batch.
     """
 
     name: str
     make: Callable[[UserBatch], PerUser]
     reason: str = ""
-    users: int | None = None
+    rows: int | None = None
 
 
 def choose(
@@ -69,10 +69,10 @@ def choose(
 
 
 def in_cache(engine: PerUser) -> int | None:
-    """Return for how many users, at least one, a pass stays below `CACHE`; None: no limit, as off the CPU."""
-    traffic = getattr(engine, "traffic", 0)
-    on_cpu = all(weight.is_cpu for weight in engine.weights.values())
-    return max(1, CACHE // traffic) if traffic and on_cpu else None
+    """Return with how many candidates a pass stays below `CACHE`; None off the CPU, and where users go in chunks."""
+    if not isinstance(engine, Hooked) or not engine.batch.mask.is_cpu:
+        return None
+    return max(1, CACHE // engine.traffic)
 
 
 def disagreement(engine: PerUser, slow: PerUser) -> str:

@@ -26,7 +26,9 @@ class Convolution(Linear):
 
     def __init__(self, weight: Tensor, users: int, ghost: bool | None, module: Any) -> None:
         super().__init__(weight.flatten(1), users, ghost)
-        self.module = module
+        self.kernel, self.dilation, self.stride = module.kernel_size, module.dilation, module.stride
+        self.margins = module._reversed_padding_repeated_twice  # as torch hands them to `pad`
+        self.fill = "constant" if module.padding_mode == "zeros" else module.padding_mode
 
     def reduce(self, calls: Calls, slopes: list[Tensor]) -> Written | Ghost:
         """Return the gradients."""
@@ -44,18 +46,25 @@ class Convolution(Linear):
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return [rows, *places, in * kernel]."""
-        module, size = self.module, x.dim() - 2
-        if any(module.padding):
-            x = functional.pad(x, [p for padding in reversed(module.padding) for p in (padding, padding)])
-        for dim, (k, d, stride) in enumerate(zip(module.kernel_size, module.dilation, module.stride), 2):
+        size = x.dim() - 2
+        if any(self.margins):
+            x = functional.pad(x, self.margins, self.fill)
+        for dim, (k, d, stride) in enumerate(zip(self.kernel, self.dilation, self.stride), 2):
             x = x.unfold(dim, d * (k - 1) + 1, stride)[..., ::d]
         return x.movedim(1, 1 + size).flatten(1 + size)
 
 
 def convolves(owners: list[Any]) -> bool:
-    """Tell whether all are plain nn.Conv1d or nn.Conv2d modules of one geometry, ungrouped and padded with zeros."""
-    kinds = [kind for kind in (nn.Conv1d, nn.Conv2d) if all(type(o).forward is kind.forward for o in owners)]
-    geometry = {(o.kernel_size, o.dilation, o.padding, o.stride) for o in owners} if kinds else set()
-    return len(geometry) == 1 and all(
-        o.groups == 1 and o.padding_mode == "zeros" and not isinstance(o.padding, str) for o in owners
+    """Tell whether all are plain nn.Conv1d or nn.Conv2d modules, ungrouped and of one geometry."""
+    geometry = {(o.kernel_size, o.dilation, o.stride, o.padding, o.padding_mode) for o in owners if only_convolves(o)}
+    return all(map(only_convolves, owners)) and len(geometry) == 1
+
+
+def only_convolves(module: Any) -> bool:
+    """Tell whether a module is an ungrouped nn.Conv1d or nn.Conv2d, or of a class that runs the same code."""
+    return any(
+        isinstance(module, kind)
+        and (type(module).forward, type(module)._conv_forward) == (kind.forward, kind._conv_forward)
+        and module.groups == 1
+        for kind in (nn.Conv1d, nn.Conv2d)
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from recbole_rawp.ball import Ball, group_norms, normalize
+from recbole_rawp.losses import exact
 from recbole_rawp.objective import gradients
 from recbole_rawp.overlay import overlay
 from recbole_rawp.per_user.engine import Steepest, UserBatch, cross_entropy, pseudo_labels, rms, users_ball
@@ -135,8 +136,7 @@ class OneByOne(_Copies):
     def _slope(self, user: Tensor, delta: Weights) -> Weights:
         one = self.batch.subset(user.view(1))
         moved = {name: (w + delta[name] if delta else w.clone()).requires_grad_() for name, w in self.base.items()}
-        # cuDNN's recurrent layers have no backward pass in evaluation mode.
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), overlay(self.batch.model, moved):
+        with torch.enable_grad(), exact(self.batch.model), overlay(self.batch.model, moved):
             return gradients(cross_entropy(one.logits(), self.labels[user].unsqueeze(0), one.mask).sum(), moved)
 
     @torch.no_grad()

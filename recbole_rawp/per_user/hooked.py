@@ -29,8 +29,8 @@ from recbole_rawp.selection import Weights
 class Hooked(Passes):
     """The per-user attack on weights of linear layers, embeddings and convolutions; see `PerUser`.
 
-    A delta of a linear weight is [U, out, in]; of an embedding table [U, R, k], see `Table`. Memory: the written-out
-    gradients of one batch, and once more for the attack in progress; choose U by that.
+    A delta of a linear weight is [U, out, in], of a convolution's [U, out, in * kernel], of a table [U, R, k] (`Table`).
+    Memory: the written-out gradients of one batch, and once more for the attack in progress; choose U by that.
 
     Args:
         batch: the attack.
@@ -90,6 +90,12 @@ class Hooked(Passes):
             sizes = {name: rms(weight.detach()) for name, weight in self.batch.weights.items()}
         return users_ball(sizes, radius, granularity, relative)
 
+    @property
+    def traffic(self) -> int:
+        """How many numbers the attacked layers read and give for each candidate in a pass."""
+        self._at_w  # noqa: B018
+        return max(1, self._passed // self.batch.mask.numel())
+
     @cached_property
     def _plain(self) -> Hooked:
         """The same attack, layer by layer."""
@@ -99,6 +105,8 @@ class Hooked(Passes):
     def _at_w(self) -> tuple[Tensor, dict[str, Any]]:
         """The logits and gradients at w."""
         logits, calls = self._clean
+        passed = [tensor for made in calls.values() for tensor in (*made.inputs, *made.outputs)]
+        self._passed = sum(tensor.numel() for tensor in passed)
         for name, layer in self.layers.items():
             layer.start(calls[name])
         found = self._reduce(logits, calls)

@@ -19,8 +19,8 @@ def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, gho
     """Return how to attack `weight`.
 
     Raises:
-        NotSupported: if not all its modules are plain nn.Linear, plain nn.Embedding or plain convolutions with this
-            weight, nor its only one a SparseLinear.
+        NotSupported: if not all its modules are plain nn.Linear, or plain nn.Embedding or ungrouped convolutions of one
+            kind, with this weight, nor its only one a SparseLinear.
     """
     plain = all(getattr(owner, "weight", None) is weight and "forward" not in owner.__dict__ for owner in owners)
     if plain and all(type(owner).forward is nn.Linear.forward for owner in owners):
@@ -35,6 +35,4 @@ def layer_of(name: str, owners: list[nn.Module], weight: Tensor, users: int, gho
     if plain and len(owners) == 1 and type(owners[0]).forward is SparseLinear.forward:
         return Sparse(weight, users, cast(SparseLinear, owners[0]))
     kinds_of_owner = ", ".join(sorted({type(owner).__name__ for owner in owners})) or "no module"
-    raise NotSupported(
-        f"{name}: belongs to {kinds_of_owner}, not to plain nn.Linear, nn.Embedding, nn.Conv1d or nn.Conv2d modules"
-    )
+    raise NotSupported(f"{name}: belongs to {kinds_of_owner}, of a kind that hooks do not know")

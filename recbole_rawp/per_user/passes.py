@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_rawp.ball import Ball
+from recbole_rawp.losses import exact
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.per_user.engine import NotSupported, Steepest, UserBatch, cross_entropy, pseudo_labels
 
@@ -93,13 +94,7 @@ def scaled(slopes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Passes:
-    """Forward and backward passes in which the layers of some names run a forward of ours.
-
-    Attributes:
-        traffic: how many numbers these layers read and gave for each user, in the pass at w.
-    """
-
-    traffic = 0
+    """Forward and backward passes in which the layers of some names run a forward of ours."""
 
     def __init__(self, batch: UserBatch, modules: dict[str, list[nn.Module]]) -> None:
         self.batch, self.modules = batch, modules
@@ -121,10 +116,7 @@ class Passes:
     @cached_property
     def _clean(self) -> tuple[Tensor, dict[str, Calls]]:
         """The pass at w, with its graph; both go once `_at_w` has been taken from them."""
-        logits, calls = self._run({}, gradient=True)
-        passed = [tensor for made in calls.values() for tensor in (*made.inputs, *made.outputs)]
-        self.traffic = sum(tensor.numel() for tensor in passed) // self.batch.users
-        return logits, calls
+        return self._run({}, gradient=True)
 
     def _run(self, own: dict[str, Any], *, gradient: bool) -> tuple[Tensor, dict[str, Calls]]:
         """Return the logits of one pass, and its calls by name.
@@ -138,8 +130,7 @@ class Passes:
             for name, modules in self.modules.items()
             for module in modules
         }
-        # cuDNN's recurrent layers have no backward pass in evaluation mode.
-        with frozen(batch.model), torch.set_grad_enabled(gradient), torch.backends.cudnn.flags(enabled=False):
+        with frozen(batch.model), torch.set_grad_enabled(gradient), exact(batch.model):
             with replaced(forwards, batch.mask.numel()):
                 clear_caches(batch.model.modules())
                 logits = batch.logits()

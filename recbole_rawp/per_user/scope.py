@@ -21,7 +21,7 @@ from recbole_rawp import candidates as ranking
 from recbole_rawp.activations import watched
 from recbole_rawp.errors import InputError
 from recbole_rawp.logits import ends_in_sigmoid, predict_logits
-from recbole_rawp.losses import SEED, seed_generators
+from recbole_rawp.losses import SEED, exact, seed_generators
 from recbole_rawp.measurement import BATCHED, TOP, Cell, measured
 from recbole_rawp.overlay import clear_caches
 from recbole_rawp.per_user.batch import CLEAN, Key, attacked, attacks_of
@@ -96,7 +96,7 @@ class EachUser:
         found = {key: Tally(self._collector()) for key in [CLEAN, *attacks_of(threat)]}
         seed_generators()
         clear_caches(model.modules())
-        with ranking.frozen(loader, self.candidates):
+        with ranking.frozen(loader, self.candidates), exact(model):
             self._look(next(iter(loader))[0].to(self.trainer.device), threat, moves)
             for batch in loader:
                 users = self._users(batch, threat, moves)
@@ -141,7 +141,7 @@ class EachUser:
         seed = self.trainer.config["seed"] + SPREAD * first
         choice = self._choice(users, threat)
         try:
-            return collected(attacked(users, choice.make, threat, seed, choice.users))
+            return collected(attacked(users, choice.make, threat, seed, choice.rows))
         except NotSupported as error:  # this batch is built otherwise than the first
             if threat.target == "activations":
                 raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
