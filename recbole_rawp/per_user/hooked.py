@@ -29,7 +29,7 @@ from recbole_rawp.selection import Weights
 class Hooked(Passes):
     """The per-user attack on weights of linear layers, embeddings and convolutions; see `PerUser`.
 
-    A delta of a linear weight is [U, out, in], of a convolution's [U, out, in * kernel], of a table [U, R, k] (`Table`).
+    A delta of a linear weight is [U, out, in], of a convolution's [U, out, in * kernel], of a `Table` [U, R, k].
     Memory: the written-out gradients of one batch, and once more for the attack in progress; choose U by that.
 
     Args:
