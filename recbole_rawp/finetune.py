@@ -9,6 +9,7 @@ valid metric must stay within a tolerance of stage 1's. Stage 2 of RAWP-FT; test
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -140,11 +141,11 @@ def tune(
             group["lr"] = settings.learning_rate * (1.0 if 2 * epoch < settings.epochs else 0.1)
         with progress.timed():
             loss = one_epoch(trainer, train_data, number, parameters, optimizer, objective, show_progress)
-            if loss is None:
-                trainer.logger.warning(f"Stage 2 diverged in epoch {epoch}; try a smaller ft_learning_rate.")
-                break
-            score = judge.robust()
+            score = math.nan if math.isnan(loss) else judge.robust()
         progress.epochs.append({"round": progress.round, "epoch": epoch, "loss": loss, "robust": score})
+        if math.isnan(loss):
+            trainer.logger.warning(f"Stage 2 diverged in epoch {epoch}; try a smaller ft_learning_rate.")
+            break
         log(f"Stage 2 epoch {epoch} [train loss: {loss:.4f}, robust valid {trainer.valid_metric}: {score:.6f}]")
         trainer.tensorboard.add_scalar("RAWP/robust_valid_score", score, number)
         if judge.better(score, progress.best_score):
@@ -159,8 +160,8 @@ def one_epoch(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     show_progress: bool,
-) -> float | None:
-    """Train `parameters` alone for an epoch; return its loss, None if that diverged.
+) -> float:
+    """Train `parameters` alone for an epoch; return its loss, NaN if that diverged.
 
     RecBole stops at a loss of NaN, which some losses refuse themselves.
     """
@@ -171,7 +172,7 @@ def one_epoch(
     except (RuntimeError, ValueError) as error:
         if all(bool(parameter.isfinite().all()) for parameter in parameters.values()) and "nan" not in str(error):
             raise
-        return None
+        return math.nan
     if objective.batches == 0:
         raise RuntimeError(f"{type(trainer).__name__}: its loop did not use loss_func; nothing was repaired")
     return float(sum(loss) if isinstance(loss, tuple) else loss)
@@ -233,11 +234,14 @@ def build_optimizer(parameters: dict[str, nn.Parameter], settings: FineTuning) -
 
 
 def interpolate(model: nn.Module, parameters: dict[str, nn.Parameter], judge: Judge, progress: Progress) -> None:
-    """Score theta(a) for every a, and leave the model at the best: the smallest a of those that are equally robust."""
+    """Score theta(a) for every a, and leave the model at the best: the smallest a of those that are equally robust.
+
+    Only a = 0 where tuning came to nothing.
+    """
     before, tuned = progress.before, progress.best or progress.before
     clean, robust = progress.now()
     rows = []
-    for alpha in ALPHAS:
+    for alpha in ALPHAS if progress.best else ALPHAS[:1]:
         put(model, {name: mix(before[name], tuned[name], alpha) for name in parameters})
         scores = (clean, robust) if alpha == 0 else (judge.clean(), judge.robust())
         rows.append({"round": progress.round, "alpha": alpha, "clean": scores[0], "robust": scores[1], "chosen": False})

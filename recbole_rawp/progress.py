@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ class Progress:
         original: the values of all parameters repaired so far, before stage 2.
         best_score: robust valid score of that epoch.
         optimizer: state of the round's optimizer.
-        ranking, epochs, sweep: rows for the report, each with its round.
+        ranking, epochs, sweep: rows for the report, each with its round; an epoch that diverged has a loss of NaN.
         seconds: time spent on ranking, tuning and sweeping.
     """
 
@@ -84,17 +85,17 @@ def summary(progress: Progress, metric: str) -> list[str]:
         lines.append(
             f"Stage 2, round {round_ + 1}: loss rise {order}. Repaired {repaired}: alpha {chosen['alpha']:g}, valid "
             f"{metric} {sweep[0]['clean']:.4f} -> {chosen['clean']:.4f}, under attack {sweep[0]['robust']:.4f} -> "
-            f"{chosen['robust']:.4f}.{advice(sweep)}"
+            f"{chosen['robust']:.4f}.{advice(progress, round_)}"
         )
     return lines
 
 
-def advice(sweep: Sequence[Mapping[str, Any]]) -> str:
-    """Return, with a space before it, what to change where a round's attack left next to nothing to choose by.
-
-    Args:
-        sweep: rows with `clean` and `robust`, the first of them at alpha = 0.
-    """
+def advice(progress: Progress, round_: int) -> str:
+    """Return, with a space before it, what to change where a round diverged, or had next to nothing to choose by."""
+    epochs, sweep = ([row for row in rows if row["round"] == round_] for rows in (progress.epochs, progress.sweep))
+    if epochs and math.isnan(epochs[-1]["loss"]):
+        end = epochs[-1]["epoch"]
+        return f" Its training diverged in epoch {end}: try a smaller ft_learning_rate, or ft_learner: adam."
     if not max(row["robust"] for row in sweep) <= BLIND * sweep[0]["clean"]:  # NaN is another matter
         return ""
     return (

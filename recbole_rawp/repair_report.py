@@ -88,8 +88,7 @@ def outcome(progress: Progress, metric: str) -> str:
             if chosen.alpha
             else "alpha = 0: no gain, nothing was changed."
         )
-        hint = advice(rows.to_dict("records"))
-        lines.append(f"Repaired {', '.join(names)}. **{verdict}**{hint}")
+        lines.append(f"Repaired {', '.join(names)}. **{verdict}**{advice(progress, number)}")
     return "\n\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ from recbole_rawp import evaluation, finetune
 from recbole_rawp.config import RAWPConfig
 from recbole_rawp.finetune import ALPHAS
 from recbole_rawp.judge import Judge
-from recbole_rawp.progress import Progress
+from recbole_rawp.progress import Progress, summary
+from recbole_rawp.repair_report import outcome
 from recbole_rawp.suites import Threat
 from tests.training import made
 
@@ -203,7 +205,10 @@ def test_a_repair_that_diverges_is_given_up_not_the_run(settings, caplog):
     assert any("Stage 2 diverged" in r.message for r in caplog.records)
     assert all(torch.equal(value, after[key]) or value.isfinite().all() for key, value in after.items())
     assert all(value.isfinite().all() for value in after.values()) and before.keys() == after.keys()
-    assert len(trainer.progress.sweep) == 11
+    assert [row["alpha"] for row in trainer.progress.sweep] == [0.0]  # nothing was tuned: nothing to interpolate
+    assert math.isnan(trainer.progress.epochs[-1]["loss"])
+    said = " Its training diverged in epoch 0: try a smaller ft_learning_rate, or ft_learner: adam."
+    assert summary(trainer.progress, "NDCG@10")[0].endswith(said) and said in outcome(trainer.progress, "NDCG@10")
 
 
 def test_measuring_omega_leaves_the_knowledge_graph_loader_in_its_mode(settings):
