@@ -18,7 +18,7 @@ from torch import nn
 from recbole_rawp import ball, preserve
 from recbole_rawp.ball import Ball
 from recbole_rawp.objective import gradients, total
-from recbole_rawp.overlay import overlay
+from recbole_rawp.overlay import exact, overlay
 from recbole_rawp.selection import Weights
 
 SEED = 2020  # of whatever RecBole draws while measuring: the same attacked batches everywhere
@@ -74,16 +74,6 @@ class AttackLoss:
             with preserve.rng(), preserve.state(self.model), self.at(delta):
                 seed_generators()
                 yield self.function(batch)
-
-
-def exact(model: nn.Module) -> AbstractContextManager[None]:
-    """Let cuDNN compute in whole float32, and not at all in models with recurrent layers.
-
-    A change of the weights by less than TF32 rounds would not be seen; and cuDNN's recurrent layers have no backward
-    pass in evaluation mode.
-    """
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return torch.backends.cudnn.flags(enabled=not recurrent, deterministic=True, allow_tf32=False)
 
 
 def training_loss(model: Any) -> Callable[[Any], Any]:

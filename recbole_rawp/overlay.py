@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -79,3 +79,13 @@ def _refresh(modules: list[nn.Module], places: list[tuple[nn.Module, str, nn.Par
         if isinstance(module, nn.RNNBase):
             module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
     clear_caches(modules)
+
+
+def exact(model: nn.Module) -> AbstractContextManager[None]:
+    """Let cuDNN compute in whole float32, and not at all in models with recurrent layers.
+
+    A change of the weights by less than TF32 rounds would not be seen; and cuDNN's recurrent layers have no backward
+    pass in evaluation mode.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=not recurrent, deterministic=True, allow_tf32=False)

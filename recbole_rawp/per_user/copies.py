@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from recbole_rawp.ball import Ball, group_norms, normalize
-from recbole_rawp.losses import exact
 from recbole_rawp.objective import gradients
-from recbole_rawp.overlay import overlay
+from recbole_rawp.overlay import exact, overlay
 from recbole_rawp.per_user.engine import Steepest, UserBatch, cross_entropy, pseudo_labels, rms, users_ball
 from recbole_rawp.selection import Weights
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_rawp.ball import Ball
-from recbole_rawp.losses import exact
-from recbole_rawp.overlay import clear_caches
+from recbole_rawp.overlay import clear_caches, exact
 from recbole_rawp.per_user.engine import NotSupported, Steepest, UserBatch, cross_entropy, pseudo_labels
 
 Forward = Callable[[Any, Tensor, int], Tensor]  # module, its input, how many calls there were before

@@ -21,9 +21,9 @@ from recbole_rawp import candidates as ranking
 from recbole_rawp.activations import watched
 from recbole_rawp.errors import InputError
 from recbole_rawp.logits import ends_in_sigmoid, predict_logits
-from recbole_rawp.losses import SEED, exact, seed_generators
+from recbole_rawp.losses import SEED, seed_generators
 from recbole_rawp.measurement import BATCHED, TOP, Cell, measured
-from recbole_rawp.overlay import clear_caches
+from recbole_rawp.overlay import clear_caches, exact
 from recbole_rawp.per_user.batch import CLEAN, Key, attacked, attacks_of
 from recbole_rawp.per_user.choice import Choice, choose
 from recbole_rawp.per_user.copies import OneByOne
