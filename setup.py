@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 # RecBole asks for ray <= 2.6.3, which has no wheel for Python 3.12: there `pip install --no-deps recbole==1.2.1`
@@ -30,7 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.9",
-    packages=["recbole_rawp", *(f"recbole_rawp.{part}" for part in ("attacks", "model", "per_user", "properties"))],
+    packages=[*find_packages(include=["recbole_rawp", "recbole_rawp.*"]), "recbole_rawp.properties"],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
     package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[
@@ -47,5 +47,5 @@ setup(
         "tqdm",
     ],
     extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate"]},
-    entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli:main"]},
+    entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli.dispatch:main"]},
 )

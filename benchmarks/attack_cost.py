@@ -40,17 +40,19 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_rawp import candidates, environment, evaluation
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp.core.selection import matrices
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.evaluation.each_user import Rows, rectangle
+from recbole_rawp.host import environment
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.ranking import candidates
 from recbole_rawp.model.mlp import HIDDEN, MLP
-from recbole_rawp.per_user.batch import grouped
-from recbole_rawp.per_user.choice import Choice, choose
-from recbole_rawp.per_user.engine import UserBatch
-from recbole_rawp.per_user.scope import Rows, rectangle
-from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
-from recbole_rawp.selection import matrices
-from recbole_rawp.suites import Threat
+from recbole_rawp.threats.adversarial.per_user.batch import grouped
+from recbole_rawp.threats.adversarial.per_user.choice import Choice, choose
+from recbole_rawp.threats.adversarial.per_user.engine import UserBatch
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.registration import robustify
 
 RADII = (0.002, 0.004, 0.005, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
 SLOW_USERS = 8  # of each batch go the slow way, too
@@ -193,7 +195,7 @@ def curve(trainer: Any, data: Any, methods: tuple[str, ...]) -> list[float]:
     threat = Threat(methods, "hidden", "tensor", "relative", "global", "", 1, 1, (0.0, *RADII))
 
     def attacked() -> Any:
-        return evaluation.under_attack(trainer, data.train, data.test, threats=(threat,), batches=10, defense="none")
+        return robustness.under_attack(trainer, data.train, data.test, threats=(threat,), batches=10, defense="none")
 
     def plain() -> Any:
         return trainer.evaluate(data.test, load_best_model=False)

@@ -27,12 +27,13 @@ import torch
 from recbole.utils import get_model, get_trainer, init_seed
 from tabulate import tabulate
 
-from recbole_rawp import command_line, environment
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.losses import fixed_batches
-from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.config import command_line
+from recbole_rawp.host import environment
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.training.registration import robustify
 
 BLOCK, BLOCKS, WARM_UP = 10, 15, 1
 VARIANTS = {

@@ -9,23 +9,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from recbole_rawp import compat
 from recbole_rawp.errors import InputError
-from recbole_rawp.model import place
+from recbole_rawp.host import compat, networks
 
 if TYPE_CHECKING:
-    from recbole_rawp.config import RAWPConfig
-    from recbole_rawp.ft_trainer import RAWPFTTrainer
-    from recbole_rawp.quick_start import (
+    from recbole_rawp.host.config import RAWPConfig
+    from recbole_rawp.jobs.pipeline import (
         attack_checkpoint,
         continue_run,
         harden_checkpoint,
         rank_checkpoint,
         run_recbole_rawp,
     )
-    from recbole_rawp.registration import register, robustify, unregister
-    from recbole_rawp.trainer import RAWPTrainer
-    from recbole_rawp.tuning import objective_function
+    from recbole_rawp.jobs.tuning import objective_function
+    from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+    from recbole_rawp.training.registration import register, robustify, unregister
+    from recbole_rawp.training.trainer import RAWPTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,21 +44,21 @@ __all__ = [
 ]
 
 compat.apply()
-place.apply()
+networks.apply()
 
 _HOME = {
-    "RAWPConfig": "config",
-    "run_recbole_rawp": "quick_start",
-    "attack_checkpoint": "quick_start",
-    "continue_run": "quick_start",
-    "harden_checkpoint": "quick_start",
-    "rank_checkpoint": "quick_start",
-    "objective_function": "tuning",
-    "RAWPTrainer": "trainer",
-    "RAWPFTTrainer": "ft_trainer",
-    "robustify": "registration",
-    "register": "registration",
-    "unregister": "registration",
+    "RAWPConfig": "host.config",
+    "run_recbole_rawp": "jobs.pipeline",
+    "attack_checkpoint": "jobs.pipeline",
+    "continue_run": "jobs.pipeline",
+    "harden_checkpoint": "jobs.pipeline",
+    "rank_checkpoint": "jobs.pipeline",
+    "objective_function": "jobs.tuning",
+    "RAWPTrainer": "training.trainer",
+    "RAWPFTTrainer": "training.ft_trainer",
+    "robustify": "training.registration",
+    "register": "training.registration",
+    "unregister": "training.registration",
 }
 
 

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recbole_rawp import files
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 ARGUMENTS, sys.argv[1:] = sys.argv[1:], []
@@ -33,11 +35,13 @@ import matplotlib.pyplot as plt
 from collect import spread
 from families import valid_scores
 
-from recbole_rawp import attack_steps, checkpoint, curves, environment, output
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.prepare import Data, prepare
-from recbole_rawp.registration import robustify
+from recbole_rawp.host import checkpoint, environment
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.jobs import measuring
+from recbole_rawp.report import curves
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.registration import robustify
 
 HOME = Path("runs/auto")
 SEEDS = (2020, 2021, 2022)
@@ -83,7 +87,7 @@ def trained(name: str, own: dict[str, Any]) -> tuple[RAWPFTTrainer, Data, dict[s
     trainer, data = make(name, folder, own)
     file = folder / "trained.json"
     if not file.exists():
-        output.write_text(file, json.dumps(training(trainer, data, {"name": name, **own})))
+        files.write_text(file, json.dumps(training(trainer, data, {"name": name, **own})))
     checkpoint.load_into(trainer.model, checkpoint.read(trainer.saved_model_file))
     return trainer, data, json.loads(file.read_text())
 
@@ -108,7 +112,7 @@ def trial(name: str, own: dict[str, Any]) -> dict[str, Any]:
         return json.loads(file.read_text())
     trainer, data, about = trained(name, own)
     about["robust"] = valid_scores(trainer, data)["robust"]
-    output.write_text(file, json.dumps(about))
+    files.write_text(file, json.dumps(about))
     print(
         f"{name} {file.parent.name}: "
         f"valid {about['valid']:.4f}, robust {about['robust']:.4f}, {about['seconds']:.0f} s",
@@ -137,12 +141,12 @@ def test(name: str, label: str, own: dict[str, Any]) -> None:
     if file.exists():
         return
     trainer, data, about = trained(name, own)
-    candidates = attack_steps.check_attack(trainer.config, trainer.model, data)
-    findings = attack_steps.Findings()
-    attack_steps.attack(trainer, data, candidates, findings)
+    candidates = measuring.check_attack(trainer.config, trainer.model, data)
+    findings = measuring.Findings()
+    measuring.attack(trainer, data, candidates, findings)
     about |= {"label": label, "metric": trainer.valid_metric}
     about |= {"checks": [asdict(check) for check in findings.checks], "records": findings.records}
-    output.write_text(file, json.dumps(about))
+    files.write_text(file, json.dumps(about))
     print(f"{name} {label} {own['seed']}: found {about.get('found')}, {about['seconds']:.0f} s", flush=True)
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp import curves, pictures
+from recbole_rawp.report import curves, pictures
 
 METRIC = "ndcg@10"
 ORDER = ["none", "noise", "awp", "rawp"]

@@ -20,6 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recbole_rawp import files
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 ARGUMENTS = sys.argv[1:]
@@ -29,13 +31,15 @@ import torch
 import yaml
 from recbole.utils import get_trainer
 
-from recbole_rawp import attack_steps, checkpoint, environment, evaluation, output
-from recbole_rawp import settings as options
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.defaults import defaults
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.prepare import Data, prepare
-from recbole_rawp.registration import robustify
+from recbole_rawp.config import settings as options
+from recbole_rawp.config.properties import defaults
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.host import checkpoint, environment
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.jobs import measuring
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.registration import robustify
 
 HOME = Path("runs/families")
 SEED = 2020  # of the search
@@ -73,7 +77,7 @@ def make(name: str, folder: Path, own: dict[str, Any], found: bool = True) -> tu
 def valid_scores(trainer: RAWPFTTrainer, data: Data) -> dict[str, Any]:
     """Return the valid score of the model as it is: clean, under each attack, and robust."""
     settings = options.attack(trainer.config)
-    outcome = evaluation.under_attack(
+    outcome = robustness.under_attack(
         trainer,
         data.train,
         data.valid,
@@ -107,7 +111,7 @@ def trial(name: str, label: str, own: dict[str, Any], start: Path | None = None)
         checkpoint.load_into(trainer.model, checkpoint.read(trainer.saved_model_file))
     noted = {"label": label, "options": own, "seconds": seconds, "epochs": len(trainer.train_loss_dict)}
     noted |= {"best_epoch": best_epoch(trainer), **valid_scores(trainer, data), "place": place(trainer)}
-    output.write_text(file, json.dumps(noted))
+    files.write_text(file, json.dumps(noted))
     print(f"{name} {label}: clean {noted['clean']:.4f} robust {noted['robust']:.4f}, {seconds:.0f} s", flush=True)
     return noted
 
@@ -163,7 +167,7 @@ def search(name: str) -> None:
     repair = max(repairs, key=lambda row: row["robust"])
     own = {key: value for key, value in repair["options"].items() if key not in ("defense", "ft_rounds")}
     text = "# Chosen by results/families.py on validation data, seed 2020.\n" + yaml.safe_dump(own, sort_keys=False)
-    output.write_text(HERE / "families" / f"{name}-found.yaml", text)
+    files.write_text(HERE / "families" / f"{name}-found.yaml", text)
 
 
 def run(name: str, defense: str, seed: int) -> None:
@@ -173,13 +177,13 @@ def run(name: str, defense: str, seed: int) -> None:
     if file.exists():
         return
     trainer, data = make(name, folder, {"defense": defense, "seed": seed})
-    candidates = attack_steps.check_attack(trainer.config, trainer.model, data)
+    candidates = measuring.check_attack(trainer.config, trainer.model, data)
     begun = time.process_time()
     trainer.fit(data.train, data.valid, saved=True)
     seconds = time.process_time() - begun
     checkpoint.load_into(trainer.model, checkpoint.read(trainer.saved_model_file))
-    findings = attack_steps.Findings()
-    attack_steps.attack(trainer, data, candidates, findings)
+    findings = measuring.Findings()
+    measuring.attack(trainer, data, candidates, findings)
     about: dict[str, Any] = {"name": name, "defense": defense, "seed": seed, "seconds": seconds}
     about |= {"epochs": len(trainer.train_loss_dict), "place": place(trainer), "notes": findings.notes}
     if trainer.progress:
@@ -187,7 +191,7 @@ def run(name: str, defense: str, seed: int) -> None:
         about["alpha"] = [row["alpha"] for row in trainer.progress.sweep if row["chosen"]]
         about["repaired"] = [row["module"] for row in trainer.progress.ranking if row["repaired"]]
     about |= {"checks": [asdict(check) for check in findings.checks], "records": findings.records}
-    output.write_text(file, json.dumps(about))
+    files.write_text(file, json.dumps(about))
     clean, hit = (
         next(
             r["value"]

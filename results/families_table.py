@@ -17,8 +17,8 @@ from tabulate import tabulate
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from recbole_rawp import curves
-from recbole_rawp.pictures import STYLES
+from recbole_rawp.report import curves
+from recbole_rawp.report.pictures import STYLES
 
 HOME = Path("runs/families")
 FAMILIES = {

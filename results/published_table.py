@@ -23,8 +23,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from collect import spread
 
-from recbole_rawp.pictures import STYLES
-from recbole_rawp.tables import markdown
+from recbole_rawp.report.pictures import STYLES
+from recbole_rawp.report.tables import markdown
 
 METRICS = ("hit@10", "ndcg@10")
 DEFENSES = ("none", "rat", "awp", "rawp", "rawp_ft")

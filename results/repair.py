@@ -25,6 +25,8 @@ import time
 import warnings
 from pathlib import Path
 
+from recbole_rawp import files
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 WORDS, sys.argv = sys.argv[1:], sys.argv[:1]
@@ -39,13 +41,15 @@ from recbole.utils import get_trainer
 from scipy.stats import ttest_rel
 from tabulate import tabulate
 
-from recbole_rawp import checkpoint, checks, environment, evaluation, losses, objective, output
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.judge import Judge
-from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
-from recbole_rawp.suites import Threat
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.core import attack_loss, objective
+from recbole_rawp.evaluation import checks, robustness
+from recbole_rawp.host import checkpoint, environment
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.registration import robustify
+from recbole_rawp.training.stage2.robust_score import Judge
 
 RADII = (0.1, 0.2, 0.3, 0.5)
 REFERENCE = {
@@ -97,7 +101,7 @@ def count_gradients() -> None:
         counted["gradients"] += 1
         return descend(self, loss)
 
-    objective.gradients = losses.gradients = gradients
+    objective.gradients = attack_loss.gradients = gradients
     Trainer._check_nan = check
 
 
@@ -193,7 +197,7 @@ def threat(*methods):
 
 def measure(trainer, data):
     """Return NDCG@10 per user on test data: clean, and for each attack and radius."""
-    found = evaluation.under_attack(
+    found = robustness.under_attack(
         trainer, data.train, data.test, threats=(threat("random", "fgsm", "bim"),), batches=10, defense="x"
     ).users["global"]
     names = ["clean" if c["radius"] == 0 else f"{c['attack']} {c['radius']:g}" for c in found.cells]
@@ -203,7 +207,7 @@ def measure(trainer, data):
 
 def self_checks(trainer, data):
     """Return the self-checks of the attack that failed, by its loss: a gradient, above noise, more steps no weaker."""
-    outcome = evaluation.under_attack(
+    outcome = robustness.under_attack(
         trainer, data.train, None, threats=(threat("random", "fgsm", "bim"),), batches=10, defense="x"
     )
     verdicts = checks.verify(outcome, None, decimals=4)
@@ -236,7 +240,7 @@ def run(name, seed):
         if "users" not in about:
             about["users"] = measure(trainer, data)
         about["failed"] = self_checks(trainer, data)
-        output.write_text(file, json.dumps(about))
+        files.write_text(file, json.dumps(about))
         clean, hit = (np.mean(about["users"][key]) for key in ("clean", "bim 0.3"))
         print(f"{name} {seed} {label}: clean {clean:.4f}, bim 0.3 {hit:.4f}, {about['seconds']:.0f} s", flush=True)
 

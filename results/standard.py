@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent))
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp import curves
+from recbole_rawp.report import curves
 
 HOME = Path("runs/standard")
 MODELS = ("neumf", "deepfm", "sasrec", "lightgcn")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_rawp import objective, perturbation
+from recbole_rawp.core import ascent, objective
 from tests import toy_data
 from tests.support_table import pytest_addoption, pytest_sessionfinish, support
 
@@ -111,7 +111,7 @@ def zero(monkeypatch):
     norms = []
 
     def nothing(*args, **kwargs):
-        delta = perturbation.ascend(*args, **kwargs)
+        delta = ascent.ascend(*args, **kwargs)
         norms.append(sum(float(change.norm()) for change in delta.values()))
         return {name: change * 0 for name, change in delta.items()}
 

@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from recbole_rawp.objective import total
+from recbole_rawp.core.gradients import total
 
 
 def hardened_gradient(model, loss_function, batch, weights, radius, *, autocast=False, clean_weight=0.0):

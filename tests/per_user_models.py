@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recbole_rawp.ball import normalize, project
-from recbole_rawp.per_user.engine import UserBatch
-from recbole_rawp.selection import select
+from recbole_rawp.core.ball import normalize, project
+from recbole_rawp.core.selection import select
+from recbole_rawp.threats.adversarial.per_user.engine import UserBatch
 from tests.oracle_per_user import attacked
 
 USERS, ITEMS, N = 4, 12, 6

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_rawp.activations import ActivationLoss
-from recbole_rawp.attacks import ATTACKS, run
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp.core.gradients import total
 from recbole_rawp.errors import InputError
-from recbole_rawp.losses import fixed_batches
-from recbole_rawp.objective import total
-from recbole_rawp.weights import hidden_layers
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.training_loss import training_loss
+from recbole_rawp.host.weights import hidden_layers
+from recbole_rawp.threats.adversarial import ATTACKS, run
+from recbole_rawp.threats.adversarial.activations import ActivationLoss
 from tests.test_evaluation import attacked, outcome, threat, trained, values
 
 
@@ -23,7 +24,12 @@ def neumf(settings):
 
 
 def loss_of(trainer, data):
-    return ActivationLoss(trainer.model, fixed_batches(data.train, 2, trainer.device), hidden_layers(trainer.model))
+    return ActivationLoss(
+        trainer.model,
+        training_loss(trainer.model),
+        fixed_batches(data.train, 2, trainer.device),
+        hidden_layers(trainer.model),
+    )
 
 
 def test_a_shift_of_a_layer_is_a_change_of_its_bias(neumf):

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from recbole_rawp import ball
-from recbole_rawp.attacks import ATTACKS, run
-from recbole_rawp.attacks.attack import Attack
+from recbole_rawp.core import ball
+from recbole_rawp.threats.adversarial import ATTACKS, run
+from recbole_rawp.threats.adversarial.method import Attack
 
 W = {"a": torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64), "b": torch.tensor([[1.0], [3.0]], dtype=torch.float64)}
 CURVATURE = {"a": torch.tensor([[5.0, 1.0, 0.1]], dtype=torch.float64), "b": torch.tensor([[1.0], [2.0]]).double()}

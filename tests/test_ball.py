@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recbole_rawp import ball
+from recbole_rawp.core import ball
 
 WEIGHTS = {
     "a": torch.tensor([[3.0, 4.0], [0.0, 12.0]], dtype=torch.float64),

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recbole_rawp import candidate_files, candidates
 from recbole_rawp.errors import InputError
+from recbole_rawp.host.ranking import candidate_files, candidates
 from tests.test_candidates import built, positives, same
 
 

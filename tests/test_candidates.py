@@ -11,10 +11,11 @@ import torch
 from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.trainer import Trainer
 
-from recbole_rawp import candidates, preserve
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.ranking import candidates
 
 GENERAL = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user"}
 SEQUENTIAL = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
@@ -98,9 +99,9 @@ def test_general_models_rank_nothing_from_the_users_history(settings):
 @pytest.mark.parametrize("name", ["NeuMF", "SASRec"])
 def test_the_draw_depends_on_its_seed_alone_and_leaves_no_trace(name, settings):
     _, loader = built(settings, name)
-    before = preserve.rng_state()
+    before = restoring.rng_state()
     expected = torch.rand(1), np.random.rand(), random.random()
-    preserve.set_rng_state(before)
+    restoring.set_rng_state(before)
     first = candidates.draw(loader, 1)
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
     list(loader)  # RecBole's own negatives

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_rawp import checks, overlay
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.evaluation import SCHEMA, Outcome
+from recbole_rawp.core import overlay
+from recbole_rawp.evaluation import checks
+from recbole_rawp.evaluation.robustness import SCHEMA, Outcome
+from recbole_rawp.host.config import RAWPConfig
 from tests.test_evaluation import outcome, threat, trained
 
 NAMES = {
@@ -108,7 +109,7 @@ def test_a_stale_cache_is_seen(name, settings, monkeypatch):
 
     assert status() == "passed"
     monkeypatch.setattr(overlay, "clear_caches", lambda modules: None)
-    monkeypatch.setattr("recbole_rawp.measurement.clear_caches", lambda modules: None)
+    monkeypatch.setattr("recbole_rawp.host.ranking.measurement.clear_caches", lambda modules: None)
     trainer.evaluate(data.test, load_best_model=False)  # fills the cache
     assert status() == "failed"
 
@@ -142,7 +143,8 @@ def test_scores_of_nan_are_flagged_though_recbole_ranks_them_first(settings):
 def test_a_random_start_does_not_pass_for_a_gradient(settings, monkeypatch):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     monkeypatch.setattr(
-        "recbole_rawp.losses.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
+        "recbole_rawp.core.attack_loss.gradients",
+        lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()},
     )
     found = checks.verify(outcome(trainer, data, threat(methods=("pgd",))), None, decimals=4)
     assert {c.name: c.status for c in found}[NAMES["gradient"]] == "failed"

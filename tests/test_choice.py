@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.per_user.choice import CACHE, choose, disagreement
-from recbole_rawp.per_user.copies import OneByOne, Vectorized
-from recbole_rawp.per_user.engine import UserBatch
-from recbole_rawp.per_user.hooked import Hooked
+from recbole_rawp.threats.adversarial.per_user.choice import CACHE, choose, disagreement
+from recbole_rawp.threats.adversarial.per_user.copies import OneByOne, Vectorized
+from recbole_rawp.threats.adversarial.per_user.engine import UserBatch
+from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
 from tests.per_user_models import (
     ITEMS,
     Bypass,

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_rawp import cli
+from recbole_rawp.cli import dispatch
 
 ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments, capsys=None):
-    status = cli.main(list(arguments))
+    status = dispatch.main(list(arguments))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -55,7 +55,7 @@ def test_bad_input_is_one_line_and_status_2_before_any_training(arguments, messa
         raise OSError("download denied")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    monkeypatch.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("recbole_rawp.training.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
     Path("used").mkdir()
     Path("used/file").touch()
     status, out, err = run(*arguments, "--state=error", capsys=capsys)
@@ -79,7 +79,8 @@ def test_a_run_ends_with_the_table_and_the_pictures_path(data_path, capsys):
 
 def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "recbole_rawp.losses.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
+        "recbole_rawp.core.attack_loss.gradients",
+        lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()},
     )
     status, out, _ = run(
         *(

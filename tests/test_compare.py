@@ -12,9 +12,13 @@ import pytest
 import torch
 import yaml
 
-from recbole_rawp import cli, grid, paired, pareto, quick_start, statistics
-from recbole_rawp.compare import compare
+from recbole_rawp.cli import dispatch
 from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation import statistics
+from recbole_rawp.jobs import pipeline
+from recbole_rawp.jobs.comparison import grid
+from recbole_rawp.jobs.comparison.compare import compare
+from recbole_rawp.report.comparison import paired_tests, pareto
 
 
 def options(settings, model="NeuMF", **overrides):
@@ -79,18 +83,18 @@ def test_a_comparison_killed_in_its_second_run_goes_on_and_ends_equal(settings, 
     whole = run(settings, "whole", seeds=2)
     begun = []
 
-    def killed_once(folder, go_on=quick_start.continue_run):
+    def killed_once(folder, go_on=pipeline.continue_run):
         begun.append(Path(folder).name)
         if len(begun) == 2:
             with monkeypatch.context() as patch:
-                patch.setattr("recbole_rawp.quick_start.attack", interrupt)
+                patch.setattr("recbole_rawp.jobs.pipeline.attack", interrupt)
                 return go_on(folder)
         return go_on(folder)
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quick_start, "continue_run", killed_once)
+    monkeypatch.setattr(pipeline, "continue_run", killed_once)
     with pytest.raises(KeyboardInterrupt):
         run(settings, "killed", seeds=2)
     assert begun == ["NeuMF-toy-none-2020", "NeuMF-toy-rawp-2020"]
@@ -158,13 +162,13 @@ def test_what_cannot_work_is_a_row_and_the_rest_goes_on(settings):
 
 
 def test_a_run_that_breaks_is_a_row_with_its_trace_and_is_tried_again(settings, monkeypatch):
-    def broken(folder, go_on=quick_start.continue_run):
+    def broken(folder, go_on=pipeline.continue_run):
         if "rawp" in folder:
             raise MemoryError("too big")
         return go_on(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(quick_start, "continue_run", broken)
+        patch.setattr(pipeline, "continue_run", broken)
         result = run(settings, "cmp")
     assert result["failed"] == {"NeuMF-toy-rawp-2020": "MemoryError: too big (see cmp/NeuMF-toy-rawp-2020/failure.txt)"}
     assert "Traceback" in Path("cmp/NeuMF-toy-rawp-2020/failure.txt").read_text()
@@ -247,7 +251,7 @@ def test_users_are_paired_within_a_seed_and_averaged_over_seeds():
         ("rawp", 2): {0.0: users(u2=0.4, u1=0.1, u4=0.0)},
         ("rawp", 3): {0.0: users(u1=9.0)},  # no such run of plain
     }
-    (row,) = paired.within_place(scores)
+    (row,) = paired_tests.within_place(scores)
     assert (row["against"], row["defense"], row["seeds"], row["users"]) == ("none", "rawp", 2, 2)
     assert row["before"] == pytest.approx((0.3 + 0.2) / 2) and row["mean"] == pytest.approx((0.1 + 0.05) / 2)
 
@@ -256,12 +260,16 @@ def test_a_radius_at_which_scores_were_nan_is_not_tested():
     fine = {0.0: pd.Series([0.1, 0.2], [1, 2]), 0.1: pd.Series([0.1, 0.3], [1, 2])}
     broken = fine | {0.1: pd.Series([math.nan, math.nan], [1, 2])}
     scores = {("none", 1): fine, ("none", 2): fine, ("rawp", 1): fine, ("rawp", 2): broken}
-    assert [(row["radius"], row["users"]) for row in paired.within_place(scores)] == [(0.0, 2)]
+    assert [(row["radius"], row["users"]) for row in paired_tests.within_place(scores)] == [(0.0, 2)]
 
 
 def test_all_are_compared_with_plain_and_the_rest_with_rawp_ft():
-    assert paired.pairings(["rawp_ft", "awp", "none"]) == [("none", "rawp_ft"), ("none", "awp"), ("rawp_ft", "awp")]
-    assert paired.pairings(["sam", "awp"]) == []
+    assert paired_tests.pairings(["rawp_ft", "awp", "none"]) == [
+        ("none", "rawp_ft"),
+        ("none", "awp"),
+        ("rawp_ft", "awp"),
+    ]
+    assert paired_tests.pairings(["sam", "awp"]) == []
 
 
 def test_p_values_are_corrected_for_all_radii(settings):
@@ -272,7 +280,8 @@ def test_p_values_are_corrected_for_all_radii(settings):
 
 def test_a_failed_self_check_stands_before_everything(settings, monkeypatch):
     monkeypatch.setattr(
-        "recbole_rawp.losses.gradients", lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()}
+        "recbole_rawp.core.attack_loss.gradients",
+        lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()},
     )
     run(settings, "cmp", defenses="none")
     words = Path("cmp/report.md").read_text().splitlines()[2]
@@ -284,13 +293,13 @@ LINE = ["compare", "--model=NeuMF", "-d", "toy", "--epochs=1", "--state=error", 
 
 def test_the_command_line_goes_from_grid_to_table_and_says_what_failed_by_status_1(data_path, capsys, monkeypatch):
     words = [*LINE, f"--data_path={data_path}", "--attack_radii=[0.1]", "--attack_batches=1", "--seeds=2020,2021"]
-    assert cli.main([*words, "--defenses=none", "--rawp_output_dir=cmp"]) == 0
+    assert dispatch.main([*words, "--defenses=none", "--rawp_output_dir=cmp"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\| plain +\| 2 ", out) and "[2/2] NeuMF-toy-none-2021: finished" in out
     assert "report:  cmp/report.md" in out
-    assert cli.main(["compare", "--resume=cmp"]) == 0 and "finished before" in capsys.readouterr().out
-    monkeypatch.setattr(quick_start, "continue_run", lambda folder: 1 / 0)
-    assert cli.main([*words, "--defenses=none", "--rawp_output_dir=broken"]) == 1
+    assert dispatch.main(["compare", "--resume=cmp"]) == 0 and "finished before" in capsys.readouterr().out
+    monkeypatch.setattr(pipeline, "continue_run", lambda folder: 1 / 0)
+    assert dispatch.main([*words, "--defenses=none", "--rawp_output_dir=broken"]) == 1
     err = capsys.readouterr().err
     assert err == "recbole-rawp: 2 runs failed: NeuMF-toy-none-2020, NeuMF-toy-none-2021\n"
 
@@ -315,9 +324,9 @@ def test_bad_input_is_one_line_and_status_2_before_any_training(words, message, 
         raise OSError("download denied")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    monkeypatch.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("recbole_rawp.training.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
     Path("own.yaml").write_text("topk: [5, 10]\n")
-    status = cli.main([*LINE, f"--data_path={data_path}", *words])
+    status = dispatch.main([*LINE, f"--data_path={data_path}", *words])
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if line.startswith("recbole-rawp: ")]
     assert status == 2 and len(lines) == 1 and message in lines[0], captured.err
@@ -325,5 +334,5 @@ def test_bad_input_is_one_line_and_status_2_before_any_training(words, message, 
 
 
 def test_seeds_are_of_compare_alone(capsys):
-    assert cli.main(["train", "-m", "NeuMF", "-d", "toy", "--seeds=3"]) == 2
+    assert dispatch.main(["train", "-m", "NeuMF", "-d", "toy", "--seeds=3"]) == 2
     assert "--seeds: goes with compare, not with train" in capsys.readouterr().err

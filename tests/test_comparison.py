@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_rawp import comparison, outcomes
-from recbole_rawp.compare import described, failure, read_rows
-from recbole_rawp.grid import Cell
+from recbole_rawp.jobs.comparison.compare import described, failure, read_rows
+from recbole_rawp.jobs.comparison.grid import Cell
+from recbole_rawp.report.comparison import run_rows, summary
 from tests.test_report import cells_of, measured, users_of, written
 
 NAN = math.nan
@@ -22,7 +22,7 @@ def finished(defense, seed, values, *, model="M", dataset="D", attacks=("fgsm",)
     row = measured(model, ("none",), attacks[:1], seed=seed)[0] | {"dataset": dataset, "defense": defense}
     records = [row | {"attack": a, "radius": r, "value": v} for a in attacks for r, v in values.items()]
     written(Path(cell.name), records, users={"global": users_of(records)})
-    return described(cell) | outcomes.measure(Path(cell.name)) | {"status": comparison.FINISHED, "seconds": 1.0}
+    return described(cell) | run_rows.measure(Path(cell.name)) | {"status": summary.FINISHED, "seconds": 1.0}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def report():
 
     def write(*rows):
         pd.DataFrame(rows).to_csv("runs.csv", index=False)
-        comparison.write(Path(), list(read_rows(Path()).values()))
+        summary.write(Path(), list(read_rows(Path()).values()))
         return Path("report.md").read_text()
 
     return write
@@ -95,7 +95,7 @@ def test_the_command_that_goes_on_can_be_typed_again():
     home.mkdir()
     for name in ("comparison.yaml", "environment.txt"):
         (home / name).touch()
-    text = comparison.foundations(pd.DataFrame({"status": ["failed"]}), {"run": "x"}, [], home)
+    text = summary.foundations(pd.DataFrame({"status": ["failed"]}), {"run": "x"}, [], home)
     assert "`recbole-rawp compare '--resume=my runs'` tries again" in "".join(text)
 
 

@@ -43,7 +43,7 @@ def test_with_the_defect_recbole_loads_objects_and_others_do_not(monkeypatch):
     assert compat.torch_load_refuses_objects()
     assert "torch.load" in compat.apply()
     assert call_from("recbole.trainer.trainer", torch.load, checkpoint())["config"].seed == 1
-    for other in ("somebody", "recbole_rawp.config", "__main__"):
+    for other in ("somebody", "recbole_rawp.host.config", "__main__"):
         with pytest.raises(RuntimeError, match="objects refused"):
             call_from(other, torch.load, checkpoint())
 

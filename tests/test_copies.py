@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_rawp.ball import normalize
-from recbole_rawp.per_user import copies
-from recbole_rawp.per_user.copies import OneByOne, Vectorized
-from recbole_rawp.per_user.engine import NotSupported, UserBatch
+from recbole_rawp.core.ball import normalize
+from recbole_rawp.threats.adversarial.per_user import copies
+from recbole_rawp.threats.adversarial.per_user.copies import OneByOne, Vectorized
+from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch
 from tests.per_user_models import (
     MODELS,
     USERS,

@@ -9,8 +9,8 @@ from pathlib import Path
 CODE = """
 import sys
 sys.modules.update(dict.fromkeys(["recbole", "ray", "pandas", "yaml", "matplotlib"]))  # importing them fails
-import torch, recbole_rawp.per_user.hooked, recbole_rawp.per_user.choice
-from recbole_rawp import objective, overlay, perturbation, preserve, selection
+import torch, recbole_rawp.threats.adversarial.per_user.hooked, recbole_rawp.threats.adversarial.per_user.choice
+from recbole_rawp.core import objective, overlay, selection
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
 weights = selection.select(model, "hidden")
 loss = objective.Objective(model, weights, objective.Recipe(radius=0.1), omega=dict.fromkeys(weights, 1.0),
@@ -28,7 +28,8 @@ def test_the_core_needs_torch_and_numpy_alone():
 
 def test_importing_everything_of_ours_imports_neither_ray_nor_recboles_quick_start():
     code = (
-        "import sys, recbole_rawp.cli, recbole_rawp.quick_start, recbole_rawp.trainer; recbole_rawp.register()\n"
+        "import sys, recbole_rawp.cli.dispatch, recbole_rawp.jobs.pipeline, recbole_rawp.training.trainer\n"
+        "recbole_rawp.register()\n"
         "print([name for name in ('ray', 'recbole.quick_start') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)

@@ -7,13 +7,15 @@ import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from torch import nn
 
-from recbole_rawp import criticality, losses, preserve
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.prepare import prepare
-from recbole_rawp.selection import modules
-from recbole_rawp.settings import Criticality
-from recbole_rawp.trainer import RAWPTrainer
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.config.settings import Criticality
+from recbole_rawp.core import restoring
+from recbole_rawp.core.selection import modules
+from recbole_rawp.host.batches import fixed_batches, loader_generators
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.training.stage2 import criticality
+from recbole_rawp.training.trainer import RAWPTrainer
 
 
 class TwoLinear(GeneralRecommender):
@@ -89,7 +91,7 @@ def test_each_row_is_projected_ascent_on_that_module_alone_written_in_place(sett
     rows = criticality.rank(trainer, data.train, data.valid, weights=perturbed_weights(model, "hidden"), settings=how)
     assert [row["rise"] for row in rows] == sorted((row["rise"] for row in rows), reverse=True)
     model.eval()
-    batches = losses.fixed_batches(data.train, 2, trainer.device)
+    batches = fixed_batches(data.train, 2, trainer.device)
     clean = trainer.evaluate(data.valid, load_best_model=False)[trainer.valid_metric]
     for row in rows:
         weight = model.get_parameter(row["weights"])
@@ -115,15 +117,15 @@ def test_ranking_leaves_weights_generators_and_state_as_they_were(settings, name
     trainer, data = trained(settings, name)
     trainer.model.train()
     before = {n: value.clone() for n, value in trainer.model.state_dict().items()}
-    generators = [g.get_state() for loader in data[:2] for g in losses.loader_generators(loader)]
-    rng = preserve.rng_state()
+    generators = [g.get_state() for loader in data[:2] for g in loader_generators(loader)]
+    rng = restoring.rng_state()
     weights = perturbed_weights(trainer.model, "hidden")
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=Criticality(0.1, "row", 2, 2))
     assert {n for row in rows for n in row["weights"].split(",")} == set(weights)
     assert all(torch.equal(before[n], value) for n, value in trainer.model.state_dict().items())
-    after = [g.get_state() for loader in data[:2] for g in losses.loader_generators(loader)]
+    after = [g.get_state() for loader in data[:2] for g in loader_generators(loader)]
     assert all(map(torch.equal, generators, after)) and trainer.model.training
-    now = preserve.rng_state()
+    now = restoring.rng_state()
     assert now[0] == rng[0] and torch.equal(now[2], rng[2]) and (now[1][1] == rng[1][1]).all()
 
 

@@ -16,8 +16,8 @@ from recbole.trainer import HyperTuning
 from recbole.utils import get_trainer
 
 import recbole_rawp
-from recbole_rawp import overlay
-from recbole_rawp.ft_trainer import RAWPFTTrainer
+from recbole_rawp.core import overlay
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from tests import zoo
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +64,10 @@ def scores(file):
 @pytest.fixture
 def always_repaired(monkeypatch):
     """Stage 2 keeps whatever it did, so that its end differs from stage 1's."""
-    monkeypatch.setattr("recbole_rawp.judge.Judge.keeps", lambda *_, **__: True)
-    monkeypatch.setattr("recbole_rawp.judge.Judge.better", lambda self, score, than: than is None or score >= 0)
+    monkeypatch.setattr("recbole_rawp.training.stage2.robust_score.Judge.keeps", lambda *_, **__: True)
+    monkeypatch.setattr(
+        "recbole_rawp.training.stage2.robust_score.Judge.better", lambda self, score, than: than is None or score >= 0
+    )
 
 
 ROUTES = {

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_rawp import evaluation, preserve
-from recbole_rawp.attacks import ATTACKS, run
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp.core import restoring
+from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.gradients import total
 from recbole_rawp.errors import InputError
-from recbole_rawp.losses import AttackLoss, fixed_batches
-from recbole_rawp.measurement import habits
-from recbole_rawp.objective import total
-from recbole_rawp.prepare import prepare
-from recbole_rawp.suites import Threat
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.ranking.measurement import habits
+from recbole_rawp.host.training_loss import training_loss
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.threats.adversarial import ATTACKS, run
+from recbole_rawp.threats.adversarial.perturbation import Threat
 from tests.training import made
 
 RADII = (0.0, 0.1, 0.5)
@@ -38,7 +41,7 @@ def threat(**options):
 
 
 def outcome(trainer, data, *threats, batches=2):
-    return evaluation.under_attack(
+    return robustness.under_attack(
         trainer, data.train, data.test, threats=threats, batches=batches, negatives=20, defense="none"
     )
 
@@ -125,7 +128,7 @@ def test_each_attack_on_neumf_in_float64_equals_the_one_written_in_place(granula
     for batch in batches:
         batch["label"] = batch["label"].double()
     weights = perturbed_weights(model, "hidden")
-    loss = AttackLoss(model, batches, weights)
+    loss = AttackLoss(model, training_loss(model), batches, weights)
     bound = loss.ball(0.3, granularity=granularity)
     generator = torch.Generator().manual_seed(5)
     start = ATTACKS[method].start(weights, bound, generator)
@@ -184,10 +187,10 @@ def test_nothing_is_left_behind(name, target, settings):
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     clean = trainer.evaluate(data.test, load_best_model=False)
     trainer.model.train()
-    before_rng = preserve.rng_state()
+    before_rng = restoring.rng_state()
     loader = data.train.generator.get_state()
     expected = torch.rand(1), np.random.rand(), random.random()
-    preserve.set_rng_state(before_rng)
+    restoring.set_rng_state(before_rng)
     records = attacked(trainer, data, target=target)
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
     assert torch.equal(loader, data.train.generator.get_state())
@@ -227,7 +230,7 @@ def test_attacked_batches_are_the_same_on_every_call_also_where_python_draws(set
 def test_a_random_loss_is_the_same_function_on_every_call(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("DiffRec", defense="none")))
     batches = fixed_batches(data.train, 1, trainer.device)
-    loss = AttackLoss(trainer.model, batches, perturbed_weights(trainer.model, "hidden"))
+    loss = AttackLoss(trainer.model, training_loss(trainer.model), batches, perturbed_weights(trainer.model, "hidden"))
     first = loss.value({})
     torch.rand(7), random.random(), np.random.rand()
     assert loss.value({}) == first
@@ -244,7 +247,7 @@ def test_sampled_candidates_are_the_same_at_every_radius(settings):
 def test_records_have_the_schema_and_every_combination_once(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     records = attacked(trainer, data)
-    assert all(tuple(r) == evaluation.SCHEMA for r in records)
+    assert all(tuple(r) == robustness.SCHEMA for r in records)
     keys = [(r["attack"], r["radius"], r["metric"]) for r in records]
     assert len(set(keys)) == len(keys) == 3 * 3 * 6  # attacks x radii x (five metrics and the loss)
     assert {r["split"] for r in records if r["metric"] == "loss"} == {"train"}

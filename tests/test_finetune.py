@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 import recbole_rawp
-from recbole_rawp import evaluation, finetune
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.finetune import ALPHAS
-from recbole_rawp.judge import Judge
-from recbole_rawp.progress import Progress, summary
-from recbole_rawp.repair_report import outcome
-from recbole_rawp.suites import Threat
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.report.sections.stage2 import outcome
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.stage2 import repair
+from recbole_rawp.training.stage2.progress import Progress, summary
+from recbole_rawp.training.stage2.repair import ALPHAS
+from recbole_rawp.training.stage2.robust_score import Judge
 from tests.training import made
 
 
@@ -63,7 +65,7 @@ def test_the_repaired_model_is_the_best_one_with_its_clean_score(settings):
     assert torch.equal(weight, after[name]) and torch.equal(before[name], progress.original[name])
     assert trainer.best_valid_score == pytest.approx(chosen["clean"], abs=1e-4)
     assert trainer.best_valid_score == trainer.best_valid_result[trainer.valid_metric]
-    with finetune.undone(trainer.model, progress):
+    with repair.undone(trainer.model, progress):
         assert torch.equal(weight, before[name])
     assert torch.equal(weight, after[name])
 
@@ -107,13 +109,13 @@ def test_rounds_repair_one_module_after_another_and_top_k_several_at_once(settin
 @pytest.mark.parametrize("learner", ["sgd", "adam", "adamw", "adagrad", "rmsprop"])
 def test_learners_and_the_step_at_half_time(settings, learner, monkeypatch):
     rates = []
-    alone = finetune.alone
+    alone = repair.alone
 
     def spy(trainer, parameters, optimizer, objective):
         rates.append((type(optimizer).__name__.lower(), optimizer.param_groups[0]["lr"]))
         return alone(trainer, parameters, optimizer, objective)
 
-    monkeypatch.setattr(finetune, "alone", spy)
+    monkeypatch.setattr(repair, "alone", spy)
     repaired(settings, "NeuMF", ft_learner=learner, ft_epochs=5, ft_learning_rate=0.1)
     assert [name for name, _ in rates] == [learner] * 5
     assert [rate for _, rate in rates] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
@@ -171,7 +173,7 @@ def test_the_best_robust_score_whose_clean_score_stays_within_the_tolerance(clea
         start_epoch=0, clean=clean(0.0), robust=robust(0.0), before={"weight": before}, best={"weight": tuned}
     )
     judge = Fake(model, lambda a: clean(round(a, 6)), lambda a: robust(round(a, 6)), bigger)
-    finetune.interpolate(model, {"weight": model.weight}, judge, progress)
+    repair.interpolate(model, {"weight": model.weight}, judge, progress)
     assert [row["alpha"] for row in progress.sweep] == list(ALPHAS)
     assert [row["alpha"] for row in progress.sweep if row["chosen"]] == [alpha]
     assert model.weight.item() == pytest.approx(alpha) and progress.changed() == (alpha > 0)
@@ -183,9 +185,9 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", ft_radius=0.3, attack_batches=2, epochs=5))
     trainer, data = made(config)
     trainer.fit(data.train, data.valid, saved=False)
-    weights = recbole_rawp.weights.perturbed_weights(trainer.model, "hidden")
+    weights = perturbed_weights(trainer.model, "hidden")
     fgsm = Threat(("fgsm",), "hidden", "tensor", "relative", "global", "", 1, 1, (0.0, 0.3))
-    records = evaluation.under_attack(
+    records = robustness.under_attack(
         *(trainer, data.train, data.valid), threats=(fgsm,), defense="x", batches=2
     ).records
     found = {r["radius"]: r["value"] for r in records if r["metric"] == trainer.valid_metric}

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recbole_rawp.ball import normalize, random_direction
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.per_user.choice import choose
-from recbole_rawp.per_user.copies import OneByOne
-from recbole_rawp.per_user.engine import NotSupported, UserBatch, cross_entropy
-from recbole_rawp.per_user.hooked import Hooked
-from recbole_rawp.per_user.layers import Ghost
-from recbole_rawp.prepare import prepare
-from recbole_rawp.selection import select
+from recbole_rawp.core.ball import normalize, random_direction
+from recbole_rawp.core.selection import select
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.threats.adversarial.per_user.choice import choose
+from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
+from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch, cross_entropy
+from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
+from recbole_rawp.threats.adversarial.per_user.layers import Ghost
 from tests.oracle_per_user import row_norms
 from tests.per_user_models import (
     MODELS,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recbole_rawp.per_user.copies import OneByOne
-from recbole_rawp.per_user.engine import NotSupported
-from recbole_rawp.per_user.hooked import Hooked
-from recbole_rawp.per_user.hooked_activations import HookedActivations
-from recbole_rawp.perturbation import ascend
+from recbole_rawp.core.ascent import ascend
+from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
+from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
+from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
+from recbole_rawp.threats.adversarial.per_user.hooked_activations import HookedActivations
 from tests.per_user_models import USERS, N, Twice, TwoTower, attack_on, near, seeded
 
 

@@ -8,11 +8,11 @@ from recbole.data.interaction import Interaction
 from torch import nn
 from torch.nn import functional as F
 
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.logits import ends_in_sigmoid, predict_logits, ranked_by_logits
-from recbole_rawp.overlay import overlay
-from recbole_rawp.prepare import prepare
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.core.overlay import overlay
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.ranking.logits import ends_in_sigmoid, predict_logits, ranked_by_logits
+from recbole_rawp.host.weights import perturbed_weights
 
 X = torch.linspace(-2, 2, 12).reshape(6, 2)
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp import attack_checkpoint, objective
-from recbole_rawp.objective import Objective, Recipe
-from recbole_rawp.selection import select
+from recbole_rawp import attack_checkpoint
+from recbole_rawp.core import gradients, objective
+from recbole_rawp.core.objective import Objective, Recipe
+from recbole_rawp.core.selection import select
 from tests.training import QUICK, run, same, stage_1
 
 
@@ -101,9 +102,9 @@ def test_in_fp16_the_ascent_scales_the_loss_against_underflow_and_overflow(size,
     with torch.autocast("cpu", dtype=torch.float16):
         with torch.autograd.set_detect_anomaly(False):
             naive = torch.autograd.grad(
-                loss() * (objective.SCALES[0] if lost == "overflow" else 1), [*weights.values()]
+                loss() * (gradients.SCALES[0] if lost == "overflow" else 1), [*weights.values()]
             )
-        monkeypatch.setattr(objective, "low_precision", lambda: True)
+        monkeypatch.setattr(gradients, "low_precision", lambda: True)
         with torch.autograd.set_detect_anomaly(True):  # as RecBole's SINE leaves it, and the sequential models with it
             found = objective.gradients(loss(), weights)
     assert not all(g.isfinite().all() and g.any() for g in naive)
@@ -126,7 +127,7 @@ def test_fp16_with_a_scaler_of_the_gradients(settings, zero, passes, monkeypatch
             return super().step(optimizer)
 
     monkeypatch.setattr("recbole.trainer.trainer.amp.GradScaler", Scaler)
-    monkeypatch.setattr(objective, "low_precision", lambda: True)
+    monkeypatch.setattr(gradients, "low_precision", lambda: True)
     fast = {"enable_amp": True, "rawp_radius": 0.5, "rawp_clean_weight": 0.0}
     before = torch.get_autocast_dtype("cpu")
     torch.set_autocast_dtype("cpu", torch.float16)

@@ -12,14 +12,14 @@ from recbole.utils import get_trainer
 from torch import nn
 
 from recbole_rawp import run_recbole_rawp
-from recbole_rawp.activations import watched
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp.config.settings import training
+from recbole_rawp.core.hooks import watched
 from recbole_rawp.errors import InputError
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.weights import chosen_weights, hidden_layers, perturbed_weights
 from recbole_rawp.model.mlp import MLP
 from recbole_rawp.model.sparse_linear import SparseLinear
-from recbole_rawp.prepare import prepare
-from recbole_rawp.settings import training
-from recbole_rawp.weights import chosen_weights, hidden_layers, perturbed_weights
 
 SIZES = [16, 8, 4]
 

@@ -21,17 +21,19 @@ import recbole.model
 import torch
 from recbole.utils import get_trainer
 
-from recbole_rawp import checks, evaluation, finetune, objective, preserve
-from recbole_rawp.candidates import draw, frozen, sampled_loader
-from recbole_rawp.config import CLASS, NO_GRADIENT, RAWPConfig
+from recbole_rawp.core import objective, restoring
+from recbole_rawp.core.overlay import CACHES, clear_caches
+from recbole_rawp.core.selection import modules
 from recbole_rawp.errors import InputError
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.overlay import CACHES, clear_caches
-from recbole_rawp.prepare import Data
-from recbole_rawp.resume import optimizers_of
-from recbole_rawp.selection import modules
-from recbole_rawp.suites import Threat
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.evaluation import checks, robustness
+from recbole_rawp.host.config import CLASS, NO_GRADIENT, RAWPConfig
+from recbole_rawp.host.preparation import Data
+from recbole_rawp.host.ranking.candidates import draw, frozen, sampled_loader
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.resume import optimizers_of
+from recbole_rawp.training.stage2 import repair
 from tests import zoo
 from tests.training import made
 
@@ -196,8 +198,8 @@ class Repaired:
         self.tuned: list[SimpleNamespace] = []
         self.stage_1: State = {}
         patch.setattr(objective, "shifted_loss", self.watch_shift(objective.shifted_loss))
-        patch.setattr(finetune, "ALPHAS", (0.0, 0.5, 1.0))  # the others cost time and show nothing here
-        patch.setattr(finetune, "tune", self.watch_tune(finetune.tune))
+        patch.setattr(repair, "ALPHAS", (0.0, 0.5, 1.0))  # the others cost time and show nothing here
+        patch.setattr(repair, "tune", self.watch_tune(repair.tune))
         patch.setattr(self.trainer, "_load_best", self.watch_end(self.trainer._load_best))
         self.trainer.fit(self.data.train, self.data.valid)
 
@@ -331,7 +333,7 @@ def attributes(model: torch.nn.Module) -> dict[str, Any]:
 
 def next_numbers() -> tuple[float, float, float]:
     """Return what the generators would draw next."""
-    with preserve.rng():
+    with restoring.rng():
         return random.random(), np.random.rand(), float(torch.rand(()))
 
 
@@ -342,12 +344,12 @@ def the_attack_moves_the_loss_and_leaves_no_trace(runs: Runs) -> None:
         seed(7)
     before, loose, numbers = weights_of(trainer.model), attributes(trainer.model), next_numbers()
     threat = Threat(("random", "fgsm"), runs.case.target, "tensor", "relative", "global", "", 1, 1, (0.0, 0.1))
-    outcome = evaluation.under_attack(
+    outcome = robustness.under_attack(
         trainer, data.train, data.test, threats=(threat,), batches=2, defense="rawp_ft", negatives=20
     )
     assert not different(before, weights_of(trainer.model)) and attributes(trainer.model) == loose
     assert next_numbers() == numbers
-    loss = {(r["attack"], r["radius"]): r["value"] for r in outcome.records if r["metric"] == evaluation.LOSS}
+    loss = {(r["attack"], r["radius"]): r["value"] for r in outcome.records if r["metric"] == robustness.LOSS}
     assert loss["fgsm", 0.1] != loss["fgsm", 0.0] == loss["random", 0.0]
     verdicts = {check.name: check for check in checks.verify(outcome, None, decimals=4)}
     finite = all(math.isfinite(record["value"]) for record in outcome.records)
@@ -366,7 +368,7 @@ def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
     try:
         loader = sampled_loader(trainer.config, data.test, 10)
         drawn = draw(loader, 1)
-        outcome = evaluation.under_attack(
+        outcome = robustness.under_attack(
             trainer, data.train, loader, threats=(threat,), batches=1, defense="rawp_ft", candidates=drawn
         )
     except InputError as error:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.losses import fixed_batches
-from recbole_rawp.objective import Objective, Recipe, combine, total
-from recbole_rawp.prepare import prepare
-from recbole_rawp.selection import select
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.core.gradients import combine, total
+from recbole_rawp.core.objective import Objective, Recipe
+from recbole_rawp.core.selection import select
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.weights import perturbed_weights
 from tests import oracle
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.overlay import overlay
+from recbole_rawp.core.overlay import overlay
 
 
 class Tied(nn.Module):

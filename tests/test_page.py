@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from recbole_rawp import page
-from recbole_rawp.tables import markdown
+from recbole_rawp.report import html_page
+from recbole_rawp.report.tables import markdown
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -55,7 +55,7 @@ def html(tmp_path):
         "```yaml\na: <1>\n\nb: **2**\n```",
         "- one\n- `two`",
     ]
-    return page.render("M <on> D", parts, tmp_path)
+    return html_page.render("M <on> D", parts, tmp_path)
 
 
 def test_the_page_is_well_formed_and_has_title_language_and_viewport(html):
@@ -82,7 +82,7 @@ def test_pictures_are_embedded_with_their_words_as_svg_where_there_is_one(html, 
 
 def test_a_picture_of_weights_that_a_pattern_names_is_embedded(tmp_path):
     (tmp_path / "curve.png").write_bytes(PIXEL)
-    html = page.render("t", ["# t", "![NDCG@10: mlp.[01].*, row by row](curve.png)"], tmp_path)
+    html = html_page.render("t", ["# t", "![NDCG@10: mlp.[01].*, row by row](curve.png)"], tmp_path)
     assert [image["alt"] for image in Outline(html).of("img")] == ["NDCG@10: mlp.[01].*, row by row"]
 
 
@@ -104,7 +104,7 @@ def test_tables_scroll_have_headers_and_show_failures(html):
 
 def test_a_bar_in_a_name_ends_no_cell(tmp_path):
     written = markdown([["a|b", "0.5"], [r"c\d", "0.4"]], ["data|set", "score"])
-    html = page.render("T", ["# T", written], tmp_path)
+    html = html_page.render("T", ["# T", written], tmp_path)
     assert re.findall("<t[hd](?: [^>]*)?>(.*?)</t[hd]>", html) == ["data|set", "score", "a|b", "0.5", r"c\d", "0.4"]
 
 
@@ -116,5 +116,5 @@ def test_every_chapter_is_linked(html):
 
 
 def test_a_warning_stands_out(tmp_path):
-    text = page.render("t", ["# t", "**Do not trust these numbers: 1 self-check failed**"], tmp_path)
+    text = html_page.render("t", ["# t", "**Do not trust these numbers: 1 self-check failed**"], tmp_path)
     assert re.search(r'<p class="warning"><strong>Do not trust', text)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recbole_rawp import candidates as ranking
-from recbole_rawp import checks
-from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.per_user import batch, choice
-from recbole_rawp.per_user import scope as users_scope
-from recbole_rawp.per_user.batch import along
-from recbole_rawp.per_user.hooked import Hooked
-from recbole_rawp.per_user.scope import rectangle
-from recbole_rawp.weights import perturbed_weights
+from recbole_rawp.evaluation import checks
+from recbole_rawp.evaluation import each_user as users_scope
+from recbole_rawp.evaluation.each_user import rectangle
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.ranking import candidates as ranking
+from recbole_rawp.host.weights import perturbed_weights
+from recbole_rawp.threats.adversarial.per_user import batch, choice
+from recbole_rawp.threats.adversarial.per_user.batch import along
+from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
 from tests.per_user_models import TwoTower, attack_on, near, seeded
 from tests.test_evaluation import outcome, threat, trained, values
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from recbole_rawp import ball
-from recbole_rawp.perturbation import AdamMoments, ascend
+from recbole_rawp.core import ball
+from recbole_rawp.core.ascent import AdamMoments, ascend
 
 W = torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
 G = torch.tensor([[1.0, -2.0], [0.5, 0.0]], dtype=torch.float64)

@@ -9,9 +9,9 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import Trainer
 
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.pieces import in_pieces
-from recbole_rawp.prepare import prepare
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.ranking.item_chunks import in_pieces
 
 SEQUENTIAL = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 RANKING = {"metrics": ["Hit", "NDCG"], "valid_metric": "NDCG@10", "topk": [10]}

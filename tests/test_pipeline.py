@@ -15,10 +15,12 @@ import torch
 import yaml
 from recbole.quick_start import load_data_and_model, run_recbole
 
-from recbole_rawp import continue_run, evaluation, output, quick_start, run_recbole_rawp
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp import continue_run, run_recbole_rawp
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare, start_log
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare, start_log
+from recbole_rawp.jobs import output_folder, pipeline
 
 FILES = {
     ".lock",
@@ -59,7 +61,7 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     assert first["records"] == second["records"]
     with open("first/records.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == evaluation.SCHEMA
+    assert tuple(rows[0]) == robustness.SCHEMA
     assert [float(row["value"]) for row in rows] == [r["value"] for r in first["records"]]
     report = Path("first/report.md").read_text()
     assert first["table"] in report and "](robustness.png)" in report and "radius 0 equals" in report
@@ -81,7 +83,7 @@ def test_the_baseline_joins_table_picture_and_records(settings):
 
 
 def test_bad_patterns_are_found_before_the_baseline_trains(settings, monkeypatch):
-    monkeypatch.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("recbole_rawp.training.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
     for wrong in ({"rawp_layer_weights": {"foo*": 2}}, {"rawp_target": "mpl*", "attack_target": "hidden"}):
         with pytest.raises(InputError, match=rf"^{next(iter(wrong))}: pattern '.*' matches no weight of NeuMF"):
             run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="out", **wrong), baseline=True)
@@ -91,7 +93,7 @@ def test_bad_patterns_are_found_before_the_baseline_trains(settings, monkeypatch
 def test_a_warm_up_that_leaves_nothing_to_harden_is_refused_where_something_was_to_be(settings, monkeypatch):
     warm = quick(settings, rawp_output_dir="out", rawp_warmup_epochs=2, epochs=2)
     with monkeypatch.context() as patched:
-        patched.setattr("recbole_rawp.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
+        patched.setattr("recbole_rawp.training.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
         for radius in (0.1, "auto"):
             with pytest.raises(InputError, match="^rawp_warmup_epochs: 2 of 2 epochs, .*leave no hardened"):
                 run_recbole_rawp(config_dict={**warm, "rawp_radius": radius}, baseline=True)
@@ -139,27 +141,27 @@ def test_many_runs_in_one_process_do_not_wrap_the_output_ever_deeper(settings):
 
 def test_two_rivals_never_get_one_folder():
     with ThreadPoolExecutor(8) as pool:
-        given = list(pool.map(lambda _: output.reserve(None, "M", "D", "rawp", environment="e"), range(24)))
+        given = list(pool.map(lambda _: output_folder.reserve(None, "M", "D", "rawp", environment="e"), range(24)))
     assert len(set(given)) == 24
-    output.reserve("named", "M", "D", "rawp", environment="e")
+    output_folder.reserve("named", "M", "D", "rawp", environment="e")
     with pytest.raises(InputError, match="in use"):
-        output.reserve("named", "M", "D", "rawp", environment="e")
+        output_folder.reserve("named", "M", "D", "rawp", environment="e")
 
 
 def test_a_folder_in_which_another_process_is_at_work_is_left_alone(settings, monkeypatch):
     refused = pytest.raises(InputError, match=r"^rawp_output_dir: another process is at work in 'out'\. Wait")
-    fit = quick_start.fit
+    fit = pipeline.fit
 
     def begun(*args):
-        with refused, output.held(Path("out")):
+        with refused, output_folder.held(Path("out")):
             pass
         return fit(*args)
 
-    monkeypatch.setattr(quick_start, "fit", begun)
+    monkeypatch.setattr(pipeline, "fit", begun)
     run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="out"))
     script = """if True:
         import pathlib, time
-        from recbole_rawp import output
+        from recbole_rawp.jobs import output_folder as output
         with output.held(pathlib.Path("out")):
             print(flush=True)
             time.sleep(99)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp import preserve
+from recbole_rawp.core import restoring
 
 
 class Stateful(nn.Module):
@@ -22,7 +22,7 @@ class Stateful(nn.Module):
         self.history = torch.zeros(4)
         self.alias = self.history
         self.pairs = np.arange(5)
-        self.large = torch.zeros(preserve.CLONE_LIMIT + 1)
+        self.large = torch.zeros(restoring.CLONE_LIMIT + 1)
 
     def forward(self, x):
         self.update += 1
@@ -40,7 +40,7 @@ def test_generators_go_on_as_if_nothing_had_been_drawn():
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     expected = numbers()
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
-    with pytest.raises(ZeroDivisionError), preserve.rng():
+    with pytest.raises(ZeroDivisionError), restoring.rng():
         numbers()
         raise ZeroDivisionError
     assert numbers() == expected
@@ -49,7 +49,7 @@ def test_generators_go_on_as_if_nothing_had_been_drawn():
 def test_state_returns_after_an_error_and_aliases_stay_aliases():
     model, x = Stateful(), torch.randn(5, 3)
     objects = dict(model.norm._buffers), dict(model.__dict__)
-    with pytest.raises(ZeroDivisionError), preserve.state(model):
+    with pytest.raises(ZeroDivisionError), restoring.state(model):
         model(x)
         assert model.update == 1 and model.history[0] == 1 and model.alias is model.history
         raise ZeroDivisionError
@@ -62,12 +62,12 @@ def test_state_returns_after_an_error_and_aliases_stay_aliases():
 def test_a_graph_that_saved_batchnorm_statistics_survives():
     model, x = Stateful(), torch.randn(5, 3, requires_grad=True)
     loss = model(x).square().sum()
-    with preserve.state(model):
+    with restoring.state(model):
         model(x)
     loss.backward()
 
 
 def test_large_state_changed_in_place_is_an_error_not_a_silent_leak():
     model = Stateful()
-    with pytest.raises(RuntimeError, match="Stateful.large changed in place"), preserve.state(model):
+    with pytest.raises(RuntimeError, match="Stateful.large changed in place"), restoring.state(model):
         model.large[0] = 1

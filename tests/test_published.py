@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.prepare import prepare
-from recbole_rawp.settings import attack
+from recbole_rawp.config.settings import attack
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
 from tests.conftest import TOY
 
 ROOT = Path(__file__).parent.parent

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from recbole_rawp import checkpoint, objective_function, radius_steps, register, resume
-from recbole_rawp import settings as options
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp import objective_function, register
+from recbole_rawp.config import settings as options
 from recbole_rawp.errors import InputError
-from recbole_rawp.quick_start import harden_checkpoint
-from recbole_rawp.radius_search import FINE, RadiusSearch, confirmed, smoothed
-from recbole_rawp.registration import unregister
+from recbole_rawp.host import checkpoint
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.jobs.pipeline import harden_checkpoint
+from recbole_rawp.training import resume
+from recbole_rawp.training.radius import searching
+from recbole_rawp.training.radius.search import FINE, RadiusSearch, confirmed, smoothed
+from recbole_rawp.training.registration import unregister
 from tests.training import made, same
 
 PLAIN = [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
@@ -268,7 +271,7 @@ def test_the_plain_model_that_is_the_measure_is_recboles_bit_for_bit(name, setti
 @pytest.mark.parametrize("name", ["NeuMF", "DCN", "MultiVAE", "DiffRec", "RecVAE"])
 def test_the_search_begins_where_the_plain_training_began(name, settings, monkeypatch):
     """With delta * 0 and an endless budget the search is the plain training once more, state outside weights too."""
-    from recbole_rawp import objective
+    from recbole_rawp.core import objective
 
     ascend = objective.ascend
     monkeypatch.setattr(objective, "ascend", lambda *a, **k: {n: d * 0 for n, d in ascend(*a, **k).items()})
@@ -283,7 +286,7 @@ def test_an_endless_budget_ends_at_the_largest_radius(settings):
 
 
 def test_two_refused_validations_put_weights_and_optimizer_back_and_one_does_not(settings, monkeypatch):
-    states, decide, before = [], RadiusSearch.decide, radius_steps._decide
+    states, decide, before = [], RadiusSearch.decide, searching._decide
 
     def every_third(self, epoch, score):
         return decide(self, epoch, 1.0 if epoch % 3 == 0 else -1.0)
@@ -293,7 +296,7 @@ def test_two_refused_validations_put_weights_and_optimizer_back_and_one_does_not
         states.append(copy.deepcopy(resume.trained(trainer, trainer.outside)))
 
     monkeypatch.setattr(RadiusSearch, "decide", every_third)
-    monkeypatch.setattr(radius_steps, "_decide", watched)
+    monkeypatch.setattr(searching, "_decide", watched)
     trainer, _ = fit(config_of(settings))
     assert [row["passed"] for row in trainer.search.path] == [True, False, False] * 2
     for kept, waiting, refused in (states[:3], states[3:]):
@@ -305,13 +308,13 @@ def test_two_refused_validations_put_weights_and_optimizer_back_and_one_does_not
 
 @pytest.mark.parametrize("warm_up", [0, 1])
 def test_what_begins_anew_has_the_weights_and_the_optimizer_of_the_start(warm_up, settings, monkeypatch):
-    states, before = [], radius_steps._decide
+    states, before = [], searching._decide
 
     def watched(trainer, *args):
         before(trainer, *args)
         states.append(copy.deepcopy(resume.trained(trainer, trainer.outside)) | {"waited": trainer.cur_step})
 
-    monkeypatch.setattr(radius_steps, "_decide", watched)
+    monkeypatch.setattr(searching, "_decide", watched)
     monkeypatch.setattr(RadiusSearch, "gives_up", lambda self, impatient: len(states) == 3)
     trainer, _ = fit(config_of(settings, rawp_warmup_epochs=warm_up, rawp_clean_budget=0.9))
     start = trainer.search.start if warm_up == 0 else states[0]

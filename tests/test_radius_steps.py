@@ -9,23 +9,19 @@ import torch
 from recbole.trainer.trainer import Trainer
 from recbole.utils import get_trainer
 
-from recbole_rawp import (
-    checkpoint,
-    finetune,
-    objective,
-    objective_function,
-    radius_steps,
-    register,
-    resume,
-    run_recbole_rawp,
-)
+from recbole_rawp import objective_function, register, run_recbole_rawp
+from recbole_rawp.config.settings import START, fine_tuning
+from recbole_rawp.core import objective
 from recbole_rawp.errors import InputError
-from recbole_rawp.prepare import prepare
-from recbole_rawp.quick_start import harden_checkpoint
-from recbole_rawp.radius_search import RadiusSearch
-from recbole_rawp.registration import robustify, unregister
-from recbole_rawp.settings import START, fine_tuning
-from recbole_rawp.weights import chosen_weights
+from recbole_rawp.host import checkpoint
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.weights import chosen_weights
+from recbole_rawp.jobs.pipeline import harden_checkpoint
+from recbole_rawp.training import resume
+from recbole_rawp.training.radius import searching
+from recbole_rawp.training.radius.search import RadiusSearch
+from recbole_rawp.training.registration import robustify, unregister
+from recbole_rawp.training.stage2 import repair
 from tests.test_radius_search import config_of, fit
 from tests.training import made, same
 
@@ -67,7 +63,7 @@ def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, m
     begun = []
     monkeypatch.setattr(RadiusSearch, "decide", first)
     monkeypatch.setattr(
-        finetune, "repair", lambda trainer, *_, **__: begun.append(resume.copied(trainer.model.state_dict()))
+        repair, "repair", lambda trainer, *_, **__: begun.append(resume.copied(trainer.model.state_dict()))
     )
     for saved, folder in ((False, "none"), (True, "files")):
         trainer, scores = fit(config_of(settings, defense="rawp_ft", checkpoint_dir=folder), saved=saved)
@@ -153,7 +149,7 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
 
 
 def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
-    drawn, states, before = [], [], radius_steps._decide
+    drawn, states, before = [], [], searching._decide
 
     def draw_mask(names, *_):
         drawn.append(1)  # the first draw is the constructor's: the fourth epoch is plain
@@ -164,7 +160,7 @@ def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
         before(trainer, *args)
 
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
-    monkeypatch.setattr(radius_steps, "_decide", watched)
+    monkeypatch.setattr(searching, "_decide", watched)
     scored(monkeypatch, [*[0.5] * 5, 0.5, 0.5, 0.1, 0.12, 0.13])
     trainer, _ = fit(config_of(settings, epochs=5, rawp_mask_every="epoch"))
     found = trainer.search
@@ -179,7 +175,7 @@ def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
     def left(plain, score):
         search = RadiusSearch(0.1, bigger, 1.0, plain=[plain, plain])
         search.path.append({"radius": 0.2, "score": score, "confirmed": score, "chosen": True})
-        return radius_steps.with_found(ft, search, {"ft_radius": None}).clean_tolerance
+        return searching.with_found(ft, search, {"ft_radius": None}).clean_tolerance
 
     assert ft.clean_tolerance == 0.985
     assert left(0.5, 0.451 if bigger else 0.554) == pytest.approx(0.45 / 0.451 if bigger else 0.554 / (0.5 / 0.9))
@@ -201,7 +197,7 @@ def test_an_absolute_radius_is_no_larger_than_the_weights(defense, settings):
         "asam": len(everything) ** 0.5,
         "apr": max(weight.detach().norm(dim=1).max() for weight in weights.values()),
     }
-    assert radius_steps.size(trainer) == pytest.approx(float(sizes[defense]))
+    assert searching.size(trainer) == pytest.approx(float(sizes[defense]))
 
 
 def test_without_that_bound_the_radius_would_grow_until_the_loss_is_nan(settings, monkeypatch):
@@ -209,7 +205,7 @@ def test_without_that_bound_the_radius_would_grow_until_the_loss_is_nan(settings
     trainer, _ = fit(config_of(settings, **options))
     radii = [row["radius"] for row in trainer.search.path]
     assert len(radii) == 24 and max(radii) == trainer.search.largest < 100
-    monkeypatch.setattr(radius_steps, "size", lambda trainer: float("inf"))
+    monkeypatch.setattr(searching, "size", lambda trainer: float("inf"))
     with pytest.raises(ValueError, match="Training loss is nan"):
         fit(config_of(settings, **options | {"epochs": 40}))
 
@@ -251,18 +247,18 @@ def test_several_processes_and_hardened_pretraining_are_refused(settings):
     trainer, data = made(config_of(settings))
     trainer.config["single_spec"] = False
     with pytest.raises(InputError, match="^nproc: "):
-        radius_steps.check_searchable(trainer.config, trainer.model, data.valid)
+        searching.check_searchable(trainer.config, trainer.model, data.valid)
     config = config_of(settings, rawp_pretraining=True)
     data, model = prepare(config)
     model.train_stage = "pretrain"
     for refused in (
-        lambda: radius_steps.check_searchable(config, model, data.valid),
+        lambda: searching.check_searchable(config, model, data.valid),
         lambda: robustify(get_trainer(config["MODEL_TYPE"], "NeuMF"))(config, model),
     ):
         with pytest.raises(InputError, match="^rawp_radius: auto goes by valid scores, and pretraining has none"):
             refused()
     config["rawp_pretraining"] = False
-    radius_steps.check_searchable(config, model, None)
+    searching.check_searchable(config, model, None)
 
 
 def test_a_budget_that_nothing_keeps_is_one_line_and_leaves_the_plain_model(settings, monkeypatch):

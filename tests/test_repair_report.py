@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import repair_report
-from recbole_rawp.objective import Recipe
-from recbole_rawp.progress import Progress, summary
-from recbole_rawp.settings import Criticality, FineTuning
+from recbole_rawp.config.settings import Criticality, FineTuning
+from recbole_rawp.core.objective import Recipe
+from recbole_rawp.report.sections import stage2
+from recbole_rawp.training.stage2.progress import Progress, summary
 
 
 def row(module, rise, repaired, round_=0):
@@ -52,7 +52,7 @@ def test_the_parts_name_the_module_the_choice_and_the_cost(rounds):
         progress.ranking += [row(*name, number) for name in names]
         progress.sweep += sweep((1.0, 0.0)[number], number)
         progress.epochs += [{"round": number, "epoch": 0, "loss": 1.0, "robust": 0.15}]
-    text = "\n".join(repair_report.sections(trainer(progress), Path(".")))
+    text = "\n".join(stage2.sections(trainer(progress), Path(".")))
     assert "| predict  | 12" in text.replace("| 1       ", "") and "20.0%" in text and "drop of NDCG@10" in text
     assert "Repaired `predict`. **alpha = 1: clean NDCG@10 0.2000 -> 0.1900, robust 0.1000 -> 0.1500.**" in text
     assert ("alpha = 0: no gain" in text) == (rounds == 2)
@@ -71,12 +71,12 @@ def test_an_absolute_radius_is_no_share_of_the_norm():
     progress.epochs = [{"round": 0, "epoch": 0, "loss": 1.0, "robust": 0.15}]
     own = trainer(progress)
     own.fine_tuning = replace(own.fine_tuning, recipe=Recipe(0.3, relative=False))
-    text = "\n".join(repair_report.sections(own, Path(".")))
+    text = "\n".join(stage2.sections(own, Path(".")))
     assert "moves every ranked weight by 0.3 in L2 norm. Chosen" in text
 
 
 def test_without_stage_2_there_are_no_parts_and_no_files():
-    assert repair_report.sections(trainer(None), Path(".")) == [] and not list(Path(".").iterdir())
+    assert stage2.sections(trainer(None), Path(".")) == [] and not list(Path(".").iterdir())
 
 
 @pytest.mark.parametrize(("robust", "clean", "blind"), [(0.0, 0.6, True), (0.04, 0.6, False), (0.9, 0.5, False)])
@@ -84,5 +84,5 @@ def test_where_the_attack_leaves_nothing_the_report_and_the_lines_say_so(robust,
     """The last is LogLoss, which grows under attack."""
     rows = [{"round": 0, "alpha": a, "clean": clean, "robust": robust, "chosen": a == 0} for a in (0.0, 0.1)]
     progress = Progress(start_epoch=3, round=1, ranking=[row("predict", 0.1, True)], sweep=rows)
-    for text in (repair_report.outcome(progress, "NDCG@10"), *summary(progress, "ndcg@10")):
+    for text in (stage2.outcome(progress, "NDCG@10"), *summary(progress, "ndcg@10")):
         assert ("leaves less than 5% of the clean score" in text and "ft_radius" in text) == blind

@@ -11,12 +11,15 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp import curves, output, pictures, report, runs, tables, user_report
-from recbole_rawp.checks import Check
+from recbole_rawp import files
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation import SCHEMA
-from recbole_rawp.side_by_side import merge
-from recbole_rawp.users import Users
+from recbole_rawp.evaluation.checks import Check
+from recbole_rawp.evaluation.robustness import SCHEMA
+from recbole_rawp.evaluation.users import Users
+from recbole_rawp.jobs import report as job_report
+from recbole_rawp.report import curves, pictures, report, run_files, tables
+from recbole_rawp.report.comparison.merging import merge
+from recbole_rawp.report.sections import per_user
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        output.whole(path, broken)
+        files.whole(path, broken)
     assert path.read_text() == "old"
 
 
@@ -329,7 +332,7 @@ def test_users_are_sliced_by_activity_and_popularity(tmp_path):
 
 def test_a_user_whose_score_is_nan_in_one_seed_has_no_mean():
     cells = pd.DataFrame([{"defense": "none", "attack": "fgsm", "radius": 0.1, "seed": seed} for seed in (1, 2)])
-    (row,) = user_report.by_cell(np.array([[0.2, 0.4], [np.nan, 0.6]]), cells).to_numpy()
+    (row,) = per_user.by_cell(np.array([[0.2, 0.4], [np.nan, 0.6]]), cells).to_numpy()
     np.testing.assert_allclose(row, [np.nan, 0.5])
 
 
@@ -371,7 +374,7 @@ def test_two_runs_stand_side_by_side(tmp_path):
             settings={"rawp_radius": factor, "epochs": 5},
             notes=["skipped: activations"],
         )
-    result = report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
+    result = job_report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
     rows = cells_of(result["table"])
     assert [row[0] for row in rows[1:]] == ["A: plain"] * 2 + ["A: rawp"] * 2 + ["B: plain"] * 2 + ["B: rawp"] * 2
     text = (tmp_path / "both/report.md").read_text()
@@ -385,8 +388,8 @@ def test_two_runs_stand_side_by_side(tmp_path):
 def test_a_combined_report_can_be_combined_again(tmp_path):
     for model in "ABC":
         written(tmp_path / model, measured(model), users={"global": users_of(measured(model))})
-    report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "AB"))
-    result = report.combine([str(tmp_path / "AB"), str(tmp_path / "C")], str(tmp_path / "ABC"))
+    job_report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "AB"))
+    result = job_report.combine([str(tmp_path / "AB"), str(tmp_path / "C")], str(tmp_path / "ABC"))
     assert {row["model"] for row in result["records"]} == {"A", "B", "C"} and len(result["checks"]) == 6
 
 
@@ -395,7 +398,7 @@ def test_one_model_measured_differently_twice_is_told_apart_by_folder_and_the_sa
     for name, factor in (("x", 1.0), ("y", 2.0)):
         records = baseline + measured(defenses=("rawp",), factor=factor)
         written(tmp_path / name, records, users={"global": users_of(records)})
-    result = report.combine([str(tmp_path / "x"), str(tmp_path / "y")], str(tmp_path / "both"))
+    result = job_report.combine([str(tmp_path / "x"), str(tmp_path / "y")], str(tmp_path / "both"))
     rows = cells_of(result["table"])
     assert [row[0] for row in rows[1:]] == ["plain"] * 2 + ["rawp [x]"] * 2 + ["rawp [y]"] * 2
     assert not any(cell == "-" for row in rows for cell in row)
@@ -414,7 +417,7 @@ def test_runs_that_rank_other_items_are_not_put_side_by_side_without_a_word(tmp_
         records = [row | {"defense": name} for row in measured(defenses=("none",))]
         written(tmp_path / name, records, settings={"eval_args": {"mode": mode}})
     alike, other = (
-        report.combine([str(tmp_path / name) for name in names], str(tmp_path / names)) for names in ("xy", "xz")
+        job_report.combine([str(tmp_path / name) for name in names], str(tmp_path / names)) for names in ("xy", "xz")
     )
     assert "Do not trust" not in alike["verdict"]
     assert other["verdict"].startswith(
@@ -429,9 +432,9 @@ def test_runs_that_rank_other_candidates_are_not_put_side_by_side_without_a_word
     for name, item in (("x", 1), ("y", 1), ("z", 2)):
         frame = pd.DataFrame([row | {"defense": name} for row in measured(defenses=("none",))])
         (tmp_path / name).mkdir()
-        runs.save(tmp_path / name, runs.Run(name, frame, [], {}, facts))
+        run_files.save(tmp_path / name, run_files.Run(name, frame, [], {}, facts))
         np.savez(tmp_path / name / "candidates.npz", users=np.array([5]), items=np.array([item]))
-    alike, other = (merge(runs.load_all([str(tmp_path / name) for name in names])) for names in ("xy", "xyz"))
+    alike, other = (merge(run_files.load_all([str(tmp_path / name) for name in names])) for names in ("xy", "xyz"))
     detail = "candidates of M, seed 1: others in x, y than in z"
     assert alike.checks == []
     assert other.checks == [Check("runs on D", "they are measured alike", "failed", detail)]
@@ -440,7 +443,7 @@ def test_runs_that_rank_other_candidates_are_not_put_side_by_side_without_a_word
 def test_several_seeds_of_a_model_are_averaged(tmp_path):
     for seed, factor in ((1, 0.0), (2, 1e9)):
         written(tmp_path / str(seed), measured(defenses=("none",), seed=seed, factor=factor), PASSED[:1])
-    result = report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
+    result = job_report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
     assert cells_of(result["table"])[2] == ["plain", "fgsm", "0.2000", "0.1000 (50%)", "0.1000 (50%)"]
     assert "Means over 2 seeds" in (tmp_path / "both/report.md").read_text()
 
@@ -449,7 +452,7 @@ def test_users_of_other_data_are_compared_among_themselves(tmp_path):
     for model, count in (("A", 30), ("B", 40)):
         records = measured(model)
         written(tmp_path / model, records, users={"global": users_of(records, count=count)})
-    report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
+    job_report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
     text = (tmp_path / "both/report.md").read_text()
     assert "the same 30 users" in text and "the same 40 users" in text and "A: plain -> B: plain" not in text
 
@@ -458,7 +461,7 @@ def test_users_whose_split_each_seed_draws_are_told_apart_by_it(tmp_path):
     for seed in (1, 2):
         records = measured(seed=seed)
         written(tmp_path / str(seed), records, users={"global": users_of(records, count=30 + seed)})
-    report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
+    job_report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
     headings = re.findall(r"### Which users lose\? (.*)", (tmp_path / "both/report.md").read_text())
     assert headings == ["(M on D, seed 1)", "(M on D, seed 2)"]
 
@@ -481,17 +484,17 @@ def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_
         ("other", "mrr@10"),
     ):
         with pytest.raises(InputError, match=reason) as error:
-            report.combine([good, str(tmp_path / name)], str(tmp_path / "both"))
+            job_report.combine([good, str(tmp_path / name)], str(tmp_path / "both"))
         assert name in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(InputError, match="in use"):
-        report.combine([good], str(tmp_path / "good"))
+        job_report.combine([good], str(tmp_path / "good"))
     assert not (tmp_path / "both").exists()
 
 
 def test_two_reports_in_one_second_do_not_collide(tmp_path, monkeypatch):
     written(tmp_path / "run", measured())
     monkeypatch.chdir(tmp_path)
-    folders = {report.combine(["run"])["output_dir"] for _ in range(3)}
+    folders = {job_report.combine(["run"])["output_dir"] for _ in range(3)}
     assert len(folders) == 3 and all(folder.startswith("reports/") for folder in folders)
 
 

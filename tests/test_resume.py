@@ -17,9 +17,11 @@ import yaml
 from recbole.trainer.trainer import Trainer
 from torch import nn
 
-from recbole_rawp import continue_run, judge, resume, run_recbole_rawp
+from recbole_rawp import continue_run, run_recbole_rawp
 from recbole_rawp.errors import InputError
-from recbole_rawp.radius_search import RadiusSearch
+from recbole_rawp.training import resume
+from recbole_rawp.training.radius.search import RadiusSearch
+from recbole_rawp.training.stage2 import robust_score
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,7 +68,7 @@ def kill_at(monkeypatch, moment):
 
     monkeypatch.setattr(Trainer, "_check_nan", counting(Trainer._check_nan))
     monkeypatch.setattr(os, "replace", counting(os.replace))  # a file is written, not yet in its place
-    monkeypatch.setattr(judge, "ranked", counting(judge.ranked))
+    monkeypatch.setattr(robust_score, "ranked", counting(robust_score.ranked))
     return calls
 
 

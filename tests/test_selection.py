@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp import selection
+from recbole_rawp.core import selection
 from recbole_rawp.errors import InputError
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.ball import normalize, random_direction
+from recbole_rawp.core.ball import normalize, random_direction
 from recbole_rawp.model.sparse_linear import Pair, SparseLinear, SparseRows
-from recbole_rawp.per_user import sparse_layers
-from recbole_rawp.per_user.choice import choose
-from recbole_rawp.per_user.engine import NotSupported
-from recbole_rawp.per_user.hooked import Hooked
-from recbole_rawp.per_user.pair_layer import PairLayer
+from recbole_rawp.threats.adversarial.per_user import sparse_layers
+from recbole_rawp.threats.adversarial.per_user.choice import choose
+from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
+from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
+from recbole_rawp.threats.adversarial.per_user.pair_layer import PairLayer
 from tests.per_user_models import ITEMS, USERS, N, attack_on, climbed, near, same, seeded, slow, trace
 
 WEIGHTS = ["pair.user.weight", "pair.item.weight", "pair.merge.weight"]

@@ -10,8 +10,8 @@ import torch
 from scipy.sparse import coo_matrix
 from torch import nn
 
+from recbole_rawp.core.overlay import overlay
 from recbole_rawp.model.sparse_linear import Pair, SparseLinear, SparseRows
-from recbole_rawp.overlay import overlay
 
 HEIGHT, WIDTH, OUT = 9, 14, 5
 

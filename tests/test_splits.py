@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from recbole_rawp import continue_run, run_recbole_rawp
-from recbole_rawp.config import RAWPConfig
 from recbole_rawp.errors import InputError
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.prepare import prepare
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from tests.training import QUICK, fit, run, same, stage_1
 
 SKIPPED = "Stage 2 is skipped: it chooses by valid data, and there are none."

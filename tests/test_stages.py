@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_rawp import attack_checkpoint, checkpoint, run_recbole_rawp
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp import attack_checkpoint, run_recbole_rawp
 from recbole_rawp.errors import InputError
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.prepare import prepare
-from recbole_rawp.stages import STAGED
-from recbole_rawp.steps import check_hardens
+from recbole_rawp.host import checkpoint
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.pretraining import STAGED
+from recbole_rawp.jobs.trainers import check_hardens
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from tests import zoo
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from recbole.model.general_recommender import NCL
 
-from recbole_rawp import InputError, attack_checkpoint, cli, compat, run_recbole_rawp
-from recbole_rawp.config import NEEDS, RAWPConfig
+from recbole_rawp import InputError, attack_checkpoint, compat, run_recbole_rawp
+from recbole_rawp.cli import dispatch
+from recbole_rawp.host.config import NEEDS, RAWPConfig
 from tests import stand_ins
 from tests.test_radius_search import fit as train
 from tests.training import fit
@@ -123,7 +124,7 @@ def test_a_model_whose_package_is_missing_or_broken_is_refused_in_one_line(
 ):
     package, command = NEEDS[model]
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    assert cli.main([f"--model={model}", "--dataset=toy"]) == 2
+    assert dispatch.main([f"--model={model}", "--dataset=toy"]) == 2
     line = f"recbole-rawp: model: {model} needs the package '{package}', which is not installed. Try `{command}`.\n"
     assert capsys.readouterr().err == line
     monkeypatch.delitem(sys.modules, package)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, norm
 
-from recbole_rawp import statistics
+from recbole_rawp.evaluation import statistics
 
 
 def test_a_constant_difference_has_an_interval_of_no_width():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_rawp import suites
-from recbole_rawp.defaults import defaults
+from recbole_rawp.config import suites
+from recbole_rawp.config.properties import defaults
 from recbole_rawp.errors import InputError
 
 

@@ -12,13 +12,13 @@ from recbole.trainer.trainer import DecisionTreeTrainer, NCLTrainer, RecVAETrain
 from recbole.utils import get_trainer
 
 import recbole_rawp
-from recbole_rawp import objective
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp.core import objective
 from recbole_rawp.errors import InputError
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
-from recbole_rawp.trainer import RAWPTrainer
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.registration import robustify
+from recbole_rawp.training.trainer import RAWPTrainer
 from tests.training import fit, same
 
 MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "RecVAE", "MultiVAE", "DiffRec"]
@@ -382,7 +382,7 @@ def test_register_hardens_recboles_own_run_with_its_plain_config(settings, regis
             return super().__call__(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recbole_rawp.trainer.Objective", Spy)
+        patch.setattr("recbole_rawp.training.trainer.Objective", Spy)
         result = run_recbole(config_dict=settings("NeuMF", defense="awp", checkpoint_dir="saved"))
     assert Spy.calls > 0 and result["test_result"]
 

@@ -15,15 +15,18 @@ from recbole.data.transform import UserDefinedTransform
 from recbole.model.general_recommender import BPR
 from torch import nn
 
-from recbole_rawp import attack_checkpoint, criticality, evaluation, finetune, run_recbole_rawp
-from recbole_rawp.config import RAWPConfig
+from recbole_rawp import attack_checkpoint, run_recbole_rawp
+from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.selection import select
 from recbole_rawp.errors import InputError
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.losses import AttackLoss, fixed_batches
-from recbole_rawp.prepare import prepare
-from recbole_rawp.rehearsal import check_training
-from recbole_rawp.selection import select
-from recbole_rawp.suites import Threat
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.rehearsal import check_training
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.stage2 import criticality, repair
 from tests import oracle
 from tests.training import QUICK, fit, run, same, stage_1
 
@@ -106,13 +109,13 @@ def test_in_stage_2_the_clipped_gradient_is_that_of_the_repaired_module_alone(se
     )
     trainer.skip_stage_1, tuned = True, {}
     model.calculate_loss = lambda batch: (batches.append(batch) if trainer.hardened else None) or loss_function(batch)
-    interpolate = finetune.interpolate
+    interpolate = repair.interpolate
 
     def spy(model, parameters, judge, progress):
         tuned.update(progress.best)
         return interpolate(model, parameters, judge, progress)
 
-    monkeypatch.setattr(finetune, "interpolate", spy)
+    monkeypatch.setattr(repair, "interpolate", spy)
     for parameter in model.parameters():  # what an epoch of stage 1 leaves behind, and clipping would count
         parameter.grad = torch.full_like(parameter, 100.0)
     trainer.fit(data.train, data.valid, saved=False)
@@ -189,8 +192,8 @@ def test_a_sparse_model_is_ranked_repaired_and_attacked(settings):
     assert {row["module"] for row in trainer.progress.ranking} == {"user_embedding", "item_embedding"}
     assert trainer.progress.ranking[0]["rise"] > 0 and len(trainer.progress.sweep) == 11
     threat = Threat(("random", "fgsm"), "embeddings", "tensor", "relative", "global", "", 1, 1, (0.0, 0.5))
-    records = evaluation.under_attack(trainer, data.train, data.test, threats=(threat,), batches=2, defense="x").records
-    loss = {(r["attack"], r["radius"]): r["value"] for r in records if r["metric"] == evaluation.LOSS}
+    records = robustness.under_attack(trainer, data.train, data.test, threats=(threat,), batches=2, defense="x").records
+    loss = {(r["attack"], r["radius"]): r["value"] for r in records if r["metric"] == robustness.LOSS}
     assert loss["fgsm", 0.5] > loss["random", 0.5] and loss["fgsm", 0.5] > loss["fgsm", 0.0]
 
 

@@ -13,11 +13,13 @@ import yaml
 from recbole.trainer import HyperTuning
 
 import recbole_rawp
-from recbole_rawp import InputError, evaluation, objective_function, tuning
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.ft_trainer import RAWPFTTrainer
-from recbole_rawp.judge import Judge
-from recbole_rawp.suites import Threat
+from recbole_rawp import InputError, objective_function
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.jobs import tuning
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.stage2.robust_score import Judge
 
 ROOT = Path(__file__).parent.parent
 KEYS = {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "attack", "output_dir"}
@@ -48,7 +50,7 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
     assert result.keys() == KEYS and result["attack"] == {"radius": 0.3, "steps": 3}
     ball = {"target": "hidden", "granularity": "tensor", "unit": "relative", "scope": "global", "labels": ""}
     threat = Threat(methods=("bim",), steps=3, restarts=1, radii=(0.0, 0.3), **ball)
-    found = evaluation.under_attack(
+    found = robustness.under_attack(
         trainer, train, valid, threats=(threat,), batches=2, defense=defense, split="valid"
     ).records
     at = {(r["radius"], r["metric"]): r["value"] for r in found}

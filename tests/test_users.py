@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from recbole_rawp import users
-from recbole_rawp.users import Users
+from recbole_rawp.evaluation import users
+from recbole_rawp.evaluation.users import Users
 
 
 def some(defense="none"):
@@ -84,5 +84,5 @@ def test_shapes_that_do_not_agree_are_refused():
 
 
 def test_it_works_without_recbole():
-    code = "import sys; import recbole_rawp.users; sys.exit(any(m.split('.')[0] == 'recbole' for m in sys.modules))"
+    code = "import sys, recbole_rawp.evaluation.users; sys.exit(any(m.split('.')[0] == 'recbole' for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_rawp import run_recbole_rawp
-from recbole_rawp.config import RAWPConfig
-from recbole_rawp.prepare import prepare
-from recbole_rawp.registration import robustify
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.training.registration import robustify
 
 QUICK = {"attack": ["random", "fgsm"], "attack_radii": [0.2], "attack_batches": 2, "criticality_steps": 2}
 

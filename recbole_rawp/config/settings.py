@@ -1,0 +1,210 @@
+"""What was set?  Frozen settings, read from any RecBole Config; what a plain one lacks comes from the properties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recbole.config import Config
+
+from recbole_rawp.config.command_line import ALIASES
+from recbole_rawp.config.properties import default_defense, defaults
+from recbole_rawp.config.rules import AUTO, PREFIXES, RULES, check_names, check_values
+from recbole_rawp.config.suites import threats
+from recbole_rawp.core.objective import Recipe
+from recbole_rawp.core.selection import among_weights
+from recbole_rawp.errors import InputError
+from recbole_rawp.threats.adversarial.perturbation import Threat
+
+START = 0.001  # the first radius that a search tries: small enough for nine layers
+
+
+@dataclass(frozen=True)
+class Criticality:
+    """How a module's criticality is measured: the ball of its worst change, steps of ascent, training batches."""
+
+    radius: float
+    granularity: str
+    steps: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """Stage 1 as set: which weights, in which epochs, the recipe of the loss, and where omega comes from.
+
+    Attributes:
+        clean_budget: where the radius is to be found, the share of the clean score it may cost; else None.
+        largest_radius: that may be found: a change as large as the weights, where it is a share of their norm.
+    """
+
+    defense: str
+    target: str | Sequence[str]
+    layer_weights: str | Mapping[str, float]
+    warmup_epochs: int
+    pretraining: bool
+    recipe: Recipe
+    criticality: Criticality
+    criticality_every: int
+    clean_budget: float | None
+    largest_radius: float
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Stage 2 as set: what is repaired how often, with which loss and optimizer, and how the result is chosen.
+
+    Attributes:
+        recipe: of the loss in stage 2; its radius also bounds the attack of the robust valid metric.
+        target: the weights among which modules are ranked.
+    """
+
+    rounds: int
+    modules: int
+    epochs: int
+    learner: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    clean_tolerance: float
+    attack_steps: int
+    target: str | Sequence[str]
+    recipe: Recipe
+    criticality: Criticality
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The evaluation under attack as set.
+
+    Attributes:
+        threats: what is tried.
+        batches: training batches whose loss a global attack follows.
+        negatives: candidates drawn for each positive where attacks per user have no sampled ones to rank.
+        candidates: a file of candidates to use; None draws them.
+    """
+
+    threats: tuple[Threat, ...]
+    batches: int
+    negatives: int
+    candidates: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of ours that a job or a trainer goes by, read once.
+
+    Attributes:
+        values: every option of ours, by name.
+        training: of stage 1.
+        fine_tuning: of stage 2.
+        attack: of the evaluation under attack.
+    """
+
+    values: Mapping[str, Any]
+    training: Training
+    fine_tuning: FineTuning
+    attack: Attack
+
+
+def read(config: Config) -> Settings:
+    """Return all our settings from any RecBole Config.
+
+    Raises:
+        InputError: for a misspelt option, a value out of range, or a suite that cannot be read.
+    """
+    return Settings(values(config), training(config), fine_tuning(config), attack(config))
+
+
+def values(config: Config) -> dict[str, Any]:
+    """Return our options from any RecBole Config; what a plain one lacks is filled in from the properties.
+
+    Raises:
+        InputError: for a misspelt option or a value out of range.
+    """
+    given = {ALIASES.get(key, key): value for key, value in config.final_config_dict.items()}
+    check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - RULES.keys())
+    found = defaults(config["model"], given.get("defense", default_defense()))
+    found.update({key: given[key] for key in RULES if key in given})
+    check_values(found)
+    return found
+
+
+def training(config: Config) -> Training:
+    """Return the settings of stage 1."""
+    v = values(config)
+    return Training(
+        v["defense"],
+        v["rawp_target"],
+        v["rawp_layer_weights"],
+        v["rawp_warmup_epochs"],
+        v["rawp_pretraining"],
+        _recipe(v),
+        _criticality(v),
+        v["criticality_every"],
+        v["rawp_clean_budget"] if v["rawp_radius"] == AUTO else None,
+        1.0 if v["rawp_radius_unit"] == "relative" else math.inf,
+    )
+
+
+def fine_tuning(config: Config) -> FineTuning:
+    """Return the settings of stage 2."""
+    v = values(config)
+    own = ("rounds", "modules", "epochs", "learner", "learning_rate", "momentum", "weight_decay", "clean_tolerance")
+    return FineTuning(
+        **{name: v[f"ft_{name}"] for name in (*own, "attack_steps")},
+        target=among_weights(v["rawp_target"]),
+        recipe=replace(
+            _recipe(v),
+            radius=v["ft_radius"] or _radius(v),
+            steps=v["ft_steps"] or v["rawp_steps"],
+            mask_probability=1.0,
+        ),
+        criticality=_criticality(v),
+    )
+
+
+def _recipe(v: Mapping[str, Any]) -> Recipe:
+    return Recipe(
+        radius=_radius(v),
+        radius_jitter=v["rawp_radius_jitter"],
+        relative=v["rawp_radius_unit"] == "relative",
+        granularity=v["rawp_granularity"],
+        mask_probability=v["rawp_mask_probability"],
+        mask_every=v["rawp_mask_every"],
+        direction=v["rawp_direction"],
+        steps=v["rawp_steps"],
+        ascent_fraction=v["rawp_ascent_fraction"],
+        clean_weight=v["rawp_clean_weight"],
+        adversarial_weight=v["rawp_adversarial_weight"],
+    )
+
+
+def _radius(v: Mapping[str, Any]) -> float:
+    """Return the radius as set, or the first that a search tries."""
+    return START if v["rawp_radius"] == AUTO else v["rawp_radius"]
+
+
+def check_radius_known(config: Config) -> None:
+    """Raise InputError if stage 2, or an attack that scores, is to use a radius that no training finds before it."""
+    v = values(config)
+    if v["rawp_radius"] == AUTO and not v["ft_radius"]:
+        raise InputError("ft_radius: missing, and rawp_radius=auto is found in stage 1 only. Set ft_radius.")
+
+
+def _criticality(v: Mapping[str, Any]) -> Criticality:
+    return Criticality(
+        v["criticality_radius"], v["criticality_granularity"], v["criticality_steps"], v["attack_batches"]
+    )
+
+
+def attack(config: Config) -> Attack:
+    """Return the settings of the evaluation under attack.
+
+    Raises:
+        InputError: if the suite cannot be read.
+    """
+    v = values(config)
+    return Attack(threats(v), v["attack_batches"], v["attack_negatives"], v["attack_candidates"])

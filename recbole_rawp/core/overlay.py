@@ -1,0 +1,79 @@
+"""How does a model run with other weights?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import nn
+
+from recbole_rawp.core.selection import Weights
+
+# Beginnings of the attributes in which RecBole models keep propagated embeddings between calls of full_sort_predict.
+CACHES = ("restore_", "i_embedding")
+
+
+@contextmanager
+def overlay(model: nn.Module, tensors: Weights) -> Iterator[None]:
+    """Run `model` with `tensors` in place of the weights of those names.
+
+    The long form: remember every place that holds one of these weights (a tied weight has several), put the
+    tensor there, clear cached embeddings; afterwards, also after an error, put the very same parameter objects
+    back and clear the caches again. No value is written, so the restored weights are bit-equal. Gradients flow
+    through the tensors as given: `w + delta` passes them on to `w`.
+
+    Args:
+        model: any module; calls to any of its methods see the tensors.
+        tensors: parameter name -> tensor of the same shape.
+    """
+    modules = list(model.modules())
+    replacement = {id(model.get_parameter(name)): tensor for name, tensor in tensors.items()}
+    places = [
+        (module, leaf, weight)
+        for module in modules
+        for leaf, weight in module._parameters.items()
+        if weight is not None and id(weight) in replacement
+    ]
+    for tensor in replacement.values():
+        tensor._is_param = True  # isinstance(tensor, nn.Parameter), which EulerNet asks for, holds
+    try:
+        for module, leaf, weight in places:
+            module._parameters[leaf] = replacement[id(weight)]  # type: ignore[assignment]
+        _refresh(modules, places)
+        yield
+    finally:
+        for module, leaf, weight in places:
+            module._parameters[leaf] = weight
+        _refresh(modules, places)
+
+
+def keeps_embeddings(model: nn.Module) -> bool:
+    """Tell whether the model keeps propagated embeddings between calls."""
+    return any(name.startswith(CACHES) for module in model.modules() for name in module.__dict__)
+
+
+def clear_caches(modules: Iterable[nn.Module]) -> None:
+    """Forget propagated embeddings, which would hide a change of the weights from the next evaluation."""
+    for module in modules:
+        for name, value in module.__dict__.items():
+            if value is not None and name.startswith(CACHES):
+                module.__dict__[name] = None
+
+
+def _refresh(modules: list[nn.Module], places: list[tuple[nn.Module, str, nn.Parameter]]) -> None:
+    """Bring up to date what is derived from the weights: recurrent layers' own list of them, and caches."""
+    for module, _, _ in places:
+        if isinstance(module, nn.RNNBase):
+            module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+    clear_caches(modules)
+
+
+def exact(model: nn.Module) -> AbstractContextManager[None]:
+    """Let cuDNN compute in whole float32, and not at all in models with recurrent layers.
+
+    A change of the weights by less than TF32 rounds would not be seen; and cuDNN's recurrent layers have no backward
+    pass in evaluation mode.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=not recurrent, deterministic=True, allow_tf32=False)

@@ -1,0 +1,163 @@
+"""Can the numbers be trusted?
+
+Checks compare the attacked loss, never a ranking metric: a hardened model's metric may rise under attack. Of several
+methods the strongest at each radius counts. A small delta lies in every larger ball too, so the loss of the worst one
+can only grow with the radius if the search is any good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_rawp.evaluation.robustness import LOSS, Outcome, Record
+from recbole_rawp.threats.adversarial import ATTACKS
+from recbole_rawp.threats.adversarial.perturbation import NAMES, threat_name
+
+PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
+# Share of the loss's rise by which it may miss a bound: where a loss is nearly linear FGSM is the best there is.
+SLACK = 0.02
+STRONGEST = "strongest method"
+
+Case = tuple[str, Any, Any, bool]  # threat, method, radius, whether it holds
+Losses = dict[tuple[str, float], float]  # (method, radius) -> the attacked loss, of one threat
+
+
+@dataclass(frozen=True)
+class Check:
+    """One self-check of one model: `status` is passed, failed or not applicable; `detail` says where it failed."""
+
+    defense: str
+    name: str
+    status: str
+    detail: str
+
+
+def verify(
+    outcome: Outcome, clean: Mapping[str, float] | None, *, decimals: int, scopes: Sequence[str] = ("global",)
+) -> list[Check]:
+    """Check what `evaluation.under_attack` found about one model.
+
+    Args:
+        outcome: the attacks' records, and whether the scores follow the weights.
+        clean: what RecBole's own evaluation of the same model said; None where its candidates are drawn anew.
+        decimals: to which RecBole rounded it (`metric_decimal_place`).
+        scopes: those that rank the same candidates.
+    """
+    records = outcome.records
+    threats = by_threat(records)
+    follows = [("", name, "", False) for name in outcome.unmoved or ()] or [("", "", "", True)]
+    still = [(name, "nothing moves", "", False) for name in outcome.still]
+    cases = {
+        "all values are finite": finite(records, threats),
+        "the attack has a gradient": over(threats, has_gradient) + still,
+        "the attack raises the loss more than noise of the same norm": over(threats, beats_noise),
+        "more steps are no weaker than one": over(threats, steps_help),
+        "the loss grows with the radius": over(threats, grows),
+        "scores follow the weights (no stale cache)": [] if outcome.unmoved is None else follows,
+        "radius 0 equals RecBole's own evaluation": equal(records, clean or {}, scopes, 0.5001 * 10.0**-decimals),
+    }
+    return [conclude(outcome.model["defense"], name, found) for name, found in cases.items()]
+
+
+def finite(records: list[Record], threats: Mapping[str, Losses]) -> list[Case]:
+    """No value is NaN or infinite."""
+    return [(place(r, threats), r["attack"], r["radius"], math.isfinite(r["value"])) for r in records]
+
+
+def equal(records: list[Record], clean: Mapping[str, float], scopes: Sequence[str], tolerance: float) -> list[Case]:
+    """The clean values of these scopes are RecBole's, but for rounding."""
+    at_zero = {(r["scope"], r["metric"]): r["value"] for r in records if r["radius"] == 0}
+    return [
+        ("", metric, value, abs(at_zero[scope, metric] - value) <= tolerance)
+        for scope in scopes
+        for metric, value in clean.items()
+        if (scope, metric) in at_zero
+    ]
+
+
+def conclude(defense: str, name: str, cases: list[Case]) -> Check:
+    """Return passed if every case holds; without a case the check does not apply."""
+    broken = [" ".join(map(str, filter(None, case[:3]))) for case in cases if not case[3]]
+    status = FAILED if broken else PASSED if cases else NOT_APPLICABLE
+    return Check(defense, name, status, ", ".join(dict.fromkeys(broken)))
+
+
+def by_threat(records: Iterable[Record]) -> dict[str, Losses]:
+    """Return the attacked losses of each threat, by its name."""
+    threats: dict[str, Losses] = {}
+    for record in records:
+        if record["metric"] == LOSS:
+            threats.setdefault(named(record), {})[record["attack"], record["radius"]] = record["value"]
+    return threats
+
+
+def named(record: Record) -> str:
+    """Return the name of the record's threat."""
+    return threat_name(**{key: record[key] for key in NAMES})
+
+
+def place(record: Record, threats: Mapping[str, Losses]) -> str:
+    """Return the threat's name where there are several."""
+    return named(record) if len(threats) > 1 else ""
+
+
+def over(threats: Mapping[str, Losses], test: Callable[[Losses], Iterable[tuple[Any, Any, bool]]]) -> list[Case]:
+    """Return the cases of a test over all threats."""
+    return [(name if len(threats) > 1 else "", *case) for name, losses in threats.items() for case in test(losses)]
+
+
+def climbs(losses: Losses) -> list[tuple[str, float]]:
+    """Return the attacked (method, radius) that follow a gradient."""
+    return [(method, radius) for method, radius in losses if method != "random" and radius > 0]
+
+
+def has_gradient(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
+    """Each method that starts at the weights changes the loss; a random start changes it by itself."""
+    cases = [(method, radius) for method, radius in climbs(losses) if not ATTACKS[method].restarts]
+    return [(method, radius, losses[method, radius] != losses[method, 0.0]) for method, radius in cases]
+
+
+def strongest(losses: Losses, *, iterates: bool | None = None) -> dict[float, float]:
+    """Return the highest loss of a method that follows the gradient at each radius, 0 too."""
+    found: dict[float, float] = {}
+    for method, radius in climbs(losses):
+        if iterates is None or ATTACKS[method].iterates == iterates:
+            found[0.0] = losses[method, 0.0]
+            found[radius] = nan_max(found.get(radius, -math.inf), losses[method, radius])
+    return dict(sorted(found.items()))
+
+
+def beats_noise(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
+    """The strongest method is stronger than noise of the same norm."""
+    found = strongest(losses)
+    return [(STRONGEST, r, found[r] > losses["random", r]) for r in found if r > 0 and ("random", r) in losses]
+
+
+def steps_help(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
+    """The strongest method that iterates is about as strong as FGSM, or stronger."""
+    found = strongest(losses, iterates=True)
+    cases = [(radius, losses["fgsm", radius]) for radius in found if radius > 0 and ("fgsm", radius) in losses]
+    return [(STRONGEST, radius, at_least(found[radius], fgsm, found[0.0])) for radius, fgsm in cases]
+
+
+def grows(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
+    """The loss of the strongest method that iterates is about as high as at the radius before, or higher.
+
+    One step alone may well overshoot.
+    """
+    found = strongest(losses, iterates=True)
+    steps = zip(found, list(found)[1:])
+    return [(STRONGEST, radius, at_least(found[radius], found[before], found[0.0])) for before, radius in steps]
+
+
+def at_least(value: float, bound: float, start: float) -> bool:
+    """Tell whether a loss reaches a bound, but for `SLACK` of the rise from `start`; NaN does not."""
+    return value >= bound - SLACK * abs(bound - start)
+
+
+def nan_max(one: float, other: float) -> float:
+    """Return the larger number, NaN if either is."""
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)

@@ -1,0 +1,224 @@
+"""How is each user attacked?  The published protocol: one move per user, against the candidates of that user.
+
+For each user the candidates are scored, labelled (by the model itself, y = 1[sigmoid(logit) > .5], or truly), and the
+model moves along the gradient of the cross entropy on them; then the same candidates are ranked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
+from recbole.utils import EvaluatorType
+from torch import Tensor
+
+from recbole_rawp.core.hooks import watched
+from recbole_rawp.core.overlay import clear_caches, exact
+from recbole_rawp.core.restoring import SEED, seed_generators
+from recbole_rawp.errors import InputError
+from recbole_rawp.host.ranking import candidates as ranking
+from recbole_rawp.host.ranking.logits import ends_in_sigmoid, predict_logits
+from recbole_rawp.host.ranking.measurement import BATCHED, TOP, Cell, measured
+from recbole_rawp.host.weights import moved
+from recbole_rawp.threats.adversarial.per_user.batch import CLEAN, Key, attacked, attacks_of
+from recbole_rawp.threats.adversarial.per_user.choice import Choice, choose
+from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
+from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch
+from recbole_rawp.threats.adversarial.per_user.hooked_activations import HookedActivations
+from recbole_rawp.threats.adversarial.perturbation import Threat
+
+SPREAD = 1_000_003  # between the seeds of two batches, by their first users
+
+
+class Rows:
+    """Rows of a batch as plain columns, which `torch.func.vmap` can take apart."""
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        return Rows({name: values[index] for name, values in self.columns.items()})
+
+
+@dataclass
+class Tally:
+    """What adds up over the batches under one attack: RecBole's collection, the loss, the candidates."""
+
+    collector: Collector
+    loss: float = 0.0
+    rows: int = 0
+    nan: bool = False
+
+    def add(self, logits: Tensor, losses: Tensor) -> None:
+        """Add one batch: the logits of all candidates, [rows], and the users' losses."""
+        self.loss += float(losses.sum())
+        self.rows += len(logits)
+        self.nan = self.nan or bool(logits.isnan().any())
+
+
+class EachUser:
+    """Attacks with one move for each user.
+
+    Attributes:
+        eval_data: the loader that is ranked: the given one if it samples its candidates, else one that does.
+        notes: how the users' gradients were taken, where not in the fastest way, and what could not be moved.
+        sigmoid: whether the model predicts probabilities; found out at the start of each curve.
+    """
+
+    def __init__(self, trainer: Any, eval_data: Any, negatives: int, candidates: Any) -> None:
+        self.trainer, self.given = trainer, eval_data
+        self.negatives, self.candidates = negatives, candidates
+        self.choices: dict[Any, Choice] = {}
+        self.notes: list[str] = []
+        self.sigmoid = False
+        self.layers: list[str] = []
+
+    @cached_property
+    def eval_data(self) -> Any:
+        """The loader that is ranked. InputError if nothing is ranked here."""
+        return ranking.sampled_loader(self.trainer.config, self.given, self.negatives)
+
+    def curves(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Cell]:
+        """Yield what is measured for each method and radius, clean first: one pass over the users serves them all."""
+        loader, model = self.eval_data, self.trainer.model
+        self.trainer.tot_item_num = loader._dataset.item_num
+        if self.candidates is None:
+            self.candidates = ranking.draw(loader, SEED)
+        moves = moved(model, threat.target)
+        found = {key: Tally(self._collector()) for key in [CLEAN, *attacks_of(threat)]}
+        seed_generators()
+        clear_caches(model.modules())
+        with ranking.frozen(loader, self.candidates), exact(model):
+            self._look(next(iter(loader))[0].to(self.trainer.device), threat, moves)
+            for batch in loader:
+                users = self._users(batch, threat, moves)
+                for key, (logits, losses) in self._attacked(users, threat).items():
+                    found[key].add(logits[users.mask], losses)
+                    self._collect(found[key].collector, batch, logits[users.mask], clean=key == CLEAN)
+                advance((len(found) - 1) / len(loader))
+        results = {key: (self._evaluate(tally), tally.loss / tally.rows) for key, tally in found.items()}
+        for method in threat.methods:
+            for radius in threat.radii:
+                yield method, radius, *results[(method, radius) if radius else CLEAN]
+
+    def _ends_in_sigmoid(self, interaction: Any) -> bool:
+        """Tell whether the model predicts probabilities; InputError if it cannot score single candidates."""
+        model = self.trainer.model
+        try:
+            return ends_in_sigmoid(model, interaction)
+        except (AssertionError, NotImplementedError) as error:  # GRU4RecCPR, SASRecCPR: assert False
+            raise InputError(
+                f"attack_scope: per_user needs scores of single items, and {type(model).__name__}.predict is not "
+                "implemented. Use a suite with global attacks."
+            ) from error
+
+    def _look(self, rows: Interaction, threat: Threat, layers: Any) -> None:
+        """Find out what `predict` returns, and which hidden layers it calls."""
+        self.sigmoid = self._ends_in_sigmoid(rows)
+        if threat.target != "activations":
+            return
+        called: set[str] = set()
+        with watched(layers, lambda name, output: called.add(name)), torch.no_grad():
+            self.trainer.model.predict(rows)
+        self.layers = [name for name in layers if name in called]
+        idle = [name for name in layers if name not in called]
+        if idle:
+            self.notes.append(f"Per user, target activations: {', '.join(idle)} do not take part in predict.")
+        if not self.layers:
+            raise InputError("attack_target: activations cannot be moved per user: predict calls no hidden layer.")
+
+    def _attacked(self, users: UserBatch, threat: Threat) -> dict[Key, tuple[Tensor, Tensor]]:
+        """Return the candidates' logits [U, n] and the users' losses [U], clean and under each attack."""
+        first = int(users.inputs.columns[self.trainer.config["USER_ID_FIELD"]][0])
+        seed = self.trainer.config["seed"] + SPREAD * first
+        choice = self._choice(users, threat)
+        try:
+            return collected(attacked(users, choice.make, threat, seed, choice.rows))
+        except NotSupported as error:  # this batch is built otherwise than the first
+            if threat.target == "activations":
+                raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
+            note = f"Per user, target {threat.target}: some users went by loop ({error})."
+            self.notes += [note] * (note not in self.notes)
+            return collected(attacked(users, OneByOne, threat, seed))
+
+    def _users(self, batch: Any, threat: Threat, moves: Any) -> UserBatch:
+        """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
+        interaction, owner, _, _ = batch
+        columns = interaction.to(self.trainer.device).interaction
+        index, mask = rectangle(owner.to(self.trainer.device))
+        rows = Rows(columns)[index.flatten()]
+        truth = columns[self.trainer.config["LABEL_FIELD"]][index] if threat.labels == "truth" else None
+        weights = {} if threat.target == "activations" else moves
+        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth)
+
+    def _score(self, rows: Rows) -> Tensor:
+        return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)
+
+    def _choice(self, users: UserBatch, threat: Threat) -> Choice:
+        """Return the engine for what is attacked, chosen on the first batch."""
+        if threat.target == "activations":
+            return Choice("hooked", lambda part: HookedActivations(part, self.layers))
+        if threat.target not in self.choices:
+            choice = self.choices[threat.target] = choose(users, rows=take, rebuild=Rows)
+            if choice.reason:
+                self.notes.append(f"Per user, target {threat.target}: users went by {choice.name} ({choice.reason}).")
+        return self.choices[threat.target]
+
+    def _collector(self) -> Collector:
+        collector, own = Collector(self.trainer.config), self.trainer.eval_collector.data_struct._data_dict
+        if collector.register.need("rec.topk"):
+            setattr(collector.register, TOP, True)
+        collector.data_struct._data_dict.update({name: own[name] for name in own.keys() - BATCHED})
+        return collector
+
+    def _collect(self, collector: Collector, batch: Any, logits: Tensor, *, clean: bool) -> None:
+        """Give RecBole's collector the scores of a batch, as its trainer does: -inf for items that are not ranked.
+
+        Metrics by value (AUC) take the scores as they are. Under attack logits are ranked, see `logits`.
+        """
+        interaction, owner, positive_u, positive_i = batch
+        by_value = self.trainer.config["eval_type"] == EvaluatorType.VALUE
+        answers = logits.sigmoid() if self.sigmoid and (clean or by_value) else logits
+        if by_value:
+            collector.eval_batch_collect(answers, interaction, positive_u, positive_i)
+            return
+        shape = (int(owner[-1]) + 1, self.trainer.tot_item_num)
+        scores = torch.full(shape, -torch.inf, device=logits.device)
+        items = interaction[self.trainer.config["ITEM_ID_FIELD"]]
+        scores[owner, items] = answers.to(scores.dtype)
+        collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
+
+    def _evaluate(self, tally: Tally) -> Any:
+        evaluator = self.trainer.evaluator
+        result = evaluator.evaluate(tally.collector.get_data_struct())
+        return measured(evaluator, result, self.eval_data, nan=tally.nan)
+
+
+def collected(attacks: Iterator[tuple[Key, Tensor, Tensor]]) -> dict[Key, tuple[Tensor, Tensor]]:
+    """Return method and radius -> logits and losses."""
+    return {key: (logits, losses) for key, logits, losses in attacks}
+
+
+def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row numbers of each user's candidates, [U, n], and where they are real ones, [U, n].
+
+    `owner`, [rows], numbers the users in ascending order; users with fewer candidates repeat their first.
+    """
+    counts = torch.bincount(owner)
+    place = torch.arange(int(counts.max()), device=owner.device)
+    mask = place < counts.unsqueeze(1)
+    first = (counts.cumsum(0) - counts).unsqueeze(1)
+    return first + torch.where(mask, place, 0), mask
+
+
+def take(rows: Rows, index: Tensor) -> dict[str, Tensor]:
+    """Return the columns of the rows numbered [C, n], for `choose`."""
+    return rows[index].columns

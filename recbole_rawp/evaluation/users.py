@@ -1,0 +1,117 @@
+"""What happened to each user?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_rawp.files import write_arrays
+
+Cell = dict[str, Any]  # the fields of `evaluation.SCHEMA` without metric and value: one attack of one model
+SAME = ("user", "activity", "popularity")  # what several models must agree on to be compared user by user
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """Per-user results of one scope: C cells (attack, radius, model ...) x M metrics x U users."""
+
+    user: np.ndarray
+    """int64 [U]: RecBole's internal ids."""
+    activity: np.ndarray
+    """int64 [U]: training interactions of the user."""
+    popularity: np.ndarray
+    """float64 [U]: mean count of training interactions of the user's test items."""
+    metrics: list[str]
+    """[M]: per-user metrics, such as `ndcg@10`."""
+    cells: list[Cell]
+    """[C]: what was attacked, how, and by how much."""
+    values: np.ndarray
+    """float32 [C, M, U]."""
+    overlap: np.ndarray
+    """float32 [C, U]: share of the user's clean top-k list that is still in the attacked top-k list."""
+    k: int
+    """The length of those lists."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the shapes agree."""
+        cells, metrics, users = len(self.cells), len(self.metrics), len(self.user)
+        shapes = {
+            "activity": (users,),
+            "popularity": (users,),
+            "values": (cells, metrics, users),
+            "overlap": (cells, users),
+        }
+        for name, wanted in shapes.items():
+            if (found := np.shape(getattr(self, name))) != wanted:
+                raise ValueError(f"{name}: shape {found} does not fit {wanted}: {cells} cells, {users} users.")
+
+
+def save(path: Path, scopes: Mapping[str, Users]) -> None:
+    """Write {scope: Users} into one .npz, without pickle, whole or not at all."""
+    arrays = {f"{scope}/{name}": array for scope, users in scopes.items() for name, array in _arrays(users).items()}
+    write_arrays(path, arrays)
+
+
+def load(path: Path) -> dict[str, Users]:
+    """Read {scope: Users} as `save` wrote it.
+
+    Raises:
+        OSError, ValueError, KeyError, zipfile.BadZipFile: if the file is missing, or not one of `save`'s.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        scopes = dict.fromkeys(key.partition("/")[0] for key in file.files)
+        return {
+            scope: _users({field.name: file[f"{scope}/{field.name}"] for field in fields(Users)}) for scope in scopes
+        }
+
+
+def join(parts: Sequence[Users]) -> Users:
+    """Return the cells of several models over the same users, in order.
+
+    Raises:
+        ValueError: if there is no part, or the users, the metrics or k differ.
+    """
+    if not parts:
+        raise ValueError("nothing to join")
+    first = parts[0]
+    for part in parts[1:]:
+        if differs := different(first, part):
+            raise ValueError(f"per-user results cannot be joined: {', '.join(differs)} differ.")
+    return replace(
+        first,
+        cells=[cell for part in parts for cell in part.cells],
+        values=np.concatenate([part.values for part in parts]),
+        overlap=np.concatenate([part.overlap for part in parts]),
+    )
+
+
+def once(users: Users) -> Users:
+    """Return the results without cells that came before."""
+    first = dict(reversed([(json.dumps(cell, sort_keys=True), i) for i, cell in enumerate(users.cells)]))
+    kept = sorted(first.values())
+    cells = [users.cells[i] for i in kept]
+    return replace(users, cells=cells, values=users.values[kept], overlap=users.overlap[kept])
+
+
+def different(one: Users, other: Users) -> list[str]:
+    """Return the names of the fields that keep two results from being compared user by user."""
+    arrays = [name for name in SAME if not np.array_equal(getattr(one, name), getattr(other, name))]
+    return arrays + [name for name in ("metrics", "k") if getattr(one, name) != getattr(other, name)]
+
+
+def _arrays(users: Users) -> dict[str, np.ndarray]:
+    """Return the fields as arrays that need no pickle."""
+    found = {field.name: getattr(users, field.name) for field in fields(Users)}
+    text = {"metrics": np.array(json.dumps(users.metrics)), "cells": np.array(json.dumps(users.cells))}
+    return {name: np.asarray(array) for name, array in (found | text).items()}
+
+
+def _users(arrays: dict[str, np.ndarray]) -> Users:
+    """Undo `_arrays`."""
+    text = {name: json.loads(str(arrays[name])) for name in ("metrics", "cells")}
+    return Users(**(arrays | text | {"k": int(arrays["k"])}))

@@ -1,0 +1,171 @@
+"""What may I set?
+
+Our options join RecBole's Config as flat keys, and `RAWPConfig` checks them; `settings` reads them.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import recbole.model
+import yaml
+from recbole.config import Config
+from recbole.utils import EvaluatorType, get_model
+from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+
+from recbole_rawp.config import command_line
+from recbole_rawp.config.command_line import ALIASES
+from recbole_rawp.config.properties import default_defense, defaults
+from recbole_rawp.config.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
+from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.host.networks import NETWORKS
+from recbole_rawp.host.pretraining import check_stage
+
+CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
+NO_GRADIENT = {
+    **dict.fromkeys(("Pop", "Random"), "it has no trained weights"),
+    **dict.fromkeys(("ItemKNN", "AsymKNN"), "it is a neighbourhood method without trained weights"),
+    **dict.fromkeys(("EASE", "ADMMSLIM", "NCEPLRec"), "its weights have a closed form"),
+    "SLIMElastic": "its weights come from coordinate descent",
+    **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
+}
+SCATTER = "pip install --no-build-isolation torch_scatter"
+NEEDS = {  # model -> what it imports only when it is built or trained, and how to get it
+    "KGAT": ("dgl", "pip install dgl==1.1.3"),
+    "KGIN": ("torch_scatter", SCATTER),
+    "MCCLK": ("torch_scatter", SCATTER),
+    "NCL": ("faiss", "pip install faiss-cpu"),
+}
+
+
+def check_gradient(name: str) -> None:
+    """Raise InputError for a RecBole model that is not trained by gradient descent."""
+    if name in NO_GRADIENT:
+        raise InputError(
+            f"model: {name} is not trained by gradient descent ({NO_GRADIENT[name]}), so there is nothing to harden "
+            "or attack. Choose a model with trained weights, such as NeuMF."
+        )
+
+
+def check_model(name: str) -> None:
+    """Raise InputError if there is no gradient-trained model of this name, or what it needs is not installed."""
+    check_gradient(name)
+    sources = Path(recbole.model.__file__).parent.glob("*_recommender/*.py")
+    theirs = {
+        cls for file in sources for cls in CLASS.findall(file.read_text(encoding="utf-8")) if cls.lower() == file.stem
+    }
+    known = theirs | NETWORKS.keys()
+    if name not in known:
+        raise InputError(f"model: RecBole has no model '{name}'.{suggestion(name, known)}")
+    try:
+        get_model(name)
+    except ImportError as error:
+        raise InputError(f"model: {name} needs a package that is not installed: {error}. Install it.") from error
+    if name in NEEDS:
+        check_package(name, *NEEDS[name])
+
+
+def check_package(model: str, package: str, command: str) -> None:
+    """Raise InputError if the package that a model needs is missing or broken."""
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # one built for another torch may raise anything; dgl 2.1.0 misses a file
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        state = "is not installed" if missing else f"cannot be imported ({reason})"
+        raise InputError(f"model: {model} needs the package '{package}', which {state}. Try `{command}`.") from error
+
+
+def check_metric(config: Config) -> None:
+    """Raise InputError if RecBole's results will not contain valid_metric, on which early stopping depends."""
+    ranking = config["eval_type"] == EvaluatorType.RANKING
+    lists = [metric for metric in config["metrics"] if ranking and metric.lower() != "gauc"]
+    offered = [m if m not in lists else f"{m}@{k}" for m in config["metrics"] for k in config["topk"]]
+    if str(config["valid_metric"]).lower() not in {name.lower() for name in offered}:
+        raise InputError(
+            f"valid_metric: {config['valid_metric']!r} is not measured; {', '.join(dict.fromkeys(offered))} are. "
+            "Change valid_metric, metrics or topk."
+        )
+
+
+class RAWPConfig(Config):
+    """RecBole's Config with our options: defaults injected, names and values checked, and no `eval` of any value.
+
+    It pickles as a plain `recbole.config.Config`, so that checkpoints can be read without this package.
+
+    Raises:
+        InputError: for an unknown model, option or defense, a value out of range, or a config file that is missing
+            or not YAML.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        dataset: str | None = None,
+        config_file_list: Sequence[str] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+            reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise InputError(f"RecBole refuses the settings: {' '.join(str(reason).split())}") from error
+        check_names(self.external_config_dict, self._recbole_keys())
+        check_values(self.final_config_dict)
+        check_metric(self)
+        check_stage(self)
+
+    def __reduce__(self) -> tuple:
+        return copyreg._reconstructor, (Config, object, None), self.__dict__  # type: ignore[attr-defined]
+
+    def _init_parameters_category(self) -> None:
+        super()._init_parameters_category()
+        self.parameters["RAWP"] = list(RULES)
+
+    def _load_config_files(self, file_list: Sequence[str] | None) -> dict[str, Any]:
+        for file in file_list or ():
+            try:
+                content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader)
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise InputError(f"config_files: cannot read '{file}': {' '.join(str(error).split())}") from error
+            if not isinstance(content, dict):
+                raise InputError(f"config_files: '{file}' holds no 'key: value' lines.")
+        return super()._load_config_files(file_list)
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        if "ipykernel_launcher" in sys.argv[0]:
+            return {}
+        options, _ = command_line.read(sys.argv[1:])
+        return {key: value for key, value in options.items() if key not in COMMAND_LINE_ONLY}
+
+    def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: command_line.literal(value) for key, value in config_dict.items()}
+
+    def _merge_external_config_dict(self) -> None:
+        for source in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
+            for alias in ALIASES.keys() & source.keys():
+                source[ALIASES[alias]] = source.pop(alias)
+        super()._merge_external_config_dict()
+
+    def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
+        name = self.external_config_dict.get("model") if model is None else model
+        if isinstance(name, str):
+            check_model(name)
+        return super()._get_model_and_dataset(model, dataset)
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        ours = defaults(model, self.external_config_dict.get("defense", default_defense()))
+        self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
+
+    def _recbole_keys(self) -> set[str]:
+        listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
+        return (self.internal_config_dict.keys() - RULES.keys()) | set(listed)

@@ -1,0 +1,130 @@
+"""What must be there before training?  Log, data and model, made by RecBole in the order of its `run_recbole`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import colorama
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.data.transform import construct_transform
+from recbole.utils import get_flops, get_model, init_logger, init_seed, set_color
+from torch import nn
+
+from recbole_rawp.core import restoring
+from recbole_rawp.errors import InputError
+
+logger = logging.getLogger()
+_handlers: list[logging.Handler] = []  # those that RecBole added for our run before
+
+
+class Data(NamedTuple):
+    """RecBole's three loaders."""
+
+    train: Any
+    valid: Any
+    test: Any
+
+
+def prepare(config: Config) -> tuple[Data, nn.Module]:
+    """Return the data and the initialised model, seeded and logged in the order of RecBole's `run_recbole`.
+
+    Raises:
+        InputError: if RecBole cannot load the data or build the model with these settings.
+    """
+    with recboles("seeds"):
+        init_seed(config["seed"], config["reproducibility"])
+    start_log(config)
+    dataset = load_dataset(config)
+    logger.info(dataset)
+    with recboles("data loaders"):
+        data = Data(*data_preparation(config, dataset))
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    with recboles("model"):
+        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+    check_clusters(model)
+    logger.info(model)
+    count_flops(config, model, dataset)
+    return data, model
+
+
+def check_clusters(model: Any) -> None:
+    """Raise InputError if NCL is to find more clusters than there are points."""
+    points = min(getattr(model, "n_users", 0), getattr(model, "n_items", 0))
+    if hasattr(model, "run_kmeans") and model.k > points:
+        raise InputError(f"num_clusters: {model.k}, but there are {points} users or items. Choose {points} at most.")
+
+
+@contextmanager
+def recboles(what: str) -> Iterator[None]:
+    """Turn RecBole's refusal of some settings, which it only notices while building, into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"RecBole cannot make its {what} with these settings: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def start_log(config: Config) -> None:
+    """Start RecBole's log of this run in a file of its own: the handlers of our run before are taken off first."""
+    for handler in _handlers:
+        logger.removeHandler(handler)
+        handler.close()
+    others = logger.handlers[:]
+    if sys.stdout is colorama.initialise.wrapped_stdout:  # else RecBole wraps it once more on each run
+        colorama.deinit()
+    init_logger(config)
+    _handlers[:] = [handler for handler in logger.handlers if handler not in others]
+    logger.info(sys.argv)
+    logger.info(config)
+
+
+def load_dataset(config: Config) -> Any:
+    """Return RecBole's dataset; RecBole downloads it where it knows the name and finds no folder.
+
+    Raises:
+        InputError: saying where the file belongs.
+    """
+    folder = Path(config["data_path"])
+    absent = not folder.exists()
+    try:
+        try:
+            return create_dataset(config)
+        except (ValueError, RuntimeError):  # RecBole 1.2.1 ends a download with a barrier that needs a process group
+            if not (absent and (folder / f"{config['dataset']}.inter").exists()):
+                raise
+            return create_dataset(config)
+    except (Exception, SystemExit) as error:
+        if not absent:
+            raise InputError(
+                f"dataset: RecBole cannot load '{config['dataset']}': {' '.join(str(error).split())}"
+            ) from error
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise InputError(
+            f"dataset: there is no folder '{folder}', and RecBole could not download '{config['dataset']}' "
+            f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
+            "folder that holds it."
+        ) from error
+
+
+def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:
+    """Log the model's FLOPs as `run_recbole` does: the count draws random numbers, which the training then misses.
+
+    Where RecBole cannot count them, the generators are put back and the run goes on.
+    """
+    before = restoring.rng_state()
+    try:
+        flops = get_flops(model, dataset, config["device"], logger, construct_transform(config))
+    except Exception as error:
+        restoring.set_rng_state(before)
+        logger.warning(f"FLOPs could not be counted ({error}).")
+    else:
+        logger.info(set_color("FLOPs", "blue") + f": {flops}")

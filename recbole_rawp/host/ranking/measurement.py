@@ -1,0 +1,215 @@
+"""What does RecBole's own evaluation say of the model as it runs now?  Unrounded, and user by user."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import DataStruct
+from recbole.utils import EvaluatorType, ModelType
+from torch import nn
+
+from recbole_rawp.core import restoring
+from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.overlay import clear_caches
+from recbole_rawp.core.restoring import seed_generators
+from recbole_rawp.core.selection import Weights
+from recbole_rawp.host.batches import loader_generators
+from recbole_rawp.host.ranking.candidates import samples
+from recbole_rawp.host.ranking.item_chunks import in_pieces
+from recbole_rawp.host.ranking.logits import ranked_by_logits
+
+UNROUNDED = 17  # decimals; a float has no more
+PER_USER = ["rec.topk"]  # what a metric that is a mean over users needs of RecBole's collector
+BATCHED = {"rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label"}  # what RecBole collects batch by batch
+TOP = "rec.items"  # the name of the lists of recommended items there
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Result of one evaluation.
+
+    Attributes:
+        metrics: RecBole's, unrounded.
+        users: metric -> its value for each user, [U]; only metrics that are a mean over users.
+        top: the items recommended to each user, [U, k], k the largest topk, or the number of candidates if that is
+            smaller; None where nothing is ranked.
+    """
+
+    metrics: dict[str, float]
+    users: dict[str, np.ndarray]
+    top: np.ndarray | None
+
+
+Cell = tuple[str, float, Measured, float]  # method, radius, what RecBole measured there, the attacked loss
+
+
+class NotingEvaluator(Evaluator):
+    """RecBole's evaluator; it remembers what it was given last, and whether a score was NaN on the way."""
+
+    collected: DataStruct | None = None
+    nan = False
+
+    def evaluate(self, dataobject: DataStruct) -> dict[str, float]:
+        """Evaluate as RecBole does."""
+        self.collected = dataobject
+        return super().evaluate(dataobject)
+
+
+def ranked(trainer: Any, eval_data: Any) -> Measured:
+    """Return RecBole's own evaluation of the model as it runs now; nothing without `eval_data`. Within `measuring`."""
+    seed_generators()
+    trainer.evaluator.nan = False
+    clear_caches(trainer.model.modules())  # loading weights does not, for some models
+    result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)
+    if result is None:
+        return Measured({}, {}, None)
+    return measured(trainer.evaluator, result, eval_data, nan=trainer.evaluator.nan)
+
+
+def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> Measured:
+    """Return RecBole's own evaluation of the model as `loss` moves it by delta; nothing without `eval_data`.
+
+    What moves the scores is ranked by logits (`logits`); metrics by value (AUC, LogLoss) take the probabilities.
+    """
+    by_value = trainer.config["eval_type"] == EvaluatorType.VALUE
+    order = nullcontext() if by_value or not delta else ranked_by_logits(trainer.model)
+    with torch.no_grad(), loss.at(delta), order:
+        return ranked(trainer, eval_data)
+
+
+def measured(evaluator: NotingEvaluator, result: dict[str, float], eval_data: Any, *, nan: bool) -> Measured:
+    """Return what the evaluator found, with its users.
+
+    Where a score was NaN every metric is, of every user: RecBole's ranking takes NaN for the best score.
+    """
+    collected = evaluator.collected
+    assert collected is not None
+    metrics = {metric: math.nan if nan else float(value) for metric, value in result.items()}
+    top = collected.get(TOP).numpy() if TOP in collected else None
+    if top is not None and samples(eval_data):
+        top = top[:, : eval_data.times]  # the places after a user's candidates are the same always
+    users = {
+        name: np.full(each.shape, math.nan) if nan else each for name, each in by_user(evaluator, collected).items()
+    }
+    return Measured(metrics, users, top)
+
+
+def by_user(evaluator: Evaluator, collected: DataStruct) -> dict[str, np.ndarray]:
+    """Return every metric that RecBole averages over users before it does: name -> [U]."""
+    found = {}
+    for metric in evaluator.metric_class.values():
+        if getattr(metric, "metric_need", None) == PER_USER:
+            apart = copy.copy(metric)
+            apart.topk_result = lambda name, value, topk=apart.topk: {f"{name}@{k}": value[:, k - 1] for k in topk}
+            found.update(apart.calculate_metric(collected))
+    return found
+
+
+def ranked_users(eval_data: Any) -> np.ndarray:
+    """Return the internal id of the user in each row of the collected results, [U]."""
+    if isinstance(eval_data, FullSortEvalDataLoader) and eval_data.is_sequential:
+        return eval_data._dataset.inter_feat[eval_data.uid_field].numpy()
+    return np.asarray(eval_data.uid_list)
+
+
+def habits(train_data: Any, eval_data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each of `ranked_users`, the training interactions, [U], and how popular the test items are, [U].
+
+    Popularity is the mean count of training interactions of the user's test items.
+    """
+    test = eval_data._dataset.inter_feat
+    user, item = eval_data._dataset.uid_field, eval_data._dataset.iid_field
+    history = interactions(train_data)
+    activity, counts = Counter(history[0].tolist()), Counter(history[1].tolist())
+    users = ranked_users(eval_data)
+    popularity = np.array([counts[i] for i in test[item].numpy().tolist()], dtype=float)
+    if len(users) != len(test) or not np.array_equal(users, test[user].numpy()):  # several rows of a user count as one
+        rows = test[user].numpy()
+        sums, numbers = np.bincount(rows, popularity), np.bincount(rows)
+        popularity = sums[users] / numbers[users]
+    return np.array([activity[u] for u in users.tolist()]), popularity
+
+
+def interactions(train_data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return users and items of the training interactions, [n] each.
+
+    A sequential data set has a row for each but a user's first, which stands at the head of the item list.
+    """
+    dataset = train_data._dataset
+    rows, user, item = dataset.inter_feat, dataset.uid_field, dataset.iid_field
+    users, items = rows[user].numpy(), rows[item].numpy()
+    lists, lengths = item + dataset.config["LIST_SUFFIX"], dataset.config["ITEM_LIST_LENGTH_FIELD"]
+    if dataset.config["MODEL_TYPE"] != ModelType.SEQUENTIAL or lists not in rows.columns:
+        return users, items
+    first = rows[lengths].numpy() == 1
+    return np.concatenate([users[first], users]), np.concatenate([rows[lists].numpy()[first, 0], items])
+
+
+@contextmanager
+def measuring(trainer: Any, *loaders: Any) -> Iterator[None]:
+    """Measure and leave no trace: generators, the loaders' too, the model's state, mode and metrics are put back."""
+    generators = [generator for loader in loaders if loader is not None for generator in loader_generators(loader)]
+    with (
+        torch.autograd.set_detect_anomaly(False),  # importing RecBole's SINE switches it on: slow, and NaN raises
+        restoring.rng(generators),
+        restoring.state(trainer.model),
+        evaluation_mode(trainer.model),
+        unrounded(trainer),
+        in_pieces(trainer),
+    ):
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode: no dropout, BatchNorm by its running statistics, as when the model is deployed."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def unrounded(trainer: Any) -> Iterator[None]:
+    """Let RecBole's evaluator keep all decimals and the lists of items, and attacked scores out of wandb's summary."""
+    config, evaluator, logs = trainer.config, trainer.evaluator, trainer.wandblogger.log_wandb
+    decimals, register = config["metric_decimal_place"], trainer.eval_collector.register
+    lists = vars(register).get(TOP)
+    config["metric_decimal_place"] = UNROUNDED
+    trainer.evaluator = NotingEvaluator(config)
+    trainer.eval_collector.eval_batch_collect = noting_nan(trainer.evaluator, trainer.eval_collector.eval_batch_collect)
+    trainer.wandblogger.log_wandb = False
+    if register.need("rec.topk"):
+        setattr(register, TOP, True)
+    try:
+        yield
+    finally:
+        config["metric_decimal_place"] = decimals
+        trainer.evaluator, trainer.wandblogger.log_wandb = evaluator, logs
+        setattr(register, TOP, lists)
+        del trainer.eval_collector.eval_batch_collect
+        for name in BATCHED & trainer.eval_collector.data_struct._data_dict.keys():  # left by an interruption
+            del trainer.eval_collector.data_struct[name]
+
+
+def noting_nan(evaluator: NotingEvaluator, collect: Any) -> Any:
+    """Return RecBole's `eval_batch_collect`, which tells the evaluator of scores that are NaN."""
+
+    def eval_batch_collect(scores: torch.Tensor, *rest: Any) -> None:
+        """Look at the scores, and collect them."""
+        evaluator.nan = evaluator.nan or bool(scores.isnan().any())
+        collect(scores, *rest)
+
+    return eval_batch_collect

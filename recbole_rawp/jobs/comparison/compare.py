@@ -1,0 +1,200 @@
+"""Does it hold across defenses, models, data sets and seeds?  A grid of runs that goes on after a kill."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from recbole_rawp import files
+from recbole_rawp.config import command_line
+from recbole_rawp.config.command_line import typed
+from recbole_rawp.config.rules import GRID
+from recbole_rawp.errors import InputError
+from recbole_rawp.host import environment
+from recbole_rawp.jobs import output_folder, pipeline
+from recbole_rawp.jobs.comparison import feasibility, grid
+from recbole_rawp.jobs.comparison.feasibility import Plan
+from recbole_rawp.jobs.comparison.grid import Cell, Grid
+from recbole_rawp.jobs.trainers import write_settings
+from recbole_rawp.report.comparison import run_rows, summary
+from recbole_rawp.report.comparison.summary import FAILED, FINISHED
+from recbole_rawp.training import resume
+from recbole_rawp.training.resume import FREE
+
+FILE, ROWS = "comparison.yaml", "runs.csv"
+OURS = (*GRID, "model", "dataset", "defense", "config_files", "resume", "rawp_output_dir")  # not options of a run
+
+Rows = dict[str, dict[str, Any]]  # by the run's name
+
+
+def compare(
+    models: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    defenses: str | Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    folder: str | None = None,
+    going_on: bool = False,
+    say: Callable[[str], Any] = print,
+) -> dict[str, Any]:
+    """Train every defense on every model and data set from every seed, attack all alike, and report.
+
+    Args:
+        models, datasets, defenses, seeds: see `grid.read`.
+        config_file_list: as RecBole's; `NAME:FILE` is for the runs of that model, data set or defense alone.
+        config_dict: options of all runs. Those on the command line win, as everywhere.
+        folder: of the comparison, new, empty, or one to go on with: then what is not named is as it was, finished
+            runs are kept, one that was killed goes on, one that failed is tried again. None: comparisons/TIME.
+        going_on: whether the folder must hold a comparison.
+        say: is told of each run.
+
+    Returns:
+        `rows` (one dictionary per run), `table` (Markdown), `verdict`, `failed` (name -> reason) and `output_dir`.
+
+    Raises:
+        InputError: for what cannot work, before the first training; or if a run that was begun had other settings.
+    """
+    words, _ = command_line.read(sys.argv[1:])
+    asked = {**(config_dict or {}), **{key: value for key, value in words.items() if key not in OURS}}
+    before = read_grid(Path(folder).expanduser(), wanted=going_on) if folder else {}
+    wanted = grid.read(
+        before.get("models") if models is None else models,
+        before.get("datasets") if datasets is None else datasets,
+        before.get("defenses") if defenses is None else defenses,
+        before.get("seeds") if seeds is None else seeds,
+        before.get("config_files", ()) if config_file_list is None else config_file_list,
+        {**before.get("options", {}), **asked},
+    )
+    check_grown(wanted, before)
+    home = Path(folder or output_folder.unused("comparisons")).expanduser()
+    made = feasibility.make(wanted, home)
+    place = environment.describe(next(iter(made.configs.values()))["device"])
+    if not before:
+        home = output_folder.reserve(str(home), "", "", "", environment=place)
+    with output_folder.held(home):
+        begin(made, wanted, home, place)
+        rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS], say)
+        return summary.write(home, list(rows.values()), made.notes)
+
+
+def read_grid(home: Path, *, wanted: bool) -> dict[str, Any]:
+    """Return what the comparison in a folder was asked for; nothing if the folder is new or empty.
+
+    Raises:
+        InputError: if it holds something else, or nothing where a comparison is `wanted`.
+    """
+    file = home / FILE
+    if not file.is_file():
+        if wanted:
+            raise InputError(f"resume: '{home}' holds no {FILE}. Name the folder of a comparison.")
+        output_folder.check_free(str(home))
+        return {}
+    try:
+        return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"resume: cannot read '{file}': {' '.join(str(error).split())}. Start anew.") from error
+
+
+def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
+    """Raise InputError if runs of the comparison that goes on are asked for no longer; more of them are welcome."""
+    for key in GRID:
+        if missing := [str(entry) for entry in before.get(key, ()) if entry not in getattr(wanted, key)]:
+            raise InputError(
+                f"{key}: {', '.join(missing)} missing, which the comparison that goes on has. Name all of them, or "
+                f"leave --{key} out; for fewer start anew."
+            )
+
+
+def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
+    """Write what the runs need into the folder: settings and `place` of each, candidates of each data set.
+
+    Raises:
+        InputError: if a run that was begun had other settings.
+    """
+    for cell, config in made.configs.items():
+        folder = home / cell.name
+        if (folder / "settings.yaml").exists():
+            with typed():
+                feasibility.check_unchanged(config, resume.settings(folder), str(folder))
+            suite = folder / "suite.yaml"
+            feasibility.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
+    asked = {key: list(getattr(wanted, key)) for key in GRID} | {"config_files": list(wanted.files)}
+    files.write_text(home / FILE, environment.as_yaml(asked | {"options": wanted.options}))
+    made.save_candidates(home)
+    for cell, config in made.configs.items():
+        folder = home / cell.name
+        if cell not in made.impossible and not (folder / "settings.yaml").exists():
+            folder.mkdir(exist_ok=True)
+            files.write_text(folder / "environment.txt", place + "\n")
+            write_settings([config], folder)
+
+
+def run_all(made: Plan, home: Path, words: Sequence[str], say: Callable[[str], Any]) -> Rows:
+    """Run what is not finished, each run to its end or failure; write its row at once. Return all rows in order."""
+    rows = read_rows(home)
+    cells = list(made.configs)
+    for number, cell in enumerate(cells, 1):
+        name = f"[{number}/{len(cells)}] {cell.name}"
+        if finished(rows.get(cell.name), home):
+            say(f"{name}: finished before")
+            continue
+        if reason := made.impossible.get(cell):
+            rows[cell.name] = failure(cell, reason)
+        else:
+            say(f"{name}: begins")
+            rows[cell.name] = run(cell, home, words)
+        row = rows[cell.name]
+        files.whole(home / ROWS, lambda path: pd.DataFrame(list(rows.values())).to_csv(path, index=False))
+        say(f"{name}: {row['status']}" + f": {row['reason']}" * (row["status"] == FAILED))
+    return {cell.name: rows[cell.name] for cell in cells}
+
+
+def run(cell: Cell, home: Path, words: Sequence[str]) -> dict[str, Any]:
+    """Begin a run or go on with it; return its row. An error is a row, too; only a kill ends the comparison."""
+    folder = home / cell.name
+    trace = folder / "failure.txt"
+    trace.unlink(missing_ok=True)
+    try:
+        with typed("train", f"--resume={folder}", *words):
+            result = pipeline.continue_run(str(folder))
+        return described(cell) | run_rows.measure(folder) | {"status": FINISHED, "seconds": result["seconds"]}
+    except InputError as error:
+        return failure(cell, str(error))
+    except Exception as error:  # one run's defect must not cost the others
+        files.write_text(trace, traceback.format_exc())
+        return failure(cell, f"{type(error).__name__}: {' '.join(str(error).split())} (see {trace})")
+
+
+def described(cell: Cell) -> dict[str, Any]:
+    """Return the columns that every row begins with."""
+    own = {"model": cell.model, "dataset": cell.dataset, "defense": cell.defense, "seed": cell.seed}
+    return own | {"folder": cell.name, "status": "", "reason": ""}
+
+
+def failure(cell: Cell, reason: str) -> dict[str, Any]:
+    """Return the row of a run that failed."""
+    return described(cell) | {"status": FAILED, "reason": reason}
+
+
+def finished(row: Mapping[str, Any] | None, home: Path) -> bool:
+    """Tell whether a run is finished and what it found is there."""
+    return row is not None and row["status"] == FINISHED and (home / row["folder"] / "records.csv").exists()
+
+
+def read_rows(home: Path) -> Rows:
+    """Return the rows that were written, by the names of their runs."""
+    file = home / ROWS
+    if not file.exists():
+        return {}
+    words = ("model", "dataset", "defense", "folder", "status", "reason", "metric", "attacked")
+    types = dict.fromkeys(words, str)
+    frame = pd.read_csv(file, dtype=types, float_precision="round_trip", keep_default_na=False, na_values=[""])
+    known = frame.fillna({word: "" for word in words if word in frame})
+    return {row["folder"]: row for row in known.to_dict("records")}

@@ -1,0 +1,190 @@
+"""What does it take to attack the model of a run?  Candidates, attacks, self-checks, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+from recbole.config import Config
+from torch import nn
+
+from recbole_rawp.config import settings as options
+from recbole_rawp.config.rules import MEASURED, RULES
+from recbole_rawp.config.suites import written
+from recbole_rawp.core import restoring
+from recbole_rawp.core.overlay import clear_caches
+from recbole_rawp.core.restoring import SEED, seed_generators
+from recbole_rawp.errors import InputError, naming
+from recbole_rawp.evaluation import robustness
+from recbole_rawp.evaluation.checks import Check, verify
+from recbole_rawp.evaluation.users import Users, join
+from recbole_rawp.host.preparation import Data
+from recbole_rawp.host.ranking.candidate_files import load, save
+from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen, sampled_loader, samples
+from recbole_rawp.host.weights import moved
+from recbole_rawp.report import report
+from recbole_rawp.report.curves import AFTER, BEFORE, label
+from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.stage2 import repair
+
+
+@dataclass
+class Findings:
+    """What the attacks on one or several models found: records, self-checks, users by scope, and notes."""
+
+    records: list[robustness.Record] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    users: dict[str, list[Users]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, outcome: robustness.Outcome, verdicts: list[Check]) -> None:
+        """Add what was found about one model."""
+        self.records += outcome.records
+        self.checks += verdicts
+        for scope, users in outcome.users.items():
+            self.users.setdefault(scope, []).append(users)
+        self.notes += [f"{label(verdicts[0].defense)}: {note}" for note in outcome.notes]
+
+    def everyone(self) -> dict[str, Users]:
+        """Return the users of all models, by scope."""
+        return {scope: join(parts) for scope, parts in self.users.items()}
+
+
+def attack(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, findings: Findings) -> None:
+    """Measure the model on test data under the attacks, before its repair too; add what was found."""
+    repaired = trainer.progress and trainer.progress.changed()
+    if repaired:
+        assert trainer.progress is not None
+        with repair.undone(trainer.model, trainer.progress):
+            before = under_attack(trainer, data, candidates, stage=1)
+            verdicts = checked(trainer, data, candidates, before)
+        findings.add(before, [replace(c, defense=c.defense + BEFORE) for c in verdicts])
+    after = under_attack(trainer, data, candidates, stage=2 if trainer.progress else 1)
+    verdicts = checked(trainer, data, candidates, after)
+    findings.add(after, [replace(c, defense=c.defense + AFTER) for c in verdicts] if repaired else verdicts)
+
+
+def checked(
+    trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, outcome: robustness.Outcome
+) -> list[Check]:
+    """Return the self-checks of what was found about the model as it is now."""
+    scopes = ("global", "per_user") if samples(data.test) else ("global",)  # else these rank other candidates
+    own = own_result(trainer, data, candidates)
+    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"] or 0, scopes=scopes)
+
+
+def under_attack(
+    trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, *, stage: int
+) -> robustness.Outcome:
+    """Return what the configured attacks find about the model as it is now."""
+    settings = options.attack(trainer.config)
+    return robustness.under_attack(
+        trainer,
+        data.train,
+        data.test,
+        threats=settings.threats,
+        batches=settings.batches,
+        defense=trainer.defense,
+        negatives=settings.negatives,
+        candidates=candidates,
+        stage=stage,
+        show_progress=trainer.config["show_progress"],
+    )
+
+
+def write(
+    trainer: RAWPFTTrainer,
+    folder: Path,
+    findings: Findings,
+    candidates: Candidates | None,
+    *,
+    dataset: Any,
+    sections: Sequence[str],
+    again: str,
+) -> dict[str, Any]:
+    """Write the report and what it rests on into `folder`; return records, checks, tables and the folder.
+
+    `dataset` is RecBole's, of which the candidates are.
+    """
+    config, text = trainer.config, written(options.attack(trainer.config).threats)
+    if candidates is not None:
+        save(folder / "candidates.npz", candidates, dataset)
+    metric, bigger = config["valid_metric"].lower(), config["valid_metric_bigger"]
+    table = report.write(
+        folder,
+        findings.records,
+        findings.checks,
+        metric=metric,
+        bigger=bigger,
+        settings={key: config[key] for key in (*RULES, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
+        environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
+        sections=sections,
+        again=again,
+        users=findings.everyone(),
+        notes=findings.notes,
+    )
+    report.tensorboard(trainer.tensorboard, findings.records)
+    trainer.tensorboard.flush()
+    return {
+        "records": findings.records,
+        "checks": findings.checks,
+        "table": table,
+        "overview": report.fragility(findings.records, metric, bigger=bigger),
+        "output_dir": str(folder),
+    }
+
+
+def own_result(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None) -> dict[str, float]:
+    """Return RecBole's own evaluation, rounded as configured, with the attacks' candidates and random numbers."""
+    clear_caches(trainer.model.modules())
+    with frozen(data.test, candidates), restoring.rng():
+        seed_generators()  # KGIN and MCCLK draw edges of their graphs for the scores, too
+        return trainer.evaluate(data.test, load_best_model=False)
+
+
+def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | None:
+    """Return the candidates that all attacks of the run rank: read, or drawn; None if all items are ranked.
+
+    Raises:
+        InputError: if there are no test data, nothing that the attacks could move, or candidates do not fit.
+    """
+    if not data.test:
+        raise InputError("eval_args: the attacks are measured on test data, and this split has none. Split some off.")
+    settings = options.attack(config)
+    possible = [threat for threat in settings.threats if can_move(model, threat)]
+    loader, per_user = data.test, [threat for threat in possible if threat.scope == "per_user"]
+    if per_user:
+        try:
+            loader = sampled_loader(config, data.test, settings.negatives)
+        except InputError:
+            possible = [threat for threat in possible if threat.scope == "global"]
+            if not possible or not all(threat.optional for threat in per_user):
+                raise
+    if not possible:
+        raise InputError(f"attack: {config['attack']!r} holds nothing that {type(model).__name__} has.")
+    if not samples(loader):
+        if settings.candidates:
+            raise InputError(
+                f"attack_candidates: nothing here ranks '{settings.candidates}'. Use eval_args mode uniN or attacks "
+                "per user, or leave it out."
+            )
+        return None
+    if settings.candidates:
+        return check(load(Path(settings.candidates).expanduser(), loader._dataset), loader)
+    return draw(loader, SEED)
+
+
+def can_move(model: nn.Module, threat: Threat) -> bool:
+    """Tell whether the model has what the threat moves; InputError if it lacks what the user asked for."""
+    try:
+        with naming("attack_target"):
+            moved(model, threat.target)
+    except InputError:
+        if not threat.optional:
+            raise
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""Where does a run's output go?  Into one folder of its own; nothing is overwritten, no file is half-written."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+from recbole_rawp.errors import InputError
+
+
+def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, environment: str) -> Path:
+    """Claim the run's output folder, `wanted` or `runs/MODEL-DATASET-DEFENSE-TIME`, by writing environment.txt into it.
+
+    Raises:
+        InputError: if `wanted` cannot be created or holds something.
+    """
+    check_free(wanted)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = Path(wanted).expanduser() if wanted else Path("runs", f"{model}-{dataset}-{defense}-{stamp}")
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=bool(wanted))
+            with open(folder / "environment.txt", "x", encoding="utf-8") as file:  # one of two rivals fails here
+                file.write(environment + "\n")
+            return folder
+        except FileExistsError as error:
+            if wanted:
+                raise in_use(wanted) from error
+        except OSError as error:
+            raise unwritable(folder, error) from error
+    raise AssertionError("unreachable")
+
+
+def check_free(wanted: str | None) -> None:
+    """Raise InputError if the output folder `wanted` exists and is not an empty folder."""
+    path = Path(wanted).expanduser() if wanted else None
+    if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise in_use(str(wanted))
+
+
+def in_use(wanted: str) -> InputError:
+    """Return the error for an output folder that holds something."""
+    return InputError(f"rawp_output_dir: '{wanted}' is in use. Name a new or empty folder; nothing is overwritten.")
+
+
+def unwritable(folder: Path, error: OSError) -> InputError:
+    """Return the error for an output folder in which nothing can be written."""
+    return InputError(f"rawp_output_dir: cannot write into '{folder}': {error.strerror}. Name another folder.")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder, until this one leaves it or is killed.
+
+    Raises:
+        InputError: if another one is at work in it, or nothing can be written.
+    """
+    try:
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"rawp_output_dir: another process is at work in '{folder}'. Wait for its end, or name another folder."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def unused(parent: str) -> str:
+    """Return the name of a folder in `parent` that does not exist."""
+    base = Path(parent, datetime.now().strftime("%Y%m%d-%H%M%S"))
+    names = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in count(1))
+    return str(next(name for name in names if not name.exists()))

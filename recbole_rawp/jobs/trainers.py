@@ -1,0 +1,94 @@
+"""What does each step of a run do?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from recbole.utils import get_trainer, set_color
+from torch import nn
+
+from recbole_rawp import files
+from recbole_rawp.config import settings as options
+from recbole_rawp.config.suites import written
+from recbole_rawp.errors import InputError
+from recbole_rawp.host import environment
+from recbole_rawp.host.preparation import Data, recboles
+from recbole_rawp.host.pretraining import pretraining
+from recbole_rawp.host.weights import chosen_weights
+from recbole_rawp.training import resume, warm_up
+from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.registration import robustify
+
+logger = logging.getLogger()
+
+
+def check_weights(config: Config, model: nn.Module) -> None:
+    """Raise InputError, naming the option, if there is no weight to perturb."""
+    settings = options.training(config)
+    if settings.defense != "none" or config["ft_rounds"]:
+        chosen_weights(model, settings)
+
+
+def check_hardens(config: Config, model: nn.Module, data: Data) -> None:
+    """Raise InputError if a defense is wanted, and a plain model would be kept."""
+    settings = options.training(config)
+    if settings.defense != "none" and not pretraining(model):
+        warm_up.check(config, settings.warmup_epochs, data.valid)
+    elif settings.defense != "none" and settings.pretraining:
+        warm_up.check_pretraining(config, settings.warmup_epochs)
+
+
+def check_choosable(model: nn.Module, data: Data) -> None:
+    """Raise InputError if nothing can be chosen by this model's score on valid data: no stage 2, no tuning."""
+    if not data.valid:
+        raise InputError("eval_args: the choice is made on valid data, and this split has none. Split some off.")
+    if pretraining(model):
+        raise InputError(
+            f"train_stage: {model.train_stage!r} is a stage of pretraining, which is not scored. Fine-tune first."
+        )
+
+
+def write_settings(runs: Sequence[Config], folder: Path) -> None:
+    """Write settings and suite of each run, the last one's into `folder` itself, before any training."""
+    for config in runs:
+        home = folder if config is runs[-1] else folder / "baseline"
+        home.mkdir(exist_ok=True)
+        files.write_text(home / "settings.yaml", environment.settings_yaml(config))
+        files.write_text(home / "suite.yaml", written(options.attack(config).threats))
+
+
+def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) -> RAWPFTTrainer:
+    """Return RecBole's trainer for the model, hardened; its files go into `folder`, whose state it goes on from."""
+    config["checkpoint_dir"] = str(folder)
+    with recboles("trainer"):
+        trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    trainer.saved_model_file = str(folder / "model.pth")
+    if saved:
+        trainer.fingerprint = resume.fingerprint(folder, config)
+        trainer.resume_file = folder / resume.NAME
+        trainer.resumed = resume.load(trainer.resume_file, trainer.fingerprint)
+    return trainer
+
+
+def ready(trainer: RAWPFTTrainer, data: Data) -> None:
+    """Let a model that is not trained here be evaluated, as RecBole's `fit` does."""
+    trainer.eval_collector.data_collect(data.train)
+
+
+def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:
+    """Train with the configured defense and test; return what `run_recbole` does."""
+    config = trainer.config
+    score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
+    test_result = trainer.evaluate(data.test, load_best_model=saved, show_progress=config["show_progress"])
+    logger.info(set_color("best valid ", "yellow") + f": {valid_result}")
+    logger.info(set_color("test result", "yellow") + f": {test_result}")
+    return {
+        "best_valid_score": score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": valid_result,
+        "test_result": test_result,
+    }

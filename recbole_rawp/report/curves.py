@@ -1,0 +1,188 @@
+"""What is compared with what?  Curves over the radius within a setting, shares kept, names of models."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+
+from recbole_rawp.report.wording import SETTING, Setting
+from recbole_rawp.threats.adversarial import ATTACKS
+
+BEFORE, AFTER = " before repair", " repaired"
+NOISE, LOSS = "random", "loss"
+LABELS = {"none": "plain"}
+CHANCE = {"auc": 0.5, "gauc": 0.5}  # what a random ranking scores, where that is far from 0
+OLDER = {"unit": "relative", "labels": ""}  # what record files without these columns mean
+
+
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records with every field of a setting; older files lack some, and CSV reads '' as missing.
+
+    Attacks of one name that differ in their steps are told apart: `bim-10`, `bim-50`.
+    """
+    frame = frame.assign(**{name: value for name, value in OLDER.items() if name not in frame})
+    for name in SETTING:
+        frame[name] = frame[name].fillna("").astype(str).replace({"": OLDER.get(name, "")})
+    several = frame.groupby([*SETTING, "attack"])["steps"].transform("nunique") > 1
+    return frame.assign(attack=frame["attack"].where(~several, frame["attack"] + "-" + frame["steps"].astype(str)))
+
+
+def settings_of(frame: pd.DataFrame) -> list[Setting]:
+    """Return the settings of some records, in order of appearance; the first is the headline."""
+    return [Setting(*values) for values in complete(frame)[list(SETTING)].drop_duplicates().itertuples(index=False)]
+
+
+def within(frame: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Return the records of one setting."""
+    frame = complete(frame)
+    rows = pd.Series(True, index=frame.index)
+    for name in SETTING:
+        rows &= frame[name] == getattr(setting, name)
+    return frame[rows]
+
+
+def named(frame: pd.DataFrame, like: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return rows with models told apart by `defense`, as far as the records `like` (default: these rows) need it.
+
+    A repaired model is told from what it was before its repair, then models and data sets where there are several.
+    """
+    like = frame if like is None else like
+    stages = like.groupby(["model", "dataset", "defense"])["stage"].nunique()
+    both = pd.MultiIndex.from_frame(frame[["model", "dataset", "defense"]]).map(stages.to_dict()).to_numpy() == 2
+    places = [name for name in ("model", "dataset") if like[name].nunique() > 1]
+    name = frame["defense"] + both * frame["stage"].map({1: BEFORE, 2: AFTER}).fillna("")
+    if places:
+        name = frame[places].agg(" on ".join, axis=1) + ": " + name
+    return frame.assign(defense=name)
+
+
+def bare(name: str) -> str:
+    """Return the defense alone: without what tells models, folders and stages apart."""
+    return re.sub(r"( \[.*\])?(" + f"{BEFORE}|{AFTER}" + ")?$", "", name.rpartition(": ")[2])
+
+
+def renamed(name: str, defense: str) -> str:
+    """Return the name of a model with another defense in it."""
+    places, colon, rest = name.rpartition(": ")
+    return places + colon + defense + rest.removeprefix(bare(name))
+
+
+def label(name: str) -> str:
+    """Return the name of a model as the report prints it."""
+    return renamed(name, LABELS.get(bare(name), bare(name)))
+
+
+def attack_title(attack: str) -> str:
+    """Return the name of an attack in sentences and legends."""
+    return ATTACKS[attack].title if attack in ATTACKS else attack
+
+
+def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the values of `metric` in the first setting: a row per (defense, attack, seed), a column per radius.
+
+    Rows are in order of appearance. A radius that was not measured is NaN, as is a score of NaN.
+    """
+    return by_radius(series(frame, metric))
+
+
+def by_radius(values: pd.Series) -> pd.DataFrame:
+    """Return the values with a column per radius, ascending; rows keep their order.
+
+    Sorted by pandas and put back: its unstack(sort=False) mixes rows up where some lack a radius.
+    """
+    return values.unstack("radius").reindex(values.index.droplevel("radius").unique())
+
+
+def series(frame: pd.DataFrame, metric: str) -> pd.Series:
+    """Return the values of `metric` in the first setting, by (defense, attack, seed, radius).
+
+    Where one seed's score is NaN those of all are: the mean over seeds is, and not that of the seeds that are left.
+    """
+    rows = named(within(frame, settings_of(frame)[0]))
+    found = rows[rows["metric"] == metric].set_index(["defense", "attack", "seed", "radius"])["value"]
+    found = found[~found.index.duplicated(keep="last")]
+    return found.where(found.notna().groupby(level=["defense", "attack", "radius"]).transform("all"))
+
+
+def shares(wide: pd.DataFrame, *, bigger: bool, metric: str = "") -> pd.DataFrame:
+    """Return the share of the clean value kept, at each radius.
+
+    It is value / clean; clean / value where less is better; (value - 0.5) / (clean - 0.5) for AUC, of which a random
+    ranking has 0.5. It is NaN where it means nothing: nothing to lose, or scores of NaN.
+    """
+    if not bigger:
+        return (1 / wide.div(wide[0.0], axis=0)).where(wide > 0)
+    above = wide - chance(metric)
+    return above.div(above[0.0], axis=0).where(above[0.0] > 0)
+
+
+def chance(metric: str) -> float:
+    """Return what a random ranking scores."""
+    return CHANCE.get(metric.partition("@")[0].lower(), 0.0)
+
+
+def meaning(metric: str, *, bigger: bool) -> str:
+    """Say what the share kept is."""
+    name = metric.upper()
+    if not bigger:
+        return f"Share kept: clean {name} / attacked {name}, because less of it is better."
+    if chance(metric):
+        return f"Share kept: (attacked {name} - {chance(metric)}) / (clean {name} - {chance(metric)}); 0% is chance."
+    return f"Share kept: attacked {name} / clean {name}."
+
+
+def percent(share: float) -> str:
+    """Return a share in percent; one that has no meaning (a clean value of 0, scores of NaN) as n/a."""
+    return "n/a" if pd.isna(share) else f"{share:.0%}"
+
+
+def tried(kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the means of shares with infinity where an attack was not tried, which no minimum takes."""
+    measured = by_radius(series(frame, metric).map(lambda _: True)).notna().groupby(level=["defense", "attack"]).any()
+    return kept.where(measured.reindex(kept.index)[kept.columns], math.inf)
+
+
+def strongest(kept: pd.DataFrame) -> pd.DataFrame:
+    """Return what the strongest attack that all models met leaves of each at each radius, from means of shares.
+
+    NaN counts most; infinity, where none was tried, least.
+    """
+    attacks = gradient_attacks(kept)
+    worst = kept[kept.index.isin(attacks, level="attack")].groupby(level="defense", sort=False)
+    return worst.agg(lambda column: column.min(skipna=False))
+
+
+def gradient_attacks(kept: pd.DataFrame) -> list[str]:
+    """Return the attacks other than noise, those alone that all models met if there are any; noise if it is alone."""
+    names = [name for name in kept.index.unique("attack") if name != NOISE] or [NOISE]
+    models = kept.index.unique("defense")
+    return [name for name in names if all((model, name) in kept.index for model in models)] or names
+
+
+def telling_radius(worst: pd.DataFrame) -> float | None:
+    """Return the radius where the models differ most (one model: mid-curve); None if none was tried on all."""
+    radii = [radius for radius in worst.columns if radius > 0 and not np.isinf(worst[radius]).any()]
+    if len(worst) < 2 or not radii:
+        return radii[(len(radii) - 1) // 2] if radii else None
+    columns = worst[radii]
+    spread = (columns.max() - columns.min()).where(np.isfinite(columns).all(), 0.0)
+    return float(spread.idxmax())
+
+
+def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
+    """Return the means over seeds, a row per (defense, attack)."""
+    return wide.groupby(level=["defense", "attack"], sort=False).mean()
+
+
+def known_means(seeds: pd.DataFrame, level: int | list[str]) -> pd.DataFrame:
+    """Return the means over the rows that are alike in `level` of the index; NaN in one of them makes NaN."""
+    groups = seeds.notna().groupby(level=level, sort=False).all()
+    return seeds.groupby(level=level, sort=False).mean().where(groups)
+
+
+def places(frame: pd.DataFrame) -> str:
+    """Return which models on which data sets, for titles."""
+    return " on ".join(", ".join(map(str, frame[name].unique())) for name in ("model", "dataset"))

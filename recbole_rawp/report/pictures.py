@@ -1,0 +1,170 @@
+"""How does it look?  Curves over the radius, as PNG and SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import cycle
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import pandas as pd
+
+from recbole_rawp.files import whole
+from recbole_rawp.report.curves import (
+    BEFORE,
+    NOISE,
+    attack_title,
+    bare,
+    curves,
+    label,
+    over_seeds,
+    places,
+    settings_of,
+    shares,
+)
+
+# Colour-blind-safe (Okabe and Ito), told apart in grey by marker; attacks by dash.
+STYLES = {
+    "none": ("#D55E00", "o"),
+    "noise": ("#56B4E9", "^"),
+    "apr": ("#E69F00", "X"),
+    "rat": ("#000000", "P"),
+    "awp": ("#009E73", "D"),
+    "sam": ("#8C8C8C", "p"),
+    "asam": ("#6B3A00", "d"),
+    "rawp": ("#0072B2", "s"),
+    "rawp_ft": ("#CC79A7", "v"),
+}
+SPARE = (("#000000", "P"), ("#E69F00", "X"), ("#0072B2", "<"), ("#009E73", ">"), ("#D55E00", "h"), ("#56B4E9", "*"))
+DASHES: dict[str, Any] = {"fgsm": "-", "bim": "--", "pgd": "-.", "mim": (0, (5, 1, 1, 1, 1, 1)), NOISE: ":"}
+CROWDED = 6  # lines in one panel; of more, each attack gets panels of its own
+GREY = "#555555"
+
+Styles = dict[str, tuple[str, str]]
+
+
+def save(frame: pd.DataFrame, metric: str, folder: Path, stem: str, *, bigger: bool) -> None:
+    """Write the picture of the frame's first setting as `stem`.png and `stem`.svg, each whole or not at all."""
+    figure = draw(frame, metric, bigger=bigger)
+    whole(folder / f"{stem}.png", lambda path: write(figure, path, "png"))
+    whole(folder / f"{stem}.svg", lambda path: write(figure, path, "svg"))
+
+
+def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
+    """Write the picture of the frame's first setting as a PNG."""
+    write(draw(frame, metric, bigger=bigger), path, "png")
+
+
+def blank(width: float, height: float) -> Any:
+    """Return an empty figure that pyplot knows nothing of, whatever the user's backend is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Any) -> None:
+    """Give a panel a faint grid, and no frame above and on the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def write(figure: Any, path: Path, kind: str) -> None:
+    """Write a figure as `png` or `svg`; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "recbole_rawp"}):
+        figure.savefig(path, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
+    """Return a figure of the metric, and of the share of it kept, against the radius, in the frame's first setting.
+
+    A line per model and attack. Over several seeds it is the mean, and a band reaches from the lowest to the highest.
+    More than `CROWDED` lines: a column of panels per attack, with noise of the same norm in each.
+    """
+    wide = curves(frame, metric)
+    kept = shares(wide, bigger=bigger, metric=metric)
+    styles, columns = styled(wide.index.unique("defense")), panels(wide)
+    alone = len(columns) == 1
+    figure = blank(10, 4.6) if alone else blank(max(3.2 * len(columns), 8), 7)
+    grid = figure.subplots(1, 2)[:, None] if alone else figure.subplots(2, len(columns), sharey="row", sharex=True)
+    for attacks, (upper, lower) in zip(columns, grid.T):
+        for axes, values in ((upper, wide), (lower, kept)):
+            lines(axes, values[values.index.isin(attacks, level="attack")], styles, same_dash=not alone)
+        if not alone:
+            upper.set_title(attack_title(attacks[0]), fontsize=10)
+    setting = settings_of(frame)[0]
+    label_axes(grid, metric)
+    for axes in grid.flat if alone else grid[1]:
+        axes.set_xlabel(fill(f"radius: {setting.radius}", 60 if alone else 36), fontsize=10)
+    figure.suptitle(f"{places(frame)}: {metric.upper()} under attack\n{setting.title}", fontsize=11)
+    add_legend(figure, styles, list(wide.index.unique("attack")), same_dash=not alone)
+    return figure
+
+
+def lines(axes: Any, values: pd.DataFrame, styles: Styles, *, same_dash: bool) -> None:
+    """Draw a line, and a band over seeds, per model and attack; a radius that nobody measured is left out."""
+    for (defense, attack), seeds in values.groupby(level=["defense", "attack"], sort=False):
+        seeds = seeds.dropna(axis=1, how="all")
+        colour, marker = styles[defense]
+        dash = ":" if attack == NOISE else "-" if same_dash else DASHES.get(attack, "-")
+        axes.plot(seeds.columns, seeds.mean(), color=colour, marker=marker, linestyle=dash, markersize=5)
+        axes.fill_between(seeds.columns, seeds.min(), seeds.max(), color=colour, alpha=0.15, linewidth=0)
+
+
+def label_axes(grid: Any, metric: str) -> None:
+    """Name the axes, upper (left) the metric, lower (right) the share kept; both start at 0, or at what lies below."""
+    from matplotlib.ticker import PercentFormatter
+
+    for row in grid:
+        lowest = min(axes.dataLim.y0 for axes in row)  # infinite where there is no data
+        row[0].set_ylim(bottom=1.1 * lowest if -math.inf < lowest < 0 else 0.0)
+    for axes in grid.flat:
+        tidy(axes)
+    grid[0][0].set_ylabel(metric.upper())
+    grid[1][0].set_ylabel("share of the clean score kept")
+    for axes in grid[1]:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def add_legend(figure: Any, styles: Styles, attacks: list[str], *, same_dash: bool) -> None:
+    """Explain colours and markers (models) and dashes (attacks) below the panels, where no data is."""
+    from matplotlib.lines import Line2D
+
+    models = [Line2D([], [], color=c, marker=m, label=label(name)) for name, (c, m) in styles.items()]
+    dashes = {attack_title(attack): DASHES.get(attack, "-") for attack in attacks}
+    if same_dash:
+        dashes = {"attack named above": "-", attack_title(NOISE): ":"} if NOISE in attacks else {}
+    kinds = [Line2D([], [], color=GREY, linestyle=dash, label=title) for title, dash in dashes.items()]
+    blank = [Line2D([], [], linestyle="", label="")] * abs(len(models) - len(kinds))
+    shorter = models if len(models) < len(kinds) else kinds
+    shorter.extend(blank)  # one column of models, one of attacks
+    figure.legend(handles=[*models, *kinds], loc="outside lower center", ncols=2, frameon=False, handlelength=3.5)
+
+
+def panels(wide: pd.DataFrame) -> list[list[str]]:
+    """Return the attacks of each column of panels: all in one, or, where that is crowded, each beside the noise."""
+    attacks = list(wide.index.unique("attack"))
+    climbing = [attack for attack in attacks if attack != NOISE]
+    if len(over_seeds(wide)) <= CROWDED or len(climbing) < 2:
+        return [attacks]
+    return [[attack, NOISE] for attack in climbing]
+
+
+def styled(names: Iterable[str]) -> Styles:
+    """Return colour and marker of each model: those of its defense, unless another model with that defense has them."""
+    names = list(names)
+    owned = [STYLES[bare(name)] for name in names if bare(name) in STYLES]
+    colours = {colour for colour, _ in owned}
+    free = [style for style in dict.fromkeys((*SPARE[:2], *STYLES.values(), *SPARE[2:])) if style not in owned]
+    spare = cycle(sorted(free, key=lambda style: style[0] in colours))  # colours of their own first
+    found: Styles = {}
+    for name in sorted(names, key=lambda name: name.endswith(BEFORE)):  # the repaired model keeps the colour
+        own = STYLES.get(bare(name))
+        found[name] = own if own and own not in found.values() else next(spare)
+    return {name: found[name] for name in names}

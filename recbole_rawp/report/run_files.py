@@ -1,0 +1,134 @@
+"""What does a report rest on?  The numbers in a run's folder: written and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation import users as per_user
+from recbole_rawp.evaluation.checks import Check
+from recbole_rawp.evaluation.robustness import SCHEMA
+from recbole_rawp.evaluation.users import Users
+from recbole_rawp.files import whole, write_text
+from recbole_rawp.report.curves import OLDER, SETTING
+
+MODEL = ["model", "dataset", "defense"]
+COLUMNS = list(dict.fromkeys((*SCHEMA, *SETTING)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was measured, and how.
+
+    Attributes:
+        name: of its folder.
+        frame: the records, see `evaluation.SCHEMA`.
+        checks: the self-checks.
+        users: scope -> per-user results; `global-2` and so on where several runs have different users.
+        facts: metric, bigger, settings, notes, environment, see `report.write`; empty for a folder without report.json.
+        candidates: a digest of the items that were ranked; empty where all were, or a folder does not tell.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    checks: list[Check]
+    users: Mapping[str, Users]
+    facts: dict[str, Any]
+    candidates: str = ""
+
+
+def save(folder: Path, run: Run) -> None:
+    """Write records.csv, records.json, users.npz, checks.json and report.json into `folder`."""
+    whole(folder / "records.csv", lambda path: run.frame.to_csv(path, index=False))
+    write_json(folder / "records.json", run.frame.to_dict("records"))
+    if run.users:
+        per_user.save(folder / "users.npz", run.users)
+    write_json(folder / "checks.json", [asdict(check) for check in run.checks])
+    write_json(folder / "report.json", run.facts | {"k": next((users.k for users in run.users.values()), None)})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that every reader takes: NaN and infinity become null."""
+    text = json.dumps(value, default=str, indent=1)
+    strict = json.loads(text, parse_constant=lambda constant: None)
+    write_text(path, json.dumps(strict, indent=1) + "\n")
+
+
+def load(folder: str | Path, name: str | None = None) -> Run:
+    """Read a run's folder, as `name`; everything but records.csv may be missing, as in older folders.
+
+    Raises:
+        InputError: for a folder without records.csv, or with a file that cannot be read, naming it.
+    """
+    home = Path(folder).expanduser()
+    if not home.exists():
+        raise InputError(f"report: there is no folder '{folder}'. Name the output folder of a finished run.")
+    if not (home / "records.csv").is_file():
+        raise InputError(f"report: '{folder}' holds no records.csv. Name the output folder of a finished run.")
+    checks = [Check(**check) for check in _read(home / "checks.json", _json, [])]
+    users = _read(home / "users.npz", per_user.load, {})
+    facts = _read(home / "report.json", _json, {})
+    candidates = _read(home / "candidates.npz", digest, "")
+    return Run(name or str(folder), _read(home / "records.csv", read_records, None), checks, users, facts, candidates)
+
+
+def digest(path: Path) -> str:
+    """Return a digest of the arrays in an .npz, whatever wrote and packed them."""
+    with np.load(path, allow_pickle=False) as arrays:
+        parts = [repr((name, arrays[name].shape)).encode() + arrays[name].tobytes() for name in sorted(arrays.files)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """Read records.csv, bit for bit.
+
+    Raises:
+        ValueError: if a column is missing, or holds what it cannot.
+    """
+    texts = dict.fromkeys((*MODEL, *SETTING, "attack", "metric", "split"), str)
+    numbers = {"radius": float, "value": float}
+    frame = pd.read_csv(
+        path,
+        dtype={**texts, **numbers},
+        keep_default_na=False,
+        na_values={"value": ["", "nan"]},
+        float_precision="round_trip",
+    )
+    if missing := [name for name in COLUMNS if name not in frame and name not in OLDER]:
+        raise ValueError(f"no column {', '.join(missing)}")
+    if frame.empty:
+        raise ValueError("no rows")
+    return frame.assign(**{name: value for name, value in OLDER.items() if name not in frame})[COLUMNS]
+
+
+def _read(path: Path, read: Any, default: Any) -> Any:
+    """Return `read(path)`, or the default if there is no such file; what cannot be read is the user's to mend."""
+    try:
+        return read(path) if path.exists() else default
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"report: cannot read '{path}': {reason}. Repeat that run, or leave it out.") from error
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load_all(folders: Sequence[str]) -> list[Run]:
+    """Read several folders, each once; runs are named by their folders, with the path where names recur.
+
+    Raises:
+        InputError: as `load`.
+    """
+    paths = {Path(folder).expanduser().resolve(): folder for folder in reversed(folders)}
+    names = [path.name for path in paths]
+    return [load(f, path.name if names.count(path.name) == 1 else f) for path, f in reversed(paths.items())]

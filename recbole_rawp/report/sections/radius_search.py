@@ -1,0 +1,79 @@
+"""Which radii were tried, and what did they cost?  radius.csv, radius.png, and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_rawp.files import whole
+from recbole_rawp.report import pictures
+from recbole_rawp.training.radius.search import RadiusSearch
+
+PASSED, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
+
+
+def sections(trainer: Any, folder: Path) -> list[str]:
+    """Write the files of the search into `folder` and return its part of the report; nothing where there was none."""
+    search: RadiusSearch | None = trainer.search
+    if search is None or search.chosen is None:
+        return []
+    path, metric = pd.DataFrame(search.path), trainer.valid_metric.upper()
+    title = f"{trainer.config['model']} on {trainer.config['dataset']}"
+    whole(folder / "radius.csv", lambda file: path.to_csv(file, index=False))
+    whole(folder / "radius.png", lambda file: plot(path, file, metric=metric, floor=search.needed(), title=title))
+    return [
+        "## The radius that was found",
+        outcome(search, metric),
+        f"The radius went up after each validation that kept enough of the plain model's {metric}, stayed after the "
+        "first that did not, and went down after the next (`radius.csv`). The plain model is `model-plain.pth`."
+        "\n\n![radius and clean score by epoch](radius.png)",
+    ]
+
+
+def outcome(search: RadiusSearch, metric: str) -> str:
+    """Say what was found, what it costs beside the plain model, and whether that is within the budget."""
+    chosen, floor = search.chosen, search.needed()
+    assert chosen is not None
+    passed = sum(row["passed"] for row in search.path)
+    anew = f"; training began {search.attempt} times" * (search.attempt > 1)
+    words = (
+        f"rawp_radius auto: {chosen['radius']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
+        f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f} "
+        f"({search.borne_out()}), the plain model's {search.measure():.4f} "
+        f"(median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
+    )
+    if search.within_budget(chosen):
+        return f"{words}: within the budget of {100 * search.budget:g} %."
+    return (
+        f"{words}: **the budget of {100 * search.budget:g} % is not kept**. More epochs, or a larger rawp_clean_budget."
+    )
+
+
+def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: str) -> None:
+    """Draw the radius and the clean score by epoch: passed, refused and chosen validations, and what was needed."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = pictures.blank(6, 5)
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes, column in ((above, "radius"), (below, "score")):
+        for _, attempt in path.groupby("attempt"):
+            axes.plot(attempt["epoch"], attempt[column], color=CLEAN, linewidth=0.8)
+        for passed, colour, label in ((True, PASSED, "passed"), (False, REFUSED, "refused")):
+            rows = path[path["passed"] == passed]
+            axes.plot(rows["epoch"], rows[column], "o" if passed else "X", color=colour, linestyle="", label=label)
+        chosen = path[path["chosen"]]
+        axes.plot(chosen["epoch"], chosen[column], "*", color="black", markersize=14, linestyle="", label="chosen")
+        pictures.tidy(axes)
+    above.set_yscale("log")
+    above.set_ylabel("radius")
+    above.set_title(f"{title}: rawp_radius auto")
+    above.legend(frameon=False)
+    (then,) = below.step(path["epoch"], path["needed"], where="mid", color="black", linewidth=0.8)
+    end = below.axhline(floor, color="black", linestyle=":")
+    below.set_ylabel(f"{metric} on validation data")
+    below.set_xlabel("epoch")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.legend([then, end], ["needed then", "needed in the end"], frameon=False)
+    figure.savefig(file, dpi=150, format="png")

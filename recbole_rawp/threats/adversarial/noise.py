@@ -1,0 +1,24 @@
+"""What does a change of the same size without malice do?  The control that every attack must beat."""
+
+from __future__ import annotations
+
+import torch
+
+from recbole_rawp.core.ball import Ball, normalize, random_direction
+from recbole_rawp.core.selection import Weights
+from recbole_rawp.threats.adversarial.method import Attack
+
+
+class Noise(Attack):
+    """Gaussian noise, stretched to the surface of the ball; it never asks for a gradient."""
+
+    title = "random noise of the same norm"
+    blind = True
+
+    def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights:
+        """Return the noise."""
+        return normalize(random_direction(shapes, generator), ball)
+
+    def steps(self, wanted: int) -> int:
+        """Return 0: the start is all."""
+        return 0

@@ -1,0 +1,132 @@
+"""What does an attack on each user of a batch consist of, however it is computed?
+
+`PerUser` is the interface of every engine: `Hooked` and `HookedActivations` take no copies of the weights, `Vectorized`
+and `OneByOne` one per user. `choose` says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recbole_rawp.core.ball import Ball
+from recbole_rawp.core.selection import Weights
+
+
+class NotSupported(Exception):
+    """This engine cannot attack this model; the message says why. Another engine may."""
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """What a per-user attack is about: U users with up to n candidate items each.
+
+    Attributes:
+        model: in evaluation mode.
+        score: inputs of P' rows -> logits [P'], run through `model`.
+        weights: name -> parameter of `model` to attack.
+        inputs: U * n rows, user-major: row u * n + j is candidate j of user u. `inputs[LongTensor]` gives a sub-batch.
+        mask: [U, n], False where a row only fills up a user with fewer candidates.
+        labels: [U, n] in {0, 1}; None: pseudo-labels 1[clean logit > 0].
+    """
+
+    model: nn.Module
+    score: Callable[[Any], Tensor]
+    weights: Weights
+    inputs: Any
+    mask: Tensor
+    labels: Tensor | None = None
+
+    @property
+    def users(self) -> int:
+        """Return U."""
+        return self.mask.shape[0]
+
+    def rows(self, users: Tensor) -> Tensor:
+        """Return the row numbers [C, n] of the users [C]."""
+        n = self.mask.shape[1]
+        return users.unsqueeze(1) * n + torch.arange(n, device=users.device)
+
+    def subset(self, users: Tensor) -> UserBatch:
+        """Return the same attack on some users, given by their numbers."""
+        labels = None if self.labels is None else self.labels[users]
+        return replace(self, inputs=self.inputs[self.rows(users).flatten()], mask=self.mask[users], labels=labels)
+
+    def logits(self) -> Tensor:
+        """Return [U, n], by one call of `score` with the weights that the model has now.
+
+        Raises:
+            NotSupported: if `score` does not return one number per row.
+        """
+        scores = self.score(self.inputs)
+        if scores.numel() != self.mask.numel():
+            raise NotSupported(f"score returned {tuple(scores.shape)} for {self.mask.numel()} rows")
+        return scores.reshape(self.mask.shape)
+
+
+@dataclass(frozen=True)
+class Steepest:
+    """The one-step attack normalize(gradient(None), ball), not yet written out."""
+
+    ball: Ball
+
+
+class PerUser(Protocol):
+    """One delta per user. A delta is name -> tensor with a leading dimension U, else in the engine's own shapes."""
+
+    @property
+    def weights(self) -> Weights:
+        """Zeros in the shapes of a delta (for random starts and noise)."""
+
+    def gradient(self, delta: Weights | None) -> Weights:
+        """Return d loss_u / d w at w + delta_u for each user u; None: at w, kept where it is not too large."""
+
+    def logits(self, delta: Weights | Steepest | None) -> Tensor:
+        """Return the candidates' logits [U, n] at w + delta, without gradient."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return [U]: each user's sum of the binary cross-entropy over the candidates that are not padding."""
+
+    def ball(self, radius: float, *, granularity: str = "row", relative: bool = True) -> Ball:
+        """Return the users' balls; `relative` to the norm of each weight row (`sign`: to the tensor's rms)."""
+
+    def steepest(self, ball: Ball) -> Steepest:
+        """Return the one-step attack, in the form whose `logits` are cheapest."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Return sum_j mask_uj * BCEWithLogits(logit_uj, y_uj) for each user, [..., n] -> [...].
+
+    Not by torch's function of that name: its gradient sigmoid(logit) - y is 0 for y = 1 and a logit above 17.
+    """
+    y = labels.to(logits.dtype)
+    each = y * functional.logsigmoid(logits) + (1 - y) * functional.logsigmoid(-logits)
+    return -torch.where(mask, each, 0.0).sum(-1)
+
+
+def pseudo_labels(logits: Tensor) -> Tensor:
+    """Return 1[sigmoid(logit) > .5]: what the clean model believes."""
+    return (logits.detach() > 0).to(logits.dtype)
+
+
+def users_ball(sizes: Weights, radius: float, granularity: str, relative: bool) -> Ball:
+    """Return balls of radius * size (`relative`), or of the radius itself in the same shapes.
+
+    Raises:
+        ValueError: for a granularity that users' balls do not have.
+    """
+    if granularity not in ("row", "sign"):
+        raise ValueError(f"a ball per user is by 'row' or by 'sign', not by {granularity!r}")
+    radii = {name: radius * (size if relative else torch.ones_like(size)) for name, size in sizes.items()}
+    return Ball(granularity, radii, users=True)
+
+
+def rms(weight: Tensor) -> Tensor:
+    """Return the root mean square of the entries."""
+    return weight.norm() / math.sqrt(weight.numel())

@@ -1,0 +1,99 @@
+"""Which module is the weakest?
+
+    MRC(l) = max over delta on module l's sphere of  L(w + delta) - L(w)
+
+Module Robust Criticality, after RiFT (Zhu et al., ICCV 2023). RAWP-FT repairs the module with the highest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from recbole_rawp.config.settings import Criticality
+from recbole_rawp.core import ball
+from recbole_rawp.core.ascent import ascend
+from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.selection import Weights, mean_one, modules
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
+from recbole_rawp.host.training_loss import training_loss
+
+Row = dict[str, Any]
+
+
+def rank(trainer: Any, train_data: Any, valid_data: Any, *, weights: Weights, settings: Criticality) -> list[Row]:
+    """Measure the criticality of every module that owns one of `weights`; nothing is left behind.
+
+    All modules see the same training batches and random numbers; the first gradient serves them all, and each further
+    step differentiates by one module's weights only. Weights are overlaid, never copied as a model.
+
+    Args:
+        trainer: any RecBole Trainer holding the model.
+        train_data: the loader whose first batches give the loss.
+        valid_data: the loader on which the valid metric's drop is measured; None leaves it out.
+        weights: name -> weight to perturb.
+        settings: ball, steps and number of batches.
+
+    Returns:
+        The rows, weakest module first, with the fields module, weights, parameters, loss, worst_loss, rise (MRC),
+        relative_rise (MRC / L), metric, clean, attacked and drop (of the valid metric, positive where it gets worse).
+    """
+    sign = 1 if trainer.valid_metric_bigger else -1
+    rows = []
+    with measuring(trainer, train_data, valid_data):
+        loss = AttackLoss(
+            trainer.model,
+            training_loss(trainer.model),
+            fixed_batches(train_data, settings.batches, trainer.device),
+            weights,
+        )
+        clean, at_w = ranked(trainer, valid_data).metrics, loss.value({})
+        for module, names in modules(trainer.model, weights).items():
+            group = {name: weights[name] for name in names}
+            delta = worst(loss, group, settings)
+            hit, peak = ranked_at(trainer, valid_data, loss, delta).metrics, loss.value(delta)
+            row = {
+                "module": module,
+                "weights": ",".join(names),
+                "parameters": sum(weight.numel() for weight in group.values()),
+                "loss": at_w,
+                "worst_loss": peak,
+                "rise": peak - at_w,
+                "relative_rise": (peak - at_w) / abs(at_w) if at_w else float("nan"),
+            }
+            metric = trainer.valid_metric
+            if valid_data:
+                drop = sign * (clean[metric] - hit[metric])
+                row |= {"metric": metric, "clean": clean[metric], "attacked": hit[metric], "drop": drop}
+            rows.append(row)
+    return sorted(rows, key=lambda row: row["rise"], reverse=True)
+
+
+def worst(loss: AttackLoss, group: Weights, settings: Criticality) -> Weights:
+    """Return the change of the weights in `group` that raises the loss most, by projected gradient ascent."""
+
+    def gradient(delta: Weights | None) -> Weights:
+        """Return the gradient by this group; at w it is shared by all."""
+        found = loss.gradient(delta)
+        return {name: found[name] for name in group}
+
+    bound = ball.around(group, settings.radius, granularity=settings.granularity)
+    return ascend(gradient, group, bound, steps=settings.steps, generator=torch.Generator())
+
+
+def omega(trainer: Any, train_data: Any, *, weights: Weights, settings: Criticality) -> dict[str, float]:
+    """Return the layer weights max(MRC, 0), scaled to mean 1; MRC of each tensor by one step, one gradient for all."""
+    estimate = replace(settings, steps=1)
+    with measuring(trainer, train_data):
+        loss = AttackLoss(
+            trainer.model,
+            training_loss(trainer.model),
+            fixed_batches(train_data, settings.batches, trainer.device),
+            weights,
+        )
+        clean = loss.value({})
+        rises = {name: loss.value(worst(loss, {name: weight}, estimate)) - clean for name, weight in weights.items()}
+    return mean_one({name: max(rise, 0.0) for name, rise in rises.items()})

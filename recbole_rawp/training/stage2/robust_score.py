@@ -1,0 +1,66 @@
+"""How good is the model as it is now, and is that better?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from recbole_rawp.config.settings import FineTuning
+from recbole_rawp.core import ball
+from recbole_rawp.core.ascent import ascend
+from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.selection import Weights
+from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
+from recbole_rawp.host.training_loss import training_loss
+
+
+class Judge:
+    """Scores the model as it is now on valid data: clean, and under the attack by which stage 2 chooses."""
+
+    def __init__(self, trainer: Any, train_data: Any, valid_data: Any, weights: Weights, settings: FineTuning) -> None:
+        self.trainer, self.train_data, self.valid_data = trainer, train_data, valid_data
+        self.weights, self.settings = weights, settings
+        self.batches = fixed_batches(train_data, settings.criticality.batches, trainer.device)
+
+    def clean(self) -> float:
+        """Return the valid metric, unrounded."""
+        return self.clean_metrics()[self.trainer.valid_metric]
+
+    def robust(self) -> float:
+        """Return the valid metric at the worst change of the weights within the radius of stage 2."""
+        return self.robust_metrics()[self.trainer.valid_metric]
+
+    def clean_metrics(self) -> dict[str, float]:
+        """Return every metric, unrounded."""
+        with measuring(self.trainer, self.train_data, self.valid_data):
+            return ranked(self.trainer, self.valid_data).metrics
+
+    def robust_metrics(self) -> dict[str, float]:
+        """Return every metric at that change, on the same candidates."""
+        recipe, steps = self.settings.recipe, self.settings.attack_steps
+        with measuring(self.trainer, self.train_data, self.valid_data):
+            loss = AttackLoss(self.trainer.model, training_loss(self.trainer.model), self.batches, self.weights)
+            bound = ball.around(self.weights, recipe.radius, relative=recipe.relative)
+            delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
+            if not any(change.any() for change in delta.values()):
+                self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
+            return ranked_at(self.trainer, self.valid_data, loss, delta).metrics
+
+    def better(self, score: float, than: float | None) -> bool:
+        """Tell whether a score beats another; NaN beats nothing."""
+        if than is None:
+            return score == score
+        return score > than if self.trainer.valid_metric_bigger else score < than
+
+    def keeps(self, score: float, of: float) -> bool:
+        """Tell whether a clean score stays within the tolerance of stage 1's."""
+        bigger = self.trainer.valid_metric_bigger
+        bound = limit(of, self.settings.clean_tolerance, bigger=bigger)
+        return score >= bound if bigger else score <= bound
+
+
+def limit(clean: float, tolerance: float, *, bigger: bool) -> float:
+    """Return the clean score that must be kept: tolerance * clean, or clean / tolerance where less is better."""
+    return clean - (1 - tolerance) * abs(clean) if bigger else clean + (1 / tolerance - 1) * abs(clean)
