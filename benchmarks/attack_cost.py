@@ -40,6 +40,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.selection import matrices
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.evaluation.each_user import Rows, rectangle
@@ -49,9 +50,9 @@ from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.ranking import candidates
 from recbole_rawp.model.mlp import HIDDEN, MLP
 from recbole_rawp.threats.adversarial.per_user.batch import grouped
-from recbole_rawp.threats.adversarial.per_user.choice import Choice, choose
 from recbole_rawp.threats.adversarial.per_user.engine import UserBatch
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial.per_user.engine_selection import SelectedEngine, select_engine
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.registration import robustify
 
 RADII = (0.002, 0.004, 0.005, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
@@ -126,7 +127,7 @@ class Race:
     def __init__(self, model: nn.Module, twin: nn.Module, radii: tuple[float, ...]) -> None:
         self.model, self.twin, self.radii = model.eval(), twin.eval(), radii
         self.weights = {weight: parameter for weight, (_, parameter) in matrices(model).items()}
-        self.choice: Choice | None = None
+        self.choice: SelectedEngine | None = None
         self.fast: list[float] = []  # users per second
         self.slow: list[float] = []
         self.worst = 0.0
@@ -137,7 +138,7 @@ class Race:
         rows = Rows(interaction.interaction)[index.flatten()]
         batch = UserBatch(self.model, self._score, self.weights, rows, mask)
         if self.choice is None:
-            self.choice = choose(batch, rows=lambda r, i: r[i].columns, rebuild=Rows)
+            self.choice = select_engine(batch, rows=lambda r, i: r[i].columns, rebuild=Rows)
             return
         few = [rows[torch.arange(u * index.shape[1], (u + 1) * index.shape[1])] for u in range(SLOW_USERS)]
         works = (partial(self._ours, batch), partial(self._theirs, few))
@@ -192,10 +193,10 @@ def reset_peak() -> float:
 
 def curve(trainer: Any, data: Any, methods: tuple[str, ...]) -> list[float]:
     """Return, for each repetition, the time of a curve of ten radii in plain evaluations."""
-    threat = Threat(methods, "hidden", "tensor", "relative", "global", "", 1, 1, (0.0, *RADII))
+    threat = Perturbation(methods, "hidden", (0.0, *RADII), iterations=1)
 
     def attacked() -> Any:
-        return robustness.under_attack(trainer, data.train, data.test, threats=(threat,), batches=10, defense="none")
+        return robustness.under_attack(trainer, data.train, data.test, Attack((threat,)), defense="none")
 
     def plain() -> Any:
         return trainer.evaluate(data.test, load_best_model=False)
@@ -244,7 +245,7 @@ def main() -> None:
         ]
     headers = ["model", "way", "radii", "copies: users/s", "ours: users/s", "ratio", "quartiles", "MiB", "difference"]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
-    for methods in (("fgsm",), ("random", "fgsm")):
+    for methods in (("fgsm",), ("noise", "fgsm")):
         low, middle, high = statistics.quantiles(curve(trainer, data, methods), n=4)
         print(f"\n{' and '.join(methods)}: ten radii cost {middle:.2f} plain evaluations ({low:.2f}-{high:.2f})")
     print(f"\n{environment.describe(config['device'])}")

@@ -11,7 +11,7 @@ from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.training_loss import training_loss
 from recbole_rawp.host.weights import hidden_layers
-from recbole_rawp.threats.adversarial import ATTACKS, run
+from recbole_rawp.threats.adversarial import METHODS, run
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
 from tests.test_evaluation import attacked, outcome, threat, trained, values
 
@@ -77,20 +77,20 @@ def test_the_attack_keeps_its_budget_and_beats_noise(granularity, neumf):
     loss = loss_of(trainer, data)
     bound = loss.ball(0.5, granularity=granularity)
     found = {
-        name: run(ATTACKS[name], loss.gradient, loss.shapes, bound, steps=5, generator=torch.Generator().manual_seed(0))
-        for name in ("random", "fgsm", "pgd")
+        name: run(METHODS[name], loss.gradient, loss.shapes, bound, steps=5, generator=torch.Generator().manual_seed(0))
+        for name in ("noise", "fgsm", "pgd")
     }
     for delta in found.values():
         for name, norm in bound.norms(delta).items():
             assert (norm <= bound.radius[name] * (1 + 1e-6)).all()
-    noise, fgsm, pgd = (loss.value(found[name]) for name in ("random", "fgsm", "pgd"))
+    noise, fgsm, pgd = (loss.value(found[name]) for name in ("noise", "fgsm", "pgd"))
     assert pgd > noise and fgsm > noise > 0
 
 
 def test_radius_zero_is_clean_and_no_hook_is_left(neumf):
     trainer, data = neumf
     clean = trainer.evaluate(data.test, load_best_model=False)
-    records = attacked(trainer, data, target="activations", granularity="row", radii=(0.0, 0.5))
+    records = attacked(trainer, data, target="activations", granularity="row", levels=(0.0, 0.5))
     assert round(values(records, "fgsm", "ndcg@10")[0.0], 4) == clean["ndcg@10"]
     assert values(records, "fgsm", "loss")[0.5] > values(records, "fgsm", "loss")[0.0]
     assert not any(module._forward_hooks for module in trainer.model.modules())

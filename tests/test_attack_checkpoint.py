@@ -32,7 +32,7 @@ def test_a_plain_checkpoint_is_attacked_by_the_standard_suite(plain):
     frame = pd.DataFrame(result["records"])
     assert set(frame["defense"]) == {"none"} and set(frame["labels"]) == {"", "pseudo", "truth"}
     assert set(frame["target"]) == {"hidden", "embeddings", "activations"}
-    assert set(frame["attack"]) == {"random", "fgsm", "bim", "pgd", "mim"}
+    assert set(frame["threat"]) == {"noise", "fgsm", "bim", "pgd", "mim"}
     assert "**plain** keeps" in Path("out/report.md").read_text()
     page = Path("out/report.html").read_text()
     assert "<h1" in page and "http://" not in page.replace("http://www.w3.org", "") and 'src="robustness' not in page
@@ -42,7 +42,7 @@ def test_the_suite_finds_the_same_in_a_run_and_in_its_checkpoint(settings):
     trained = run_recbole_rawp(config_dict=settings("NeuMF", defense="rawp", rawp_output_dir="run", **QUICK))
     attacked = attack_checkpoint("run/model.pth", config_dict={"rawp_output_dir": "again", **QUICK})
     assert attacked["records"] == trained["records"]
-    assert {record["defense"] for record in attacked["records"]} == {"rawp"}
+    assert {record.defense for record in attacked["records"]} == {"rawp"}
 
 
 def test_test_data_that_the_model_may_have_been_trained_on_are_not_trusted(plain):
@@ -68,7 +68,7 @@ def test_a_checkpoint_tells_its_own_defense_also_of_a_search_and_of_recboles_own
     told = {"run/model.pth": "rawp", "run/model-plain.pth": "none", files[0]: "rawp_ft", files[1]: "awp"}
     for path, defense in told.items():
         records = attack_checkpoint(str(path), config_dict=QUICK)["records"]
-        assert {record["defense"] for record in records} == {defense}, path
+        assert {record.defense for record in records} == {defense}, path
 
 
 def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
@@ -86,7 +86,7 @@ def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
     assert attack_checkpoint("one/model.pth", config_dict=again)["records"] == one["records"]
     whole = {**again, "rawp_output_dir": "four", "attack": "published", "attack_radii": None}
     frame = pd.DataFrame(attack_checkpoint("one/model.pth", config_dict=whole)["records"])
-    assert set(frame["scope"]) == {"per_user"} and frame["radius"].max() == 0.1
+    assert set(frame["scope"]) == {"per_user"} and frame["level"].max() == 0.1
 
 
 def test_published_candidates_are_ranked(settings, data_path):
@@ -126,7 +126,7 @@ def test_runs_are_put_side_by_side(settings, capsys):
         (["attack", "PLAIN", "--attack_target=mpl*"], "attack_target: pattern 'mpl*' matches no weight of NeuMF"),
         (["attack", "PLAIN", "--attack_scope=per_user"], "attack_granularity: the suite's 'tensor' does not"),
         (["attack", "PLAIN", "--attack_candidates=none.npz"], "attack_candidates: nothing here ranks 'none.npz'"),
-        (["attack", "PLAIN", "--attack=[[random]]"], "attack: [['random']] is not valid; expected suite"),
+        (["attack", "PLAIN", "--attack=[[noise]]"], "attack: [['random']] is not valid; expected suite"),
         (["attack", "PLAIN", "--baseline"], "--baseline: goes with train, not with attack"),
         (["report"], "report: name a run's folder, as in `recbole-rawp report runs/NeuMF`"),
         (["report", "nowhere"], "report: there is no folder 'nowhere'"),
@@ -144,7 +144,7 @@ def test_bad_input_is_one_line_and_status_2(words, message, plain, capsys):
 def test_a_suite_that_holds_nothing_for_a_model_is_refused_before_training(settings):
     with pytest.raises(InputError, match="attack_scope: per_user ranks candidates, and eval mode labeled has none"):
         run_recbole_rawp(config_dict=settings("DeepFM", defense="none", attack="published"))
-    Path("mine.yaml").write_text("- {methods: [random], target: hidden, radii: [0.1]}")
+    Path("mine.yaml").write_text("- {methods: [noise], target: hidden, radii: [0.1]}")
     with pytest.raises(InputError, match="'mine.yaml' holds nothing that LightGCN has"):
         run_recbole_rawp(config_dict=settings("LightGCN", defense="none", attack="mine.yaml"))
     assert not Path("runs").exists()

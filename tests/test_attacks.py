@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from recbole_rawp.core import ball
-from recbole_rawp.threats.adversarial import ATTACKS, run
-from recbole_rawp.threats.adversarial.method import Attack
+from recbole_rawp.threats.adversarial import METHODS, run
+from recbole_rawp.threats.adversarial.method import Method
 
 W = {"a": torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64), "b": torch.tensor([[1.0], [3.0]], dtype=torch.float64)}
 CURVATURE = {"a": torch.tensor([[5.0, 1.0, 0.1]], dtype=torch.float64), "b": torch.tensor([[1.0], [2.0]]).double()}
@@ -27,7 +27,7 @@ def loss(delta):
 
 def found(name, granularity="tensor", steps=10, seed=0):
     bound = ball.around(W, 0.3, granularity=granularity)
-    return run(ATTACKS[name], gradient, W, bound, steps=steps, generator=torch.Generator().manual_seed(seed)), bound
+    return run(METHODS[name], gradient, W, bound, steps=steps, generator=torch.Generator().manual_seed(seed)), bound
 
 
 def clip(delta, radius):
@@ -35,13 +35,13 @@ def clip(delta, radius):
 
 
 @pytest.mark.parametrize("granularity", ball.GRANULARITIES)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_budget_is_kept_and_noise_and_fgsm_use_it_up(name, granularity):
     delta, bound = found(name, granularity)
     inner = delta if bound.scale is None else {n: d / bound.scale[n] for n, d in delta.items()}
     for n, norm in bound.norms(inner).items():
         assert (norm <= bound.radius[n] * (1 + 1e-12)).all()
-        if name in ("random", "fgsm"):
+        if name in ("noise", "fgsm"):
             torch.testing.assert_close(norm, bound.radius[n].expand(norm.shape), rtol=1e-12, atol=0)
 
 
@@ -94,7 +94,7 @@ def test_momentum_of_one_user_does_not_depend_on_the_others():
         def uphill(delta, slope=slope):
             return {n: s + (0 if delta is None else delta[n] * CURVATURE[n]) for n, s in slope.items()}
 
-        deltas.append(run(ATTACKS["mim"], uphill, slope, bound, steps=4, generator=torch.Generator()))
+        deltas.append(run(METHODS["mim"], uphill, slope, bound, steps=4, generator=torch.Generator()))
     torch.testing.assert_close(deltas[0]["a"][0], deltas[1]["a"][0])
 
 
@@ -116,20 +116,20 @@ def test_pgd_starts_at_random_and_comes_near_the_worst_point_of_a_quadratic():
 def test_noise_asks_for_no_gradient_and_comes_from_the_generator():
     bound = ball.around(W, 0.3)
     one, two = (
-        run(ATTACKS["random"], lambda _: pytest.fail("asked"), W, bound, steps=9, generator=torch.Generator())
+        run(METHODS["noise"], lambda _: pytest.fail("asked"), W, bound, steps=9, generator=torch.Generator())
         for _ in range(2)
     )
     assert torch.equal(one["a"], two["a"])
 
 
 def test_more_steps_find_more_where_the_loss_curves():
-    losses = {name: loss(found(name)[0]) for name in ATTACKS}
-    assert losses["bim"] > losses["fgsm"] > losses["random"]
+    losses = {name: loss(found(name)[0]) for name in METHODS}
+    assert losses["bim"] > losses["fgsm"] > losses["noise"]
     assert losses["mim"] > losses["fgsm"] and losses["pgd"] > losses["fgsm"]
 
 
 def test_an_attack_that_oversteps_is_projected_by_the_caller():
-    class Greedy(Attack):
+    class Greedy(Method):
         """Ten times the budget."""
 
         title = "greedy"
@@ -146,7 +146,7 @@ def test_without_gradient_nothing_moves():
     bound = ball.around(W, 0.3)
     for name in ("fgsm", "bim", "mim"):
         nothing = run(
-            ATTACKS[name],
+            METHODS[name],
             lambda _: {n: 0 * s for n, s in SLOPE.items()},
             W,
             bound,

@@ -39,9 +39,9 @@ def test_a_plain_checkpoint_is_hardened_beside_not_over_it(plain):
     theirs, ours = (torch.load(file, weights_only=False)["state_dict"] for file in (plain, "out/model.pth"))
     different = {name.rpartition(".")[0] for name in theirs if not torch.equal(theirs[name], ours[name])}
     assert len(different) <= 1
-    stages = {record["stage"] for record in result["records"]}
+    stages = {record.stage for record in result["records"]}
     assert stages == ({1, 2} if different else {2})
-    assert {record["defense"] for record in result["records"]} == {"none"}
+    assert {record.defense for record in result["records"]} == {"none"}
     assert load_data_and_model("out/model.pth")[1].state_dict()
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.threats.adversarial.per_user.choice import CACHE, choose, disagreement
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne, Vectorized
 from recbole_rawp.threats.adversarial.per_user.engine import UserBatch
+from recbole_rawp.threats.adversarial.per_user.engine_selection import CACHE, disagreement, select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
 from tests.per_user_models import (
     ITEMS,
@@ -42,7 +42,7 @@ def weighed():
 
 
 def test_choose_takes_hooks_where_they_are_right():
-    choice = choose(attack_on(seeded(TwoTower), dtype=torch.float32))
+    choice = select_engine(attack_on(seeded(TwoTower), dtype=torch.float32))
     assert (choice.name, choice.reason) == ("hooked", "")
     assert isinstance(choice.make(attack_on(seeded(TwoTower))), Hooked)
     assert choice.rows == CACHE // (1 + 5 + 1 + 5 + 10 + 8 + 8 + 1)  # two look-ups, two layers: what they read and give
@@ -52,7 +52,7 @@ def test_choose_catches_a_table_used_past_its_module():
     c = attack_on(seeded(Bypass))
     wrong, right = Hooked(c), slow(c, 0.1)[0]
     assert (wrong.logits(wrong.steepest(wrong.ball(0.1))) - right).abs().max() > 1e-3  # silently wrong
-    choice = choose(c)
+    choice = select_engine(c)
     assert choice.name == "vmap" and choice.reason.startswith("hooked: the gradient of item.weight has norms")
     engine = choice.make(c)
     near(engine.logits(engine.steepest(engine.ball(0.1))), right, 1e-9)
@@ -62,7 +62,7 @@ def test_choose_catches_it_where_the_model_is_too_sure_to_have_a_gradient():
     c = attack_on(seeded(Bypass), score=lambda model, batch: model(batch) + 1000)
     sure = UserBatch(c.model, c.score, c.weights, c.inputs, c.mask, torch.ones_like(c.labels))
     assert all((found == 0).all() for found in OneByOne(sure).gradient(None).values())
-    assert choose(sure).name == "vmap"
+    assert select_engine(sure).name == "vmap"
 
 
 def test_choose_compares_the_attacked_logits_too():
@@ -82,7 +82,7 @@ def test_choose_compares_the_attacked_logits_too():
 )
 def test_choose_takes_vmap_for_convolutions_that_hooks_do_not_know(build):
     c = attack_on(seeded(build))
-    choice = choose(c)
+    choice = select_engine(c)
     assert choice.name == "vmap" and "belongs to" in choice.reason and "hooks do not know" in choice.reason
     engine = choice.make(c)
     assert isinstance(engine, Vectorized) and choice.rows is None
@@ -92,7 +92,7 @@ def test_choose_takes_vmap_for_convolutions_that_hooks_do_not_know(build):
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_choose_finds_an_engine_for_a_gru():
     c = attack_on(seeded(Recurrent))
-    choice = choose(c)
+    choice = select_engine(c)
     assert choice.name in ("vmap", "loop") and "belongs to GRU" in choice.reason
     engine = choice.make(c)
     near(engine.logits(engine.steepest(engine.ball(0.1))), slow(c, 0.1)[0], 1e-9)
@@ -104,7 +104,7 @@ def test_choose_loops_where_vmap_cannot_follow():
         return logits if float(logits.sum().detach()) > -1e9 else logits * 2
 
     c = attack_on(seeded(grouped), score=asks)
-    choice = choose(c)
+    choice = select_engine(c)
     assert choice.name == "loop" and "vmap: RuntimeError" in choice.reason
 
 
@@ -126,7 +126,7 @@ class Flattened(nn.Module):
 def test_choose_catches_flattened_calls_in_another_order_than_the_users(users):
     expected = {"users": "hooked", "positions": "vmap"}
     for order, name in expected.items():
-        choice = choose(attack_on(seeded(Flattened, order)).subset(torch.tensor(users)))
+        choice = select_engine(attack_on(seeded(Flattened, order)).subset(torch.tensor(users)))
         assert choice.name == name and ("has norms" in choice.reason) == (order == "positions")
         c = attack_on(seeded(Flattened, order))
         engine = choice.make(c)
@@ -140,9 +140,9 @@ def test_choose_takes_hooks_where_an_attacked_layer_is_never_called_unless_its_w
     def used(model, batch):
         return model.item.weight[batch[:, 1]].sum(1)
 
-    assert choose(attack_on(seeded(TwoTower), score=unused)).name == "hooked"
+    assert select_engine(attack_on(seeded(TwoTower), score=unused)).name == "hooked"
     c = attack_on(seeded(TwoTower), names=["item.weight"], score=used)
-    choice = choose(c)
+    choice = select_engine(c)
     assert choice.name == "vmap" and choice.reason.startswith("hooked: the gradient of item.weight has norms")
     engine = choice.make(c)
     near(engine.logits(engine.steepest(engine.ball(0.1))), slow(c, 0.1, score=used)[0], 1e-9)

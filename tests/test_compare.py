@@ -22,7 +22,7 @@ from recbole_rawp.report.comparison import paired_tests, pareto
 
 
 def options(settings, model="NeuMF", **overrides):
-    own = {"epochs": 1, "attack_radii": [0.1, 0.3], "attack_batches": 1, "attack": ["random", "fgsm"]}
+    own = {"epochs": 1, "attack_radii": [0.1, 0.3], "attack_batches": 1, "attack": ["noise", "fgsm"]}
     given = settings(model, **own, valid_metric="NDCG@10", metrics=["NDCG"], topk=[10], **overrides)
     return {key: value for key, value in given.items() if key not in ("model", "dataset")}
 
@@ -130,9 +130,9 @@ def test_a_comparison_may_grow_and_neither_shrink_nor_change(settings):
 
 def test_a_suite_that_was_edited_does_not_mix_with_what_ran_under_it(settings):
     own = options(settings) | {"attack": "mine.yaml", "attack_radii": None}
-    Path("mine.yaml").write_text("- {methods: [random, fgsm], target: hidden, radii: [0.1]}\n")
+    Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, radii: [0.1]}\n")
     compare("NeuMF", "toy", "none", 1, config_dict=own, folder="cmp", say=list)
-    Path("mine.yaml").write_text("- {methods: [random, fgsm], target: hidden, granularity: row, radii: [0.1]}\n")
+    Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, granularity: row, radii: [0.1]}\n")
     with pytest.raises(InputError, match="^attack: 'mine.yaml' holds other threats than 'cmp/NeuMF-toy-none-2020/"):
         compare(folder="cmp", defenses="none,rawp", say=list)
 
@@ -203,7 +203,7 @@ def test_the_table_is_means_deviations_and_students_interval_of_the_rows(setting
     half = 4.302652729911275 * sd / math.sqrt(3)  # t(0.975) of two degrees of freedom
     assert f"| {mean:.4f} ± {sd:.4f} [{mean - half:.4f}, {mean + half:.4f}] |" in result["table"]
     records = pd.read_csv("cmp/NeuMF-toy-none-2020/records.csv")
-    at = records[(records["metric"] == "ndcg@10") & (records["attack"] == "fgsm")].set_index("radius")["value"]
+    at = records[(records["metric"] == "ndcg@10") & (records["threat"] == "fgsm")].set_index("radius")["value"]
     row = result["rows"][0]
     assert (row["clean"], row["robust@0.3"]) == (at[0.0], at[0.3]) and row["kept@0.3"] == at[0.3] / at[0.0]
 

@@ -20,8 +20,8 @@ def finished(defense, seed, values, *, model="M", dataset="D", attacks=("fgsm",)
     """Write a run whose attacks leave `values` (radius -> score), and return its row."""
     cell = Cell(model, dataset, defense, seed)
     row = measured(model, ("none",), attacks[:1], seed=seed)[0] | {"dataset": dataset, "defense": defense}
-    records = [row | {"attack": a, "radius": r, "value": v} for a in attacks for r, v in values.items()]
-    written(Path(cell.name), records, users={"global": users_of(records)})
+    records = [row | {"threat": a, "level": r, "value": v} for a in attacks for r, v in values.items()]
+    written(Path(cell.name), records, users={"universal": users_of(records)})
     return described(cell) | run_rows.measure(Path(cell.name)) | {"status": summary.FINISHED, "seconds": 1.0}
 
 
@@ -61,18 +61,18 @@ def test_a_defense_with_fewer_seeds_than_the_others_is_said_to_have_them(report)
 def test_a_radius_at_which_all_scores_are_nan_stays_in_the_tables(report):
     text = report(*(finished(name, 1, {0.0: 0.2, 0.1: 0.1, 0.3: NAN}) for name in ("none", "rawp")))
     assert cells_of(text)[0][3:5] == ["radius 0.1", "radius 0.3"] and cells_of(text)[1][4] == "nan"
-    assert pd.read_csv("comparison.csv").query("score == 'robust'")["radius"].tolist() == [0.1, 0.3] * 2
+    assert pd.read_csv("comparison.csv").query("score == 'robust'")["level"].tolist() == [0.1, 0.3] * 2
     broken = report(finished("awp", 1, {0.0: NAN, 0.1: NAN}))
     assert "M on D: no defense has both a clean NDCG@10 and one under attack, for scores are NaN." in broken
 
 
 def test_models_attacked_otherwise_have_rows_of_their_own_radii_alone(report):
     text = report(
-        finished("none", 1, {0.0: 0.2, 0.1: 0.1}, attacks=("random", "fgsm")),
+        finished("none", 1, {0.0: 0.2, 0.1: 0.1}, attacks=("noise", "fgsm")),
         finished("none", 1, {0.0: 0.2, 0.1: 0.1, 0.2: 0.1}, model="N"),
     )
     assert "noise 0.1" in cells_of(text)[0] and "noise" not in str(cells_of(text, "## N on D")[0])
-    found = pd.read_csv("comparison.csv").groupby("model")[["score", "radius"]].agg(list)
+    found = pd.read_csv("comparison.csv").groupby("model")[["score", "level"]].agg(list)
     assert found.loc["M"].tolist() == [["clean", "robust", "kept", "noise"], [0, 0.1, 0.1, 0.1]]
     assert found.loc["N"].tolist() == [["clean", "robust", "kept", "robust", "kept"], [0, 0.1, 0.1, 0.2, 0.2]]
 
@@ -80,7 +80,7 @@ def test_models_attacked_otherwise_have_rows_of_their_own_radii_alone(report):
 def test_a_radius_of_many_digits_has_its_test(report):
     text = report(*(finished(name, 1, {0.0: 0.2, 1 / 3: value}) for name, value in (("none", 0.1), ("rawp", 0.15))))
     rows = cells_of(text, "### Which differences count?")
-    assert [row[1] for row in rows] == ["radius", "clean", "0.333333"]
+    assert [row[1] for row in rows] == ["level", "clean", "0.333333"]
 
 
 def test_pictures_are_found_whatever_the_data_set_is_called(report):

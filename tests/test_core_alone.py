@@ -9,7 +9,8 @@ from pathlib import Path
 CODE = """
 import sys
 sys.modules.update(dict.fromkeys(["recbole", "ray", "pandas", "yaml", "matplotlib"]))  # importing them fails
-import torch, recbole_rawp.threats.adversarial.per_user.hooked, recbole_rawp.threats.adversarial.per_user.choice
+import torch, recbole_rawp.threats
+import recbole_rawp.threats.adversarial.per_user.hooked, recbole_rawp.threats.adversarial.per_user.engine_selection
 from recbole_rawp.core import objective, overlay, selection
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
 weights = selection.select(model, "hidden")

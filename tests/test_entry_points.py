@@ -145,7 +145,7 @@ def test_a_checkpoint_reads_without_caches_in_a_process_that_only_imports_us(nam
 
 
 def test_a_model_of_preloaded_vectors_trains_on_either_route(zoo_path, fits):
-    config = zoo.cases()["KSR"].config | {"data_path": zoo_path, "defense": "awp", "attack": ["random"]}
+    config = zoo.cases()["KSR"].config | {"data_path": zoo_path, "defense": "awp", "attack": ["noise"]}
     theirs = run_recbole(config_dict=config)
     ours = recbole_rawp.run_recbole_rawp(config_dict=config)
     assert all(ours[key] == value for key, value in theirs.items()) and len(fits) == 2

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.core import restoring
 from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.gradients import total
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness
+from recbole_rawp.evaluation.records import COLUMNS
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.ranking.measurement import habits
 from recbole_rawp.host.training_loss import training_loss
 from recbole_rawp.host.weights import perturbed_weights
-from recbole_rawp.threats.adversarial import ATTACKS, run
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial import METHODS, run
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from tests.training import made
 
 RADII = (0.0, 0.1, 0.5)
@@ -33,16 +35,13 @@ def trained(config):
 
 
 def threat(**options):
-    fields = {
-        "methods": ("random", "fgsm", "bim"), "target": "hidden", "granularity": "tensor", "unit": "relative",
-        "scope": "global", "labels": "", "steps": 10, "restarts": 1, "radii": RADII,
-    }  # fmt: skip
-    return Threat(**(fields | options))
+    fields = {"variants": ("noise", "fgsm", "bim"), "target": "hidden", "levels": RADII}
+    return Perturbation(**(fields | options))
 
 
 def outcome(trainer, data, *threats, batches=2):
     return robustness.under_attack(
-        trainer, data.train, data.test, threats=threats, batches=batches, negatives=20, defense="none"
+        trainer, data.train, data.test, Attack(threats, batches, negatives=20), defense="none"
     )
 
 
@@ -51,7 +50,7 @@ def attacked(trainer, data, **options):
 
 
 def values(records, attack, metric):
-    return {r["radius"]: r["value"] for r in records if r["attack"] == attack and r["metric"] == metric}
+    return {r.level: r.value for r in records if r.threat == attack and r.metric == metric}
 
 
 def test_fgsm_is_the_gradient_of_the_summed_loss_written_in_place(settings):
@@ -82,12 +81,12 @@ def test_scores_that_an_attack_drives_to_where_a_sigmoid_is_one_are_ranked_all_t
     with torch.no_grad():
         model.predict_layer.weight *= 1e4
         model.predict_layer.bias += 100.0  # all probabilities are 1
-    records = attacked(trainer, data, methods=("random",), radii=(0.0, 1e-6))
+    records = attacked(trainer, data, variants=("noise",), levels=(0.0, 1e-6))
     by_items = trainer.evaluate(data.test, load_best_model=False)
     model.predict = lambda batch: model.forward(batch[model.USER_ID], batch[model.ITEM_ID])
     by_logits = trainer.evaluate(data.test, load_best_model=False)
     for metric in ("ndcg@10", "hit@10"):
-        found = values(records, "random", metric)
+        found = values(records, "noise", metric)
         assert found[0.0] == by_items[metric] != by_logits[metric]  # clean: RecBole's own
         assert found[1e-6] == pytest.approx(by_logits[metric], abs=1e-3)
 
@@ -95,7 +94,7 @@ def test_scores_that_an_attack_drives_to_where_a_sigmoid_is_one_are_ranked_all_t
 def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
     """The oracle: step along the gradient, shrink each tensor back into its ball, in place."""
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
-    records = attacked(trainer, data, steps=4)
+    records = attacked(trainer, data, iterations=4)
     model = trainer.model.eval()
     batches = fixed_batches(data.train, 2, trainer.device)
     weights = perturbed_weights(model, "hidden")
@@ -111,11 +110,11 @@ def test_bim_is_projected_ascent_and_no_weaker_than_fgsm(settings):
                     weight.copy_(saved[name] + delta * min(1.0, float(bound / delta.norm())))
         expected = sum(model.calculate_loss(batch).item() for batch in batches) / 2
         assert values(records, "bim", "loss")[radius] == pytest.approx(expected, rel=1e-4)
-        assert expected > values(records, "fgsm", "loss")[radius] > values(records, "random", "loss")[radius]
+        assert expected > values(records, "fgsm", "loss")[radius] > values(records, "noise", "loss")[radius]
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(saved[name])
-    assert {r["steps"] for r in records if r["attack"] == "bim"} == {4}
+    assert {r.steps for r in records if r.threat == "bim"} == {4}
 
 
 @pytest.mark.parametrize("method", ["fgsm", "bim", "pgd", "mim"])
@@ -131,9 +130,9 @@ def test_each_attack_on_neumf_in_float64_equals_the_one_written_in_place(granula
     loss = AttackLoss(model, training_loss(model), batches, weights)
     bound = loss.ball(0.3, granularity=granularity)
     generator = torch.Generator().manual_seed(5)
-    start = ATTACKS[method].start(weights, bound, generator)
+    start = METHODS[method].start(weights, bound, generator)
     generator.manual_seed(5)
-    delta = run(ATTACKS[method], loss.gradient, weights, bound, steps=3, generator=generator)
+    delta = run(METHODS[method], loss.gradient, weights, bound, steps=3, generator=generator)
 
     saved = {name: weight.detach().clone() for name, weight in weights.items()}
     steps, momentum = (1 if method == "fgsm" else 3), dict.fromkeys(weights, 0.0)
@@ -198,15 +197,15 @@ def test_nothing_is_left_behind(name, target, settings):
     after = trainer.model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert trainer.evaluate(data.test, load_best_model=False) == clean
-    assert len({r["value"] for r in records if r["attack"] == "fgsm" and r["metric"] == "loss"}) == len(RADII)
+    assert len({r.value for r in records if r.threat == "fgsm" and r.metric == "loss"}) == len(RADII)
 
 
 def test_a_cache_of_embeddings_does_not_hide_the_attack(settings):
     config = RAWPConfig(config_dict=settings("LightGCN", defense="none", rawp_target="embeddings", epochs=5))
     trainer, data = trained(config)
     trainer.evaluate(data.test, load_best_model=False)  # fills the cache
-    records = attacked(trainer, data, target="embeddings", radii=(0.0, 5.0))
-    ndcg = values(records, "random", "ndcg@10")
+    records = attacked(trainer, data, target="embeddings", levels=(0.0, 5.0))
+    ndcg = values(records, "noise", "ndcg@10")
     assert ndcg[5.0] != ndcg[0.0]
 
 
@@ -216,7 +215,7 @@ def test_a_cache_that_loading_leaves_stale_is_cleared_at_radius_zero_too(setting
     trainer.evaluate(data.test, load_best_model=False)
     with torch.no_grad():
         trainer.model.user_embedding.weight.normal_()  # as loading a checkpoint does, behind the cache's back
-    records = attacked(trainer, data, target="embeddings", radii=(0.0, 1e-9))
+    records = attacked(trainer, data, target="embeddings", levels=(0.0, 1e-9))
     ndcg = values(records, "fgsm", "ndcg@10")
     assert ndcg[0.0] == pytest.approx(ndcg[1e-9], abs=1e-3)
 
@@ -239,25 +238,25 @@ def test_a_random_loss_is_the_same_function_on_every_call(settings):
 def test_sampled_candidates_are_the_same_at_every_radius(settings):
     args = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", eval_args=args)))
-    records = attacked(trainer, data, radii=(0.0, 1e-9))
+    records = attacked(trainer, data, levels=(0.0, 1e-9))
     assert values(records, "fgsm", "ndcg@10")[0.0] == values(records, "fgsm", "ndcg@10")[1e-9]
-    assert attacked(trainer, data, radii=(0.0, 1e-9)) == records
+    assert attacked(trainer, data, levels=(0.0, 1e-9)) == records
 
 
 def test_records_have_the_schema_and_every_combination_once(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     records = attacked(trainer, data)
-    assert all(tuple(r) == robustness.SCHEMA for r in records)
-    keys = [(r["attack"], r["radius"], r["metric"]) for r in records]
+    assert all(list(vars(r)) == COLUMNS for r in records)
+    keys = [(r.threat, r.level, r.metric) for r in records]
     assert len(set(keys)) == len(keys) == 3 * 3 * 6  # attacks x radii x (five metrics and the loss)
-    assert {r["split"] for r in records if r["metric"] == "loss"} == {"train"}
+    assert {r.split for r in records if r.metric == "loss"} == {"train"}
 
 
 def test_what_a_model_lacks_is_passed_over_or_refused(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("LightGCN", defense="none")))
     weights, hidden = threat(target="embeddings"), threat(optional=True)
     found = outcome(trainer, data, hidden, weights)
-    assert {r["target"] for r in found.records} == {"embeddings"}
+    assert {r.target for r in found.records} == {"embeddings"}
     assert "Passed over: target 'hidden': LightGCN has no hidden weight" in found.notes[0]
     with pytest.raises(InputError, match="LightGCN has no hidden weight"):
         outcome(trainer, data, threat())
@@ -275,7 +274,8 @@ def test_what_the_loss_does_not_depend_on_is_noted(settings):
 def test_of_several_random_starts_the_strongest_counts(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
     one, five = (
-        values(attacked(trainer, data, methods=("pgd",), steps=2, restarts=number), "pgd", "loss") for number in (1, 5)
+        values(attacked(trainer, data, variants=("pgd",), iterations=2, restarts=number), "pgd", "loss")
+        for number in (1, 5)
     )
     assert all(five[radius] >= one[radius] for radius in RADII) and five != one
 
@@ -283,13 +283,13 @@ def test_of_several_random_starts_the_strongest_counts(settings):
 def test_users_add_up_to_the_metrics_and_top_lists_overlap(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=10)))
     found = outcome(trainer, data, threat())
-    users = found.users["global"]
-    wide = {(c["attack"], c["radius"]): row for c, row in zip(users.cells, users.values)}
+    users = found.users["universal"]
+    wide = {(c.threat, c.level): row for c, row in zip(users.conditions, users.values)}
     for record in found.records:
-        if record["metric"] != "loss":
-            mean = wide[record["attack"], record["radius"]][users.metrics.index(record["metric"])].mean()
-            assert mean == pytest.approx(record["value"], rel=1e-5)
-    radii = np.array([cell["radius"] for cell in users.cells])
+        if record.metric != "loss":
+            mean = wide[record.threat, record.level][users.metrics.index(record.metric)].mean()
+            assert mean == pytest.approx(record.value, rel=1e-5)
+    radii = np.array([cell.level for cell in users.conditions])
     assert (users.overlap[radius_is(radii, 0)] == 1).all()
     assert 0 < users.overlap[radius_is(radii, 0.5)].mean() < 1
     history = data.train._dataset.inter_feat
@@ -311,7 +311,7 @@ def test_popularity_is_the_mean_count_of_the_test_items(settings):
 
 def test_models_without_full_ranking_are_measured_by_their_own_metrics(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("DCN", defense="none")))
-    assert {r["metric"] for r in attacked(trainer, data)} == {"auc", "logloss", "loss"}
+    assert {r.metric for r in attacked(trainer, data)} == {"auc", "logloss", "loss"}
 
 
 def test_an_interrupted_evaluation_leaves_no_rows_behind(settings, monkeypatch):
@@ -346,4 +346,4 @@ def test_places_after_the_candidates_do_not_count_as_overlap(settings):
     args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni5"}
     config = settings("NeuMF", defense="none", eval_args=args, topk=[3, 20], valid_metric="NDCG@3", epochs=5)
     trainer, data = trained(RAWPConfig(config_dict=config))
-    assert outcome(trainer, data, threat()).users["global"].k == 6
+    assert outcome(trainer, data, threat()).users["universal"].k == 6

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import recbole_rawp
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.report.sections.stage2 import outcome
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.stage2 import repair
 from recbole_rawp.training.stage2.progress import Progress, summary
 from recbole_rawp.training.stage2.repair import ALPHAS
@@ -186,11 +187,9 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     trainer, data = made(config)
     trainer.fit(data.train, data.valid, saved=False)
     weights = perturbed_weights(trainer.model, "hidden")
-    fgsm = Threat(("fgsm",), "hidden", "tensor", "relative", "global", "", 1, 1, (0.0, 0.3))
-    records = robustness.under_attack(
-        *(trainer, data.train, data.valid), threats=(fgsm,), defense="x", batches=2
-    ).records
-    found = {r["radius"]: r["value"] for r in records if r["metric"] == trainer.valid_metric}
+    fgsm = Perturbation(("fgsm",), "hidden", (0.0, 0.3), iterations=1)
+    records = robustness.under_attack(trainer, data.train, data.valid, Attack((fgsm,), batches=2), defense="x").records
+    found = {r.level: r.value for r in records if r.metric == trainer.valid_metric}
     judge = Judge(trainer, data.train, data.valid, weights, trainer.fine_tuning)
     assert judge.robust() == found[0.3] and judge.clean() == found[0.0] and found[0.0] != found[0.3]
 

@@ -12,9 +12,9 @@ from recbole_rawp.core.ball import normalize, random_direction
 from recbole_rawp.core.selection import select
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.threats.adversarial.per_user.choice import choose
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch, cross_entropy
+from recbole_rawp.threats.adversarial.per_user.engine_selection import select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
 from recbole_rawp.threats.adversarial.per_user.layers import Ghost
 from tests.oracle_per_user import row_norms
@@ -330,6 +330,6 @@ def test_recboles_models_get_the_slow_ways_attack_by_hooks_for_fifty_users(setti
     mask[::7, 5:] = False
     labels = (torch.rand(50, 9, generator=torch.Generator().manual_seed(1)) < 0.5).to(dtype)
     c = UserBatch(model, partial(logit, model), weights, batch, mask, labels)
-    assert choose(c).name == "hooked"
+    assert select_engine(c).name == "hooked"
     engine = Hooked(c)
     near(engine.logits(engine.steepest(engine.ball(0.05))), slow(c, 0.05, score=logit)[0], tolerance)

@@ -85,8 +85,8 @@ def test_mixed_precision_trains_ranks_repairs_and_attacks_and_measures_in_float3
     result = run(settings, enable_amp=True)
     assert len(result["repair"]) == 1
     single = attack_checkpoint("out/model.pth", config_dict={"enable_amp": False, "rawp_output_dir": "again", **QUICK})
-    final = [r["value"] for r in result["records"] if r["stage"] == 2]
-    assert final and [r["value"] for r in single["records"]] == final
+    final = [r.value for r in result["records"] if r.stage == 2]
+    assert final and [r.value for r in single["records"]] == final
 
 
 @pytest.mark.parametrize(("size", "lost"), [(1e-8, "vanish"), (1e3, "overflow")])

@@ -140,7 +140,7 @@ def test_recbole_finds_it_by_its_name_and_in_a_checkpoint(settings, tmp_path):
     options = settings("MLP", mlp_hidden_size=SIZES, epochs=1, ft_epochs=1, attack="published", attack_radii=[0.05])
     more = {"attack_negatives": 10, "rawp_warmup_epochs": 0, "rawp_output_dir": "run"}
     result = run_recbole_rawp(config_dict=options | more)
-    assert {record["scope"] for record in result["records"]} == {"per_user"}
+    assert {record.scope for record in result["records"]} == {"per_user"}
     fresh = """
 import sys
 import recbole_rawp

@@ -21,16 +21,18 @@ import recbole.model
 import torch
 from recbole.utils import get_trainer
 
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.core import objective, restoring
 from recbole_rawp.core.overlay import CACHES, clear_caches
 from recbole_rawp.core.selection import modules
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import checks, robustness
+from recbole_rawp.evaluation.records import LOSS
 from recbole_rawp.host.config import CLASS, NO_GRADIENT, RAWPConfig
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidates import draw, frozen, sampled_loader
 from recbole_rawp.host.weights import perturbed_weights
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.resume import optimizers_of
 from recbole_rawp.training.stage2 import repair
@@ -343,16 +345,16 @@ def the_attack_moves_the_loss_and_leaves_no_trace(runs: Runs) -> None:
     for seed in (random.seed, np.random.seed, torch.manual_seed):  # not as an earlier measurement might leave them
         seed(7)
     before, loose, numbers = weights_of(trainer.model), attributes(trainer.model), next_numbers()
-    threat = Threat(("random", "fgsm"), runs.case.target, "tensor", "relative", "global", "", 1, 1, (0.0, 0.1))
+    threat = Perturbation(("noise", "fgsm"), runs.case.target, (0.0, 0.1), iterations=1)
     outcome = robustness.under_attack(
-        trainer, data.train, data.test, threats=(threat,), batches=2, defense="rawp_ft", negatives=20
+        trainer, data.train, data.test, Attack((threat,), batches=2, negatives=20), defense="rawp_ft"
     )
     assert not different(before, weights_of(trainer.model)) and attributes(trainer.model) == loose
     assert next_numbers() == numbers
-    loss = {(r["attack"], r["radius"]): r["value"] for r in outcome.records if r["metric"] == robustness.LOSS}
-    assert loss["fgsm", 0.1] != loss["fgsm", 0.0] == loss["random", 0.0]
+    loss = {(r.threat, r.level): r.value for r in outcome.records if r.metric == LOSS}
+    assert loss["fgsm", 0.1] != loss["fgsm", 0.0] == loss["noise", 0.0]
     verdicts = {check.name: check for check in checks.verify(outcome, None, decimals=4)}
-    finite = all(math.isfinite(record["value"]) for record in outcome.records)
+    finite = all(math.isfinite(record.value) for record in outcome.records)
     assert (verdicts["all values are finite"].status == checks.PASSED) == finite
     if not finite:
         runs.notes.append(f"not finite: {verdicts['all values are finite'].detail}")
@@ -364,12 +366,14 @@ def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
     """Radius 0 equals RecBole's own evaluation on the same candidates; the attack leaves every bit as it was."""
     trainer, data = runs.repaired.trainer, runs.repaired.data
     before = weights_of(trainer.model)
-    threat = Threat(("fgsm",), runs.case.target, "row", "relative", "per_user", "pseudo", 1, 1, (0.0, 0.05))
+    threat = Perturbation(
+        ("fgsm",), runs.case.target, (0.0, 0.05), granularity="row", scope="per_user", labels="pseudo", iterations=1
+    )
     try:
         loader = sampled_loader(trainer.config, data.test, 10)
         drawn = draw(loader, 1)
         outcome = robustness.under_attack(
-            trainer, data.train, loader, threats=(threat,), batches=1, defense="rawp_ft", candidates=drawn
+            trainer, data.train, loader, Attack((threat,), batches=1), defense="rawp_ft", candidates=drawn
         )
     except InputError as error:
         assert str(error).startswith("attack_scope: ")
@@ -379,12 +383,12 @@ def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
     clear_caches(trainer.model.modules())
     with frozen(loader, drawn):
         own, again = (trainer.evaluate(loader, load_best_model=False) for _ in range(2))
-    clean = {record["metric"]: record["value"] for record in outcome.records if record["radius"] == 0}
+    clean = {record.metric: record.value for record in outcome.records if record.level == 0}
     if own != again:
         runs.notes.append("its scores are drawn anew on each call")
     else:
         assert clean | own == pytest.approx(clean, abs=0.51e-4)
-    assert all(math.isfinite(record["value"]) for record in outcome.records)
+    assert all(math.isfinite(record.value) for record in outcome.records)
     ways = [word for word in ("vmap", "loop") if any(f"went by {word}" in note for note in outcome.notes)]
     runs.per_user = ways[0] if ways else "hooked"
 

@@ -120,7 +120,7 @@ def test_with_a_clean_pass_the_statistics_are_those_at_w():
     ("recipe", "calls"),
     [
         ({}, 2),
-        ({"direction": "random"}, 1),
+        ({"direction": "noise"}, 1),
         ({"steps": 3}, 4),
         ({"clean_weight": 1.0}, 2),
         ({"clean_weight": 1.0, "steps": 3}, 4),

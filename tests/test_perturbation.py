@@ -89,7 +89,7 @@ def test_noise_needs_no_gradient_and_has_the_same_norm():
         raise AssertionError("noise asked for a gradient")
 
     bound = ball.around({"w": W}, 0.1)
-    delta = ascend(forbidden, {"w": W}, bound, direction="random", generator=torch.Generator().manual_seed(0))["w"]
+    delta = ascend(forbidden, {"w": W}, bound, direction="noise", generator=torch.Generator().manual_seed(0))["w"]
     assert float(delta.norm()) == pytest.approx(0.1 * 5.0)
     assert abs(float((delta * G).sum())) < float(delta.norm() * G.norm())
 

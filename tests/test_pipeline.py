@@ -61,8 +61,8 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     assert first["records"] == second["records"]
     with open("first/records.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == robustness.SCHEMA
-    assert [float(row["value"]) for row in rows] == [r["value"] for r in first["records"]]
+    assert tuple(rows[0]) == robustness.COLUMNS
+    assert [float(row["value"]) for row in rows] == [r.value for r in first["records"]]
     report = Path("first/report.md").read_text()
     assert first["table"] in report and "](robustness.png)" in report and "radius 0 equals" in report
     assert Path("first/robustness.png").read_bytes().startswith(b"\x89PNG")
@@ -72,14 +72,14 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
 
 def test_the_baseline_joins_table_picture_and_records(settings):
     both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
-    assert [r["defense"] for r in both["records"]] == sorted((r["defense"] for r in both["records"]), reverse=True)
+    assert [r.defense for r in both["records"]] == sorted((r.defense for r in both["records"]), reverse=True)
     assert both["table"].count("| plain ") == 3 and both["table"].count("| awp ") == 3
     assert {"settings.yaml", "suite.yaml", "model.pth", "resume.pt"} == {
         path.name for path in Path("both/baseline").iterdir()
     }
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
-    assert alone["records"] == [r for r in both["records"] if r["defense"] == "none"]
+    assert alone["records"] == [r for r in both["records"] if r.defense == "none"]
 
 
 def test_bad_patterns_are_found_before_the_baseline_trains(settings, monkeypatch):

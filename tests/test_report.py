@@ -13,27 +13,28 @@ from matplotlib.image import imread
 
 from recbole_rawp import files
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation.checks import Check
-from recbole_rawp.evaluation.robustness import SCHEMA
+from recbole_rawp.evaluation.records import COLUMNS, Check, Condition
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.jobs import report as job_report
-from recbole_rawp.report import curves, pictures, report, run_files, tables
+from recbole_rawp.report import pictures, report, run_files, scores, tables
 from recbole_rawp.report.comparison.merging import merge
+from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.sections import per_user
+from recbole_rawp.report.verdict import verdict
 
 
 @pytest.fixture
 def frame():
     curves = {
-        ("none", "random"): (0.2, 0.19, 0.18),
+        ("none", "noise"): (0.2, 0.19, 0.18),
         ("none", "fgsm"): (0.2, 0.1, 0.01),
-        ("rawp", "random"): (0.18, 0.18, 0.18),
+        ("rawp", "noise"): (0.18, 0.18, 0.18),
         ("rawp", "fgsm"): (0.18, 0.18, 0.171),
     }
     rows = [
-        dict.fromkeys(SCHEMA, "")
-        | {"model": "M", "dataset": "D", "defense": defense, "attack": attack}
-        | {"radius": radius, "metric": "ndcg@10", "value": value}
+        dict.fromkeys(COLUMNS, "")
+        | {"model": "M", "dataset": "D", "defense": defense, "threat": attack, "unit": "relative radius"}
+        | {"level": radius, "metric": "ndcg@10", "value": value}
         for (defense, attack), values in curves.items()
         for radius, value in zip((0.0, 0.1, 0.3), values)
     ]
@@ -41,54 +42,50 @@ def frame():
 
 
 def test_the_table_shows_values_and_shares(frame):
-    lines = report.table(frame, "ndcg@10", bigger=True).splitlines()
+    lines = tables.table(frame, "ndcg@10", bigger=True).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert cells[0] == ["defense", "attack", "radius 0", "radius 0.1", "radius 0.3"]
+    assert cells[0] == ["defense", "threat", "radius 0", "radius 0.1", "radius 0.3"]
     assert cells[3] == ["plain", "fgsm", "0.2000", "0.1000 (50%)", "0.0100 (5%)"]
     assert cells[5] == ["rawp", "fgsm", "0.1800", "0.1800 (100%)", "0.1710 (95%)"]
 
 
 def test_the_verdict_names_the_radius_where_the_models_differ_most(frame):
-    text = report.verdict(frame, "ndcg@10", bigger=True)
+    text = verdict(frame, "ndcg@10", bigger=True)
     assert text.startswith("When FGSM moves each weight tensor by 30% of its norm, ")
     assert "**plain** keeps 5% of its NDCG@10 of 0.2000 (noise of the same norm leaves 90%)" in text
     assert "**rawp** keeps 95%" in text
 
 
 def test_one_model_alone_has_a_verdict_too(frame):
-    assert "by 10% of its norm, **plain** keeps 50%" in report.verdict(
+    assert "by 10% of its norm, **plain** keeps 50%" in verdict(
         frame[frame["defense"] == "none"], "ndcg@10", bigger=True
     )
 
 
 def test_no_attacked_radius_is_said(frame):
-    assert "only 0" in report.verdict(frame[frame["radius"] == 0], "ndcg@10", bigger=True)
+    assert "only 0" in verdict(frame[frame["level"] == 0], "ndcg@10", bigger=True)
 
 
 def test_a_clean_score_of_zero_has_no_share(frame, tmp_path):
     frame["value"] = 0.0
-    assert "n/a" in report.table(frame, "ndcg@10", bigger=True) and "n/a" in report.verdict(
-        frame, "ndcg@10", bigger=True
-    )
+    assert "n/a" in tables.table(frame, "ndcg@10", bigger=True) and "n/a" in verdict(frame, "ndcg@10", bigger=True)
     pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
 def test_scores_of_nan_are_shown_and_never_taken_for_the_milder_attack(frame, tmp_path):
-    frame.loc[(frame["attack"] == "fgsm") & (frame["radius"] == 0.3), "value"] = float("nan")
-    assert "nan (n/a)" in report.table(frame, "ndcg@10", bigger=True)
+    frame.loc[(frame["threat"] == "fgsm") & (frame["level"] == 0.3), "value"] = float("nan")
+    assert "nan (n/a)" in tables.table(frame, "ndcg@10", bigger=True)
     alone = frame[frame["defense"] == "none"]
-    assert "keeps 50%" in report.verdict(alone, "ndcg@10", bigger=True)
+    assert "keeps 50%" in verdict(alone, "ndcg@10", bigger=True)
     frame["value"] = float("nan")
-    assert "keeps n/a" in report.verdict(frame, "ndcg@10", bigger=True)
+    assert "keeps n/a" in verdict(frame, "ndcg@10", bigger=True)
     pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
 def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_the_largest(frame):
     frame["value"] = 1 / frame["value"]
-    assert "**plain** keeps 5% of its LOGLOSS" in report.verdict(
-        frame.replace("ndcg@10", "logloss"), "logloss", bigger=False
-    )
-    assert "(50%)" in report.table(frame, "ndcg@10", bigger=False)
+    assert "**plain** keeps 5% of its LOGLOSS" in verdict(frame.replace("ndcg@10", "logloss"), "logloss", bigger=False)
+    assert "(50%)" in tables.table(frame, "ndcg@10", bigger=False)
 
 
 def test_the_picture_has_ink_in_every_defences_colour(frame, tmp_path):
@@ -114,27 +111,27 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_repaired_model_is_told_from_what_it_was_before(frame):
     both = pd.concat([frame.assign(stage=1), frame[frame["defense"] == "rawp"].assign(stage=2, value=0.175)])
-    lines = report.table(both, "ndcg@10", bigger=True).splitlines()[2:]
+    lines = tables.table(both, "ndcg@10", bigger=True).splitlines()[2:]
     names = [line.split("|")[1].strip() for line in lines]
     assert names == ["plain", "plain", *["rawp before repair"] * 2, *["rawp repaired"] * 2]
     assert "0.1750 (100%)" in lines[-1] and "0.1710 (95%)" in lines[3]
-    text = report.verdict(both, "ndcg@10", bigger=True)
+    text = verdict(both, "ndcg@10", bigger=True)
     assert "**rawp before repair** keeps 95%" in text and "**rawp repaired** keeps 100%" in text
 
 
-SETTING = {"target": "hidden", "granularity": "tensor", "unit": "relative", "scope": "global", "labels": ""}
+SETTING = {"target": "hidden", "granularity": "tensor", "unit": "relative radius", "scope": "universal", "labels": ""}
 PER_USER = {"granularity": "row", "scope": "per_user", "labels": "truth"}
 PASSED = [Check("none", "all values are finite", "passed", ""), Check("rawp", "all values are finite", "passed", "")]
 
 
-def measured(model="M", defenses=("none", "rawp"), attacks=("random", "fgsm"), *, seed=1, factor=1.0, **setting):
+def measured(model="M", defenses=("none", "rawp"), attacks=("noise", "fgsm"), *, seed=1, factor=1.0, **setting):
     """Return records of ndcg@10 and loss in one setting; a model loses `factor` times what it does by default."""
-    strength = {"random": 0.5, "fgsm": 3.0, "bim": 5.0, "pgd": 6.0}
+    strength = {"noise": 0.5, "fgsm": 3.0, "bim": 5.0, "pgd": 6.0}
     weakness = {"none": 1.0, "rawp": 0.1}
     return [
-        dict.fromkeys(SCHEMA, "")
+        dict.fromkeys(COLUMNS, "")
         | {"model": model, "dataset": "D", "defense": defense, "stage": 1, "seed": seed, "split": "test", "steps": 1}
-        | (SETTING | setting | {"attack": attack, "radius": radius, "metric": metric, "value": value})
+        | (SETTING | setting | {"threat": attack, "level": radius, "metric": metric, "value": value})
         for defense in defenses
         for attack in attacks
         for radius in (0.0, 0.1, 0.3)
@@ -145,7 +142,7 @@ def measured(model="M", defenses=("none", "rawp"), attacks=("random", "fgsm"), *
     ]
 
 
-def users_of(records, scope="global", count=40):
+def users_of(records, scope="universal", count=40):
     """Return per-user values whose means are the records'."""
     rows = [row for row in records if row["metric"] == "ndcg@10" and row["scope"] == scope]
     spread = np.linspace(0.5, 1.5, count, dtype=np.float32)
@@ -154,9 +151,9 @@ def users_of(records, scope="global", count=40):
         activity=np.arange(count),
         popularity=np.arange(count, dtype=float)[::-1].copy(),
         metrics=["ndcg@10"],
-        cells=[{name: row[name] for name in SCHEMA if name not in ("metric", "value")} for row in rows],
+        conditions=[Condition(**{n: row[n] for n in COLUMNS if n not in ("metric", "value")}) for row in rows],
         values=np.stack([row["value"] * spread for row in rows]).astype(np.float32)[:, None],
-        overlap=np.stack([np.full(count, 1 - row["radius"], dtype=np.float32) for row in rows]),
+        overlap=np.stack([np.full(count, 1 - row["level"], dtype=np.float32) for row in rows]),
         k=10,
     )
 
@@ -166,7 +163,9 @@ def written(folder, records, checks=PASSED, **more):
     folder.mkdir()
     (folder / "environment.txt").write_text("here")
     common = {"metric": "ndcg@10", "bigger": True, "settings": {"rawp_radius": 0.1}, "environment": "here"}
-    report.write(folder, records, checks, **(common | more))
+    facts = common | {"notes": list(more.pop("notes", ()))}
+    run = Run("run", pd.DataFrame(records, columns=COLUMNS), checks, more.pop("users", {}), facts | more)
+    report.write(folder, run, command=report.again_command("train"))
     return (folder / "report.md").read_text()
 
 
@@ -180,7 +179,7 @@ def cells_of(text, heading=None):
 
 def test_a_report_leaves_every_kind_of_file_and_no_half_written_one(tmp_path):
     records = measured() + measured(**PER_USER)
-    written(tmp_path / "run", records, users={s: users_of(records, s) for s in ("global", "per_user")})
+    written(tmp_path / "run", records, users={s: users_of(records, s) for s in ("universal", "per_user")})
     other = "robustness-hidden-row-per_user-truth"
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("records.csv", "records.json", "users.npz", "checks.json", "report.json", "environment.txt"),
@@ -190,7 +189,7 @@ def test_a_report_leaves_every_kind_of_file_and_no_half_written_one(tmp_path):
 
 def test_the_same_records_give_the_same_files(tmp_path):
     for name in ("a", "b"):
-        written(tmp_path / name, measured(), users={"global": users_of(measured())})
+        written(tmp_path / name, measured(), users={"universal": users_of(measured())})
     for path in (tmp_path / "a").iterdir():
         if path.suffix != ".npz":
             assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
@@ -218,9 +217,9 @@ def test_settings_are_never_mixed_in_one_table(tmp_path):
 def test_a_failed_self_check_is_said_in_the_verdict():
     checks = [*PASSED, Check("none", "the attack has a gradient", "failed", "fgsm 0.1")]
     frame = pd.DataFrame(measured())
-    text = report.verdict(frame, "ndcg@10", bigger=True, checks=checks)
+    text = verdict(frame, "ndcg@10", bigger=True, checks=checks)
     assert text.startswith("**Do not trust these numbers: 1 self-check failed** (plain: the attack has a gradient). ")
-    assert "trust" not in report.verdict(frame, "ndcg@10", bigger=True, checks=PASSED)
+    assert "trust" not in verdict(frame, "ndcg@10", bigger=True, checks=PASSED)
 
 
 @pytest.mark.parametrize(
@@ -229,87 +228,84 @@ def test_a_failed_self_check_is_said_in_the_verdict():
         ({}, "moves each weight tensor by 30% of its norm"),
         ({"granularity": "row", "scope": "per_user"}, "moves each weight row by 30% of its norm"),
         ({"granularity": "global"}, "moves all attacked weights together by 30% of their norm"),
-        ({"target": "embeddings", "granularity": "row", "unit": "absolute"}, "moves each embedding row by 0.3 in L2"),
-        ({"target": "activations", "granularity": "sign", "unit": "absolute"}, "moves each hidden unit by 0.3,"),
+        (
+            {"target": "embeddings", "granularity": "row", "unit": "absolute radius"},
+            "moves each embedding row by 0.3 in L2",
+        ),
+        ({"target": "activations", "granularity": "sign", "unit": "absolute radius"}, "moves each hidden unit by 0.3,"),
     ],
 )
 def test_the_verdict_says_what_a_radius_is(setting, words):
-    assert words in report.verdict(pd.DataFrame(measured(**setting)), "ndcg@10", bigger=True)
+    assert words in verdict(pd.DataFrame(measured(**setting)), "ndcg@10", bigger=True)
 
 
 def test_small_radii_are_not_rounded_away():
-    frame = pd.DataFrame(measured()).assign(radius=lambda rows: rows["radius"] / 60)
-    assert "by 0.5% of its norm" in report.verdict(frame, "ndcg@10", bigger=True)
+    frame = pd.DataFrame(measured()).assign(level=lambda rows: rows["level"] / 60)
+    assert "by 0.5% of its norm" in verdict(frame, "ndcg@10", bigger=True)
 
 
 def test_of_many_models_the_verdict_names_the_least_and_the_most_robust():
     models = [measured(model=f"M{i}", defenses=("none",), factor=i / 10) for i in (3, 1, 9, 5, 2)]
-    text = report.verdict(pd.DataFrame([row for rows in models for row in rows]), "ndcg@10", bigger=True)
+    text = verdict(pd.DataFrame([row for rows in models for row in rows]), "ndcg@10", bigger=True)
     assert "of 5 models: **M9: plain** keeps" in text and "; **M1: plain** keeps" in text and "M5" not in text
 
 
 def test_auc_is_kept_above_chance():
     wide = pd.DataFrame({0.0: [0.9, 0.5], 0.1: [0.7, 0.5], 0.3: [0.4, 0.6]})
-    kept = curves.shares(wide, bigger=True, metric="auc")
+    kept = scores.shares(wide, bigger=True, metric="auc")
     np.testing.assert_allclose(kept.loc[0], [1, 0.5, -0.25])
     assert kept.loc[1].isna().all()
-    np.testing.assert_allclose(curves.shares(wide, bigger=True, metric="ndcg@10").loc[0], [1, 7 / 9, 4 / 9])
+    np.testing.assert_allclose(scores.shares(wide, bigger=True, metric="ndcg@10").loc[0], [1, 7 / 9, 4 / 9])
 
 
 def test_the_verdict_on_auc_says_from_where_it_counts():
     frame = pd.DataFrame(measured()).replace("ndcg@10", "auc").assign(value=lambda rows: 0.5 + rows["value"])
-    text = report.verdict(frame, "auc", bigger=True)
+    text = verdict(frame, "auc", bigger=True)
     assert "**plain** keeps 41% of its AUC of 0.7000, counted from 0.5 (noise" in text
 
 
 def test_attacks_of_different_steps_are_told_apart():
     frame = pd.DataFrame(measured(attacks=("bim",)) + [row | {"steps": 50} for row in measured(attacks=("bim",))])
-    assert list(curves.curves(frame, "ndcg@10").index.unique("attack")) == ["bim-1", "bim-50"]
-
-
-def test_records_of_older_files_are_relative_and_without_labels(tmp_path):
-    pd.DataFrame(measured()).drop(columns=["unit", "labels"]).to_csv(tmp_path / "old.csv", index=False)
-    old = pd.read_csv(tmp_path / "old.csv")
-    assert report.table(old, "ndcg@10", bigger=True) == report.table(pd.DataFrame(measured()), "ndcg@10", bigger=True)
+    assert list(scores.by_threat(frame, "ndcg@10").index.unique("threat")) == ["bim-1", "bim-50"]
 
 
 def test_a_radius_that_was_not_measured_is_a_dash():
     frame = pd.DataFrame(measured())
-    frame = frame[~((frame["defense"] == "rawp") & (frame["radius"] == 0.3))]
-    rows = cells_of(report.table(frame, "ndcg@10", bigger=True))
+    frame = frame[~((frame["defense"] == "rawp") & (frame["level"] == 0.3))]
+    rows = cells_of(tables.table(frame, "ndcg@10", bigger=True))
     assert [row[-1] for row in rows[1:]] == ["0.1721 (86%)", "0.0813 (41%)", "-", "-"]
 
 
 def test_models_attacked_at_other_radii_do_not_compare(frame):
-    other = frame.assign(radius=frame["radius"].where(frame["defense"] == "none", frame["radius"] * 2))
-    text = report.verdict(other[other["radius"] != 0.6], "ndcg@10", bigger=True)
+    other = frame.assign(level=frame["level"].where(frame["defense"] == "none", frame["level"] * 2))
+    text = verdict(other[other["level"] != 0.6], "ndcg@10", bigger=True)
     assert text == "No attack was tried on all of the 2 models at one radius: nothing compares."
 
 
 def test_models_without_a_common_attack_do_not_compare(frame):
     """One was attacked by FGSM, the other by BIM: `the worse of FGSM and BIM` was tried on neither."""
-    kept = (frame["defense"] == "none") | (frame["attack"] != "fgsm")
-    other = frame.assign(attack=frame["attack"].where(kept, "bim"))
-    text = report.verdict(other, "ndcg@10", bigger=True)
+    kept = (frame["defense"] == "none") | (frame["threat"] != "fgsm")
+    other = frame.assign(threat=frame["threat"].where(kept, "bim"))
+    text = verdict(other, "ndcg@10", bigger=True)
     assert text == "No attack was tried on all of the 2 models at one radius: nothing compares."
 
 
 def test_the_overview_ends_where_each_model_was_last_attacked(frame):
-    kept = frame[(frame["radius"] < 0.3) | (frame["defense"] == "none")].assign(value=0.2)
+    kept = frame[(frame["level"] < 0.3) | (frame["defense"] == "none")].assign(value=0.2)
     lines = tables.overview(kept, "ndcg@10", bigger=True).splitlines()
     assert "no radius up to 0.3" in lines[2] and "no radius up to 0.1" in lines[3]
 
 
 def test_users_are_looked_at_where_the_verdict_looks(tmp_path):
-    records = measured() + [row for row in measured(attacks=("bim",)) if row["radius"] < 0.3]
-    text = written(tmp_path / "run", records, users={"global": users_of(records)})
+    records = measured() + [row for row in measured(attacks=("bim",)) if row["level"] < 0.3]
+    text = written(tmp_path / "run", records, users={"universal": users_of(records)})
     assert "moves each weight tensor by 30% of its norm" in text and "NDCG@10 at radius 0.3, attacked - clean" in text
 
 
 def test_losses_and_models_are_compared_user_by_user(tmp_path):
-    text = written(tmp_path / "run", measured(), users={"global": users_of(measured())})
+    text = written(tmp_path / "run", measured(), users={"universal": users_of(measured())})
     rows = cells_of(text, "### Is the difference more than chance?")
-    assert rows[0] == ["defense", "attack", "clean", "attacked", "difference", "p"]
+    assert rows[0] == ["defense", "threat", "clean", "attacked", "difference", "p"]
     assert rows[2][:4] == ["plain", "fgsm", "0.2000", "0.0813"] and rows[2][4].startswith("-0.1187 [-0.1")
     assert rows[2][5] == "<0.001"
     pairs = cells_of(text, "(Holm)")
@@ -322,7 +318,9 @@ def test_losses_and_models_are_compared_user_by_user(tmp_path):
 
 
 def test_users_are_sliced_by_activity_and_popularity(tmp_path):
-    rows = cells_of(written(tmp_path / "run", measured(), users={"global": users_of(measured())}), "Which users lose?")
+    rows = cells_of(
+        written(tmp_path / "run", measured(), users={"universal": users_of(measured())}), "Which users lose?"
+    )
     assert rows[0] == ["training interactions", "users", "plain", "rawp"] and len(rows) == 7
     assert rows[1][0] == "least active (0 to 13 per user)" and rows[6][0] == "most popular items (27 to 39 per item)"
     assert sum(int(row[1]) for row in rows[1:4]) == sum(int(row[1]) for row in rows[4:]) == 40
@@ -331,14 +329,14 @@ def test_users_are_sliced_by_activity_and_popularity(tmp_path):
 
 
 def test_a_user_whose_score_is_nan_in_one_seed_has_no_mean():
-    cells = pd.DataFrame([{"defense": "none", "attack": "fgsm", "radius": 0.1, "seed": seed} for seed in (1, 2)])
-    (row,) = per_user.by_cell(np.array([[0.2, 0.4], [np.nan, 0.6]]), cells).to_numpy()
+    cells = pd.DataFrame([{"defense": "none", "threat": "fgsm", "level": 0.1, "seed": seed} for seed in (1, 2)])
+    (row,) = per_user.by_condition(np.array([[0.2, 0.4], [np.nan, 0.6]]), cells).to_numpy()
     np.testing.assert_allclose(row, [np.nan, 0.5])
 
 
 def test_ranking_stability_is_the_mean_overlap(tmp_path):
-    rows = cells_of(written(tmp_path / "run", measured(), users={"global": users_of(measured())}), "top 10 stays?")
-    assert rows[1] == ["plain", "random", "90%", "70%"]
+    rows = cells_of(written(tmp_path / "run", measured(), users={"universal": users_of(measured())}), "top 10 stays?")
+    assert rows[1] == ["plain", "noise", "90%", "70%"]
 
 
 def test_latex_escapes_what_it_must(tmp_path):
@@ -358,10 +356,10 @@ def test_every_model_has_a_style_of_its_own():
 
 
 def test_crowded_attacks_get_panels_of_their_own():
-    few = curves.curves(pd.DataFrame(measured()), "ndcg@10")
-    many = curves.curves(pd.DataFrame(measured(attacks=("random", "fgsm", "bim", "pgd"))), "ndcg@10")
-    assert pictures.panels(few) == [["random", "fgsm"]]
-    assert pictures.panels(many) == [["fgsm", "random"], ["bim", "random"], ["pgd", "random"]]
+    few = scores.by_threat(pd.DataFrame(measured()), "ndcg@10")
+    many = scores.by_threat(pd.DataFrame(measured(attacks=("noise", "fgsm", "bim", "pgd"))), "ndcg@10")
+    assert pictures.panels(few) == [["noise", "fgsm"]]
+    assert pictures.panels(many) == [["fgsm", "noise"], ["bim", "noise"], ["pgd", "noise"]]
 
 
 def test_two_runs_stand_side_by_side(tmp_path):
@@ -370,7 +368,7 @@ def test_two_runs_stand_side_by_side(tmp_path):
         written(
             tmp_path / model,
             records,
-            users={"global": users_of(records)},
+            users={"universal": users_of(records)},
             settings={"rawp_radius": factor, "epochs": 5},
             notes=["skipped: activations"],
         )
@@ -387,17 +385,17 @@ def test_two_runs_stand_side_by_side(tmp_path):
 
 def test_a_combined_report_can_be_combined_again(tmp_path):
     for model in "ABC":
-        written(tmp_path / model, measured(model), users={"global": users_of(measured(model))})
+        written(tmp_path / model, measured(model), users={"universal": users_of(measured(model))})
     job_report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "AB"))
     result = job_report.combine([str(tmp_path / "AB"), str(tmp_path / "C")], str(tmp_path / "ABC"))
-    assert {row["model"] for row in result["records"]} == {"A", "B", "C"} and len(result["checks"]) == 6
+    assert {row.model for row in result["records"]} == {"A", "B", "C"} and len(result["checks"]) == 6
 
 
 def test_one_model_measured_differently_twice_is_told_apart_by_folder_and_the_same_baseline_counts_once(tmp_path):
     baseline = measured(defenses=("none",))
     for name, factor in (("x", 1.0), ("y", 2.0)):
         records = baseline + measured(defenses=("rawp",), factor=factor)
-        written(tmp_path / name, records, users={"global": users_of(records)})
+        written(tmp_path / name, records, users={"universal": users_of(records)})
     result = job_report.combine([str(tmp_path / "x"), str(tmp_path / "y")], str(tmp_path / "both"))
     rows = cells_of(result["table"])
     assert [row[0] for row in rows[1:]] == ["plain"] * 2 + ["rawp [x]"] * 2 + ["rawp [y]"] * 2
@@ -432,9 +430,9 @@ def test_runs_that_rank_other_candidates_are_not_put_side_by_side_without_a_word
     for name, item in (("x", 1), ("y", 1), ("z", 2)):
         frame = pd.DataFrame([row | {"defense": name} for row in measured(defenses=("none",))])
         (tmp_path / name).mkdir()
-        run_files.save(tmp_path / name, run_files.Run(name, frame, [], {}, facts))
+        run_files.write_run(tmp_path / name, run_files.Run(name, frame, [], {}, facts))
         np.savez(tmp_path / name / "candidates.npz", users=np.array([5]), items=np.array([item]))
-    alike, other = (merge(run_files.load_all([str(tmp_path / name) for name in names])) for names in ("xy", "xyz"))
+    alike, other = (merge(run_files.read_runs([str(tmp_path / name) for name in names])) for names in ("xy", "xyz"))
     detail = "candidates of M, seed 1: others in x, y than in z"
     assert alike.checks == []
     assert other.checks == [Check("runs on D", "they are measured alike", "failed", detail)]
@@ -451,7 +449,7 @@ def test_several_seeds_of_a_model_are_averaged(tmp_path):
 def test_users_of_other_data_are_compared_among_themselves(tmp_path):
     for model, count in (("A", 30), ("B", 40)):
         records = measured(model)
-        written(tmp_path / model, records, users={"global": users_of(records, count=count)})
+        written(tmp_path / model, records, users={"universal": users_of(records, count=count)})
     job_report.combine([str(tmp_path / "A"), str(tmp_path / "B")], str(tmp_path / "both"))
     text = (tmp_path / "both/report.md").read_text()
     assert "the same 30 users" in text and "the same 40 users" in text and "A: plain -> B: plain" not in text
@@ -460,7 +458,7 @@ def test_users_of_other_data_are_compared_among_themselves(tmp_path):
 def test_users_whose_split_each_seed_draws_are_told_apart_by_it(tmp_path):
     for seed in (1, 2):
         records = measured(seed=seed)
-        written(tmp_path / str(seed), records, users={"global": users_of(records, count=30 + seed)})
+        written(tmp_path / str(seed), records, users={"universal": users_of(records, count=30 + seed)})
     job_report.combine([str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "both"))
     headings = re.findall(r"### Which users lose\? (.*)", (tmp_path / "both/report.md").read_text())
     assert headings == ["(M on D, seed 1)", "(M on D, seed 2)"]
@@ -506,7 +504,7 @@ def test_tensorboard_gets_the_curves_and_not_the_loss():
     alone, several = Writer(), Writer()
     records = measured(defenses=("none",))
     report.tensorboard(alone, records)
-    assert ("attack/hidden-tensor-global/fgsm/ndcg@10", records[-2]["value"], 3000) in alone and len(alone) == 6
+    assert ("attack/hidden-tensor-universal/fgsm/ndcg@10", records[-2]["value"], 3000) in alone and len(alone) == 6
     report.tensorboard(several, measured())
     assert {tag.rpartition("/")[2] for tag, _, _ in several} == {"plain", "rawp"}
     assert len({(tag, step) for tag, _, step in several}) == len(several) == 12
@@ -514,34 +512,34 @@ def test_tensorboard_gets_the_curves_and_not_the_loss():
 
 def test_attacks_with_radii_of_their_own_keep_their_values(frame):
     """pandas' unstack(sort=False) mixes rows up where some lack a radius."""
-    bim = frame[frame["attack"] == "fgsm"].assign(attack="bim", value=lambda f: f["value"] - 0.001)
-    bim["radius"] = bim["radius"].replace({0.1: 0.2})
+    bim = frame[frame["threat"] == "fgsm"].assign(threat="bim", value=lambda f: f["value"] - 0.001)
+    bim["level"] = bim["level"].replace({0.1: 0.2})
     mixed = pd.concat([frame, bim[bim["defense"] == "none"], bim[bim["defense"] == "rawp"]])
-    wide = curves.curves(mixed, "ndcg@10")
+    wide = scores.by_threat(mixed, "ndcg@10")
     for row in mixed.itertuples():
-        assert wide.loc[(row.defense, row.attack)][row.radius].item() == row.value
+        assert wide.loc[(row.defense, row.threat)][row.level].item() == row.value
     assert wide.isna().sum().sum() == 4 + 2  # four attacks lack 0.2, two lack 0.1
-    text = report.verdict(mixed, "ndcg@10", bigger=True)
+    text = verdict(mixed, "ndcg@10", bigger=True)
     assert "by 30% of its norm" in text and "**plain** keeps 5%" in text
 
 
 def test_models_are_compared_under_the_attacks_that_all_of_them_met(frame):
-    pgd = frame[(frame["attack"] == "fgsm") & (frame["defense"] == "none")].assign(attack="pgd", value=0.2)
-    pgd.loc[pgd["radius"] > 0, "value"] = 0.0
-    text = report.verdict(pd.concat([frame, pgd]), "ndcg@10", bigger=True)
+    pgd = frame[(frame["threat"] == "fgsm") & (frame["defense"] == "none")].assign(threat="pgd", value=0.2)
+    pgd.loc[pgd["level"] > 0, "value"] = 0.0
+    text = verdict(pd.concat([frame, pgd]), "ndcg@10", bigger=True)
     assert text.startswith("When FGSM moves") and "**plain** keeps 5%" in text
-    alone = report.verdict(pd.concat([frame[frame["defense"] == "none"], pgd]), "ndcg@10", bigger=True)
+    alone = verdict(pd.concat([frame[frame["defense"] == "none"], pgd]), "ndcg@10", bigger=True)
     assert "FGSM and PGD" in alone and "keeps 0%" in alone
 
 
 def test_a_score_that_rises_under_attack_is_not_called_robust(frame):
-    frame.loc[(frame["attack"] == "fgsm") & (frame["radius"] > 0) & (frame["defense"] == "rawp"), "value"] = 0.25
-    assert "A share above 100% is no robustness" in report.verdict(frame, "ndcg@10", bigger=True)
+    frame.loc[(frame["threat"] == "fgsm") & (frame["level"] > 0) & (frame["defense"] == "rawp"), "value"] = 0.25
+    assert "A share above 100% is no robustness" in verdict(frame, "ndcg@10", bigger=True)
 
 
 def test_the_overview_passes_over_radii_that_were_not_tried(frame):
-    bim = frame[frame["attack"] == "fgsm"].assign(attack="bim")
-    bim = bim[bim["radius"] != 0.1]
+    bim = frame[frame["threat"] == "fgsm"].assign(threat="bim")
+    bim = bim[bim["level"] != 0.1]
     text = tables.overview(pd.concat([frame, bim]).assign(target="hidden"), "ndcg@10", bigger=True)
     plain = next(line for line in text.splitlines() if "| plain" in line)
     assert plain.count("| 0.1 (noise: 95%)") == 2

@@ -11,8 +11,8 @@ from torch import nn
 from recbole_rawp.core.ball import normalize, random_direction
 from recbole_rawp.model.sparse_linear import Pair, SparseLinear, SparseRows
 from recbole_rawp.threats.adversarial.per_user import sparse_layers
-from recbole_rawp.threats.adversarial.per_user.choice import choose
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
+from recbole_rawp.threats.adversarial.per_user.engine_selection import select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
 from recbole_rawp.threats.adversarial.per_user.pair_layer import PairLayer
 from tests.per_user_models import ITEMS, USERS, N, attack_on, climbed, near, same, seeded, slow, trace
@@ -135,7 +135,7 @@ def test_shared_ones_are_the_inner_products_of_the_rows(monkeypatch, kept):
 def test_choose_takes_hooks_and_the_model_is_as_before():
     c = attack_on(seeded(Rows))
     before = trace(c.model)
-    choice = choose(c)
+    choice = select_engine(c)
     assert (choice.name, choice.reason) == ("hooked", "")
     engine = choice.make(c)
     engine.logits(engine.steepest(engine.ball(0.1)))

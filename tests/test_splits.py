@@ -54,7 +54,7 @@ def test_without_valid_data_the_last_weights_are_attacked_and_stage_2_is_skipped
     result = run(settings, **NO_VALID[name], saved=saved, epochs=2)
     assert [r.message for r in caplog.records if "Stage 2" in r.message] == [SKIPPED]
     assert result["repair"] == [] and result["best_valid_result"] is None
-    assert {r["stage"] for r in result["records"]} == {1} and result["best_valid_score"] == -math.inf
+    assert {r.stage for r in result["records"]} == {1} and result["best_valid_score"] == -math.inf
     if saved:
         _, last = stage_1(settings, **NO_VALID[name], defense="rawp_ft")
         assert same(last, torch.load("out/model.pth", weights_only=False)["state_dict"])
@@ -161,8 +161,8 @@ OTHER = {
 @pytest.mark.parametrize("name", OTHER)
 def test_both_stages_the_attack_and_the_report_with(name, settings):
     result = run(settings, **OTHER[name])
-    assert len(result["repair"]) == 1 and {r["stage"] for r in result["records"]} <= {1, 2}
-    metrics = {r["metric"]: r["value"] for r in result["records"] if r["radius"] == 0 and r["stage"] == 2}
+    assert len(result["repair"]) == 1 and {r.stage for r in result["records"]} <= {1, 2}
+    metrics = {r.metric: r.value for r in result["records"] if r.level == 0 and r.stage == 2}
     decimals = OTHER[name].get("metric_decimal_place", 4) or 0
     for metric, value in result["test_result"].items():
         assert value == round(value, decimals)

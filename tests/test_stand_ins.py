@@ -52,8 +52,8 @@ def ncl(settings, monkeypatch):
 
 def values(result):
     """Return what each record measured."""
-    keys = ("attack", "target", "granularity", "radius", "metric")
-    return {tuple(record[key] for key in keys): record["value"] for record in result["records"]}
+    keys = ("threat", "target", "granularity", "level", "metric")
+    return {tuple(getattr(record, key) for key in keys): record.value for record in result["records"]}
 
 
 def test_without_defense_kgats_best_epoch_is_tested_as_recbole_tests_it(kgat):

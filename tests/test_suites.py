@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from recbole_rawp.config import suites
 from recbole_rawp.config.properties import defaults
 from recbole_rawp.errors import InputError
+from recbole_rawp.threats.bf16 import Bf16
 
 
 def threats(**options):
@@ -19,18 +21,22 @@ def test_every_suite_that_ships_can_be_read():
     assert suites.suites() == ["published", "quick", "standard"]
     for name in suites.suites():
         for threat in threats(attack=name):
-            assert threat.radii[0] == 0 and len(threat.radii) > 1 and "random" in threat.methods
+            assert (
+                threat.levels[0] == 0
+                and len(threat.levels) > 1
+                and ("noise" in threat.variants or isinstance(threat, Bf16))
+            )
 
 
 def test_quick_follows_the_defense_and_a_named_target_is_optional():
     (quick,) = threats(rawp_target="all")
-    assert quick.target == "all" and not quick.optional and quick.methods == ("random", "fgsm", "bim")
+    assert quick.target == "all" and not quick.optional and quick.variants == ("noise", "fgsm", "bim")
     assert all(threat.optional for threat in threats(attack="standard"))
 
 
 def test_options_that_are_set_win_over_the_suite():
     for threat in threats(attack="published", attack_radii=[0.2], attack_labels="truth", attack_target="hidden"):
-        assert threat.radii == (0.0, 0.2) and threat.labels == "truth"
+        assert threat.levels == (0.0, 0.2) and threat.labels == "truth"
         assert threat.target == "hidden" and not threat.optional
     assert {threat.labels for threat in threats(attack="published")} == {"pseudo", "truth"}
     assert {threat.labels for threat in threats()} == {""}  # a global attack has none
@@ -38,13 +44,13 @@ def test_options_that_are_set_win_over_the_suite():
 
 def test_a_list_of_methods_is_quick_with_those_methods():
     (threat,) = threats(attack=["pgd"], attack_restarts=4)
-    assert threat.methods == ("pgd",) and threat.restarts == 4 and threat.radii[1:] == (0.05, 0.1, 0.2, 0.3, 0.5)
+    assert threat.variants == ("pgd",) and threat.restarts == 4 and threat.levels[1:] == (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def test_a_file_of_ones_own_is_a_suite():
     Path("mine.yaml").write_text("- {methods: [mim], target: ['mlp*', 'predict*'], steps: 3, radii: [0.4, 0.1]}")
     (threat,) = threats(attack="mine.yaml")
-    assert threat.target == ("mlp*", "predict*") and threat.steps == 3 and threat.radii == (0.0, 0.1, 0.4)
+    assert threat.target == ("mlp*", "predict*") and threat.iterations == 3 and threat.levels == (0.0, 0.1, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +61,12 @@ def test_a_file_of_ones_own_is_a_suite():
         ("- {radii: [0.1]}", "entry 1: methods are missing"),
         ("- {methods: [fgsm]}", "attack_radii: 'wrong.yaml' names none"),
         ("- {methods: fgsm, radii: [0.1]}", "entry 1: methods: 'fgsm' is not valid"),
-        ("- {methods: [fgms], radii: [0.1]}", "entry 1: methods: ['fgms'] is not valid; expected suite"),
-        ("- {methods: [fgsm], radii: [0.1], scoop: global}", "scoop: no such key. Did you mean 'scope'?"),
-        ("- {methods: [fgsm], radii: [0.1], scope: globl}", "scope: 'globl' is not valid; expected global | per_user"),
+        ("- {methods: [fgms], radii: [0.1]}", "entry 1: there is no method 'fgms'. Did you mean 'fgsm'?"),
+        ("- {methods: [fgsm], radii: [0.1], scoop: universal}", "scoop: no such key. Did you mean 'scope'?"),
+        (
+            "- {methods: [fgsm], radii: [0.1], scope: globl}",
+            "scope: 'globl' is not valid; expected universal | per_user",
+        ),
         (
             "- {methods: [fgsm], radii: [0.1], scope: per_user}",
             "'tensor' does not go with attacks per user. Set attack_granularity=row",
@@ -83,16 +92,16 @@ def test_null_in_a_suite_is_the_default():
         "- {methods: [pgd], radii: [1e-3], unit: ~, scope: ~, granularity: ~, steps: ~, restarts: ~, labels: ~}"
     )
     (threat,) = threats(attack="mine.yaml")
-    assert (threat.unit, threat.scope, threat.granularity) == ("relative", "global", "tensor")
-    assert (threat.steps, threat.restarts, threat.radii) == (10, 1, (0.0, 0.001))
+    assert (threat.unit, threat.scope, threat.granularity) == ("relative", "universal", "tensor")
+    assert (threat.iterations, threat.restarts, threat.levels) == (10, 1, (0.0, 0.001))
 
 
 def test_threats_that_options_make_equal_are_one_and_indistinct_ones_are_refused():
     found = threats(attack="standard", attack_target="embeddings", attack_granularity="row")
     assert len({threat.name for threat in found}) == len(found)
-    assert set(found[0].methods) == {"random", "fgsm", "bim", "pgd", "mim"}
+    assert set(found[0].variants) == {"noise", "fgsm", "bim", "pgd", "mim"}
     Path("mine.yaml").write_text("- {methods: [pgd], radii: [0.1]}\n- {methods: [pgd], radii: [0.1], restarts: 3}")
-    with pytest.raises(InputError, match="pgd on hidden/tensor/global is there twice"):
+    with pytest.raises(InputError, match="pgd on hidden/tensor/universal is there twice"):
         threats(attack="mine.yaml")
 
 
@@ -105,11 +114,9 @@ def test_threats_are_written_as_the_suite_that_holds_them():
     found = threats(attack="standard")
     Path("again.yaml").write_text(suites.written(found))
     again = threats(attack="again.yaml")
-    assert [(t.name, t.methods, t.radii, t.steps, t.restarts) for t in again] == [
-        (t.name, t.methods, t.radii, t.steps, t.restarts) for t in found
-    ]
+    assert [replace(t, optional=True) for t in again] == [replace(t, optional=True) for t in found]
 
 
 def test_words_that_are_no_methods_are_refused():
-    for wrong in ([["random"]], [{"a": 1}], [3]):
+    for wrong in ([["noise"]], [{"a": 1}], [3]):
         assert not suites.RULES["attack"].accepts(wrong)

@@ -16,15 +16,17 @@ from recbole.model.general_recommender import BPR
 from torch import nn
 
 from recbole_rawp import attack_checkpoint, run_recbole_rawp
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.selection import select
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness
+from recbole_rawp.evaluation.records import LOSS
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.rehearsal import check_training
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.stage2 import criticality, repair
 from tests import oracle
@@ -191,10 +193,10 @@ def test_a_sparse_model_is_ranked_repaired_and_attacked(settings):
     trainer.fit(data.train, data.valid, saved=False)
     assert {row["module"] for row in trainer.progress.ranking} == {"user_embedding", "item_embedding"}
     assert trainer.progress.ranking[0]["rise"] > 0 and len(trainer.progress.sweep) == 11
-    threat = Threat(("random", "fgsm"), "embeddings", "tensor", "relative", "global", "", 1, 1, (0.0, 0.5))
-    records = robustness.under_attack(trainer, data.train, data.test, threats=(threat,), batches=2, defense="x").records
-    loss = {(r["attack"], r["radius"]): r["value"] for r in records if r["metric"] == robustness.LOSS}
-    assert loss["fgsm", 0.5] > loss["random", 0.5] and loss["fgsm", 0.5] > loss["fgsm", 0.0]
+    threat = Perturbation(("noise", "fgsm"), "embeddings", (0.0, 0.5), iterations=1)
+    records = robustness.under_attack(trainer, data.train, data.test, Attack((threat,), batches=2), defense="x").records
+    loss = {(r.threat, r.level): r.value for r in records if r.metric == LOSS}
+    assert loss["fgsm", 0.5] > loss["noise", 0.5] and loss["fgsm", 0.5] > loss["fgsm", 0.0]
 
 
 def test_sparse_adam_on_a_dense_model_fails_in_recbole_and_is_refused_here(settings):
@@ -245,7 +247,7 @@ def test_omega_of_dynamic_negatives_is_measured_in_evaluation_mode_and_leaves_no
 def test_other_negatives_through_both_stages_attack_and_report(args, settings):
     result = run(settings, train_neg_sample_args=args)
     again = attack_checkpoint("out/model.pth", config_dict={"rawp_output_dir": "again", **QUICK})
-    assert [r["value"] for r in again["records"]] == [r["value"] for r in result["records"] if r["stage"] == 2]
+    assert [r.value for r in again["records"]] == [r.value for r in result["records"] if r.stage == 2]
 
 
 def test_negatives_that_recbole_only_misses_in_its_first_epoch_are_refused_in_one_line(settings):

@@ -14,10 +14,11 @@ from recbole.trainer import HyperTuning
 
 import recbole_rawp
 from recbole_rawp import InputError, objective_function
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs import tuning
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.stage2.robust_score import Judge
 
@@ -48,12 +49,11 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
     result = objective_function({"defense": defense}, fixed(ft_attack_steps=3))
     ((trainer, (train, valid)),) = fitted
     assert result.keys() == KEYS and result["attack"] == {"radius": 0.3, "steps": 3}
-    ball = {"target": "hidden", "granularity": "tensor", "unit": "relative", "scope": "global", "labels": ""}
-    threat = Threat(methods=("bim",), steps=3, restarts=1, radii=(0.0, 0.3), **ball)
+    threat = Perturbation(("bim",), "hidden", (0.0, 0.3), iterations=3)
     found = robustness.under_attack(
-        trainer, train, valid, threats=(threat,), batches=2, defense=defense, split="valid"
+        trainer, train, valid, Attack((threat,), batches=2), defense=defense, split="valid"
     ).records
-    at = {(r["radius"], r["metric"]): r["value"] for r in found}
+    at = {(r.level, r.metric): r.value for r in found}
     assert result["best_valid_score"] == at[0.3, "mrr@10"] != at[0.0, "mrr@10"]
     assert result["best_valid_result"]["mrr@10"] == round(at[0.0, "mrr@10"], 4)
     assert result["best_valid_result"]["robust ndcg@10"] == round(at[0.3, "ndcg@10"], 4)
@@ -61,7 +61,7 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
 
 
 def test_a_run_of_the_same_settings_has_the_same_clean_scores(settings):
-    config = settings("NeuMF", **SHORT, defense="rawp", epochs=3, attack=["random"])
+    config = settings("NeuMF", **SHORT, defense="rawp", epochs=3, attack=["noise"])
     tried, run = objective_function(config), recbole_rawp.run_recbole_rawp(config_dict=config)
     assert tried["test_result"] == run["test_result"]
     assert tried["best_valid_result"].items() >= run["best_valid_result"].items()
@@ -133,7 +133,7 @@ def test_only_saved_leaves_a_model_behind(settings):
     assert not list(Path().rglob("*.pth"))
     first, second = (objective_function(config, saved=True)["output_dir"] for _ in range(2))
     assert first != second and {path.name for path in Path(first).iterdir()} >= {"model.pth", "settings.yaml"}
-    assert recbole_rawp.attack_checkpoint(f"{first}/model.pth", config_dict={"attack": ["random"]})["records"]
+    assert recbole_rawp.attack_checkpoint(f"{first}/model.pth", config_dict={"attack": ["noise"]})["records"]
 
 
 @pytest.mark.parametrize(

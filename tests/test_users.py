@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 
 from recbole_rawp.evaluation import users
+from recbole_rawp.evaluation.records import Condition
 from recbole_rawp.evaluation.users import Users
 
 
 def some(defense="none"):
     rng = np.random.default_rng(1)
-    cells = [{"defense": defense, "attack": "fgsm", "radius": radius, "seed": 7} for radius in (0.0, 0.1)]
+    own = {"model": "M", "dataset": "D", "defense": defense, "stage": 1, "seed": 7, "split": "test", "threat": "fgsm"}
+    own |= {"target": "hidden", "granularity": "tensor", "unit": "relative radius", "scope": "universal", "labels": ""}
+    conditions = [Condition(**own, steps=1, level=level) for level in (0.0, 0.1)]
     return Users(
         user=np.array([3, 1, 2]),
         activity=np.array([10, 20, 30]),
         popularity=np.array([1.5, 2.0, 0.0]),
         metrics=["ndcg@10", "hit@10"],
-        cells=cells,
+        conditions=conditions,
         values=rng.random((2, 2, 3), dtype=np.float32),
         overlap=rng.random((2, 3), dtype=np.float32),
         k=10,
@@ -38,9 +41,9 @@ def assert_same(a, b):
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    written = {"global": some(), "per_user": some("rawp")}
-    users.save(tmp_path / "users.npz", written)
-    read = users.load(tmp_path / "users.npz")
+    written = {"universal": some(), "per_user": some("rawp")}
+    users.write_users(tmp_path / "users.npz", written)
+    read = users.read_users(tmp_path / "users.npz")
     assert list(read) == list(written)
     for scope in written:
         assert_same(read[scope], written[scope])
@@ -48,24 +51,24 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 def test_the_file_needs_no_pickle_and_names_its_scopes(tmp_path):
-    users.save(tmp_path / "users.npz", {"per_user": some()})
+    users.write_users(tmp_path / "users.npz", {"per_user": some()})
     with np.load(tmp_path / "users.npz", allow_pickle=False) as file:
         assert {key.split("/")[0] for key in file.files} == {"per_user"}
         assert all(file[key].dtype != object for key in file.files)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    users.save(tmp_path / "users.npz", {"global": some()})
+    users.write_users(tmp_path / "users.npz", {"universal": some()})
     broken = some()
-    broken.cells[0]["radius"] = object()
+    broken.conditions[0] = replace(broken.conditions[0], level=object())
     with pytest.raises(TypeError):
-        users.save(tmp_path / "users.npz", {"global": broken})
-    assert_same(users.load(tmp_path / "users.npz")["global"], some())
+        users.write_users(tmp_path / "users.npz", {"universal": broken})
+    assert_same(users.read_users(tmp_path / "users.npz")["universal"], some())
 
 
 def test_join_keeps_the_order_of_the_models():
     joined = users.join([some("none"), some("rawp")])
-    assert [cell["defense"] for cell in joined.cells] == ["none", "none", "rawp", "rawp"]
+    assert [condition.defense for condition in joined.conditions] == ["none", "none", "rawp", "rawp"]
     assert joined.values.shape == (4, 2, 3) and joined.overlap.shape == (4, 3)
     np.testing.assert_array_equal(joined.values[2:], some("rawp").values)
 

@@ -218,7 +218,7 @@ def files(options: dict[str, Any]) -> list[str] | None:
 
 def show(result: dict[str, Any]) -> int:
     """Print what a run found and where it lies."""
-    from recbole_rawp.report.curves import label
+    from recbole_rawp.report.scores import label
 
     folder = result["output_dir"]
     print(f"\n{result['table']}\n")

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_rawp.core import ascent, ball, selection
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.threats.adversarial import ATTACKS
+from recbole_rawp.threats.adversarial.methods import METHODS
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
@@ -120,16 +120,14 @@ RULES: dict[str, Rule] = {
     "ft_clean_tolerance": SHARE,
     "ft_attack_steps": COUNT,
     "attack": Rule(
-        "suite, YAML file, or list of " + " | ".join(ATTACKS),
-        lambda v: (
-            is_word(v) or (is_list_of(lambda name: is_word(name) and name in ATTACKS)(v) and len(set(v)) == len(v))
-        ),
+        "suite, YAML file, or list of " + " | ".join(METHODS),
+        lambda v: is_word(v) or (is_list_of(is_word)(v) and len(set(v)) == len(v)),
     ),
     "attack_radii": Rule("list of floats >= 0, or null", lambda v: v is None or is_list_of(NOT_NEGATIVE.accepts)(v)),
     "attack_target": patterns("hidden | embeddings | all | activations | patterns | null", optional=True),
     "attack_granularity": choice((*ball.GRANULARITIES, "null")),
     "attack_unit": choice(("relative", "absolute", "null")),
-    "attack_scope": choice(("global", "per_user", "null")),
+    "attack_scope": choice(("universal", "per_user", "null")),
     "attack_labels": choice(("pseudo", "truth", "null")),
     "attack_steps": COUNT_OR_NONE,
     "attack_restarts": COUNT_OR_NONE,
@@ -160,7 +158,7 @@ def _check_activations(values: Mapping[str, Any]) -> None:
     """Raise InputError for an option that shifts of activations, one for each row of the batch, cannot have."""
     possible = {
         "rawp_granularity": ("row", "sign"),
-        "rawp_direction": ("gradient", "random"),
+        "rawp_direction": ("gradient", "noise"),
         "rawp_ascent_fraction": (1,),
     }
     for key, known in possible.items():

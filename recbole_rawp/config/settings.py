@@ -16,7 +16,7 @@ from recbole_rawp.config.suites import threats
 from recbole_rawp.core.objective import Recipe
 from recbole_rawp.core.selection import among_weights
 from recbole_rawp.errors import InputError
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.threat import Threat
 
 START = 0.001  # the first radius that a search tries: small enough for nine layers
 
@@ -81,15 +81,15 @@ class Attack:
 
     Attributes:
         threats: what is tried.
-        batches: training batches whose loss a global attack follows.
+        batches: training batches whose loss a universal attack follows.
         negatives: candidates drawn for each positive where attacks per user have no sampled ones to rank.
         candidates: a file of candidates to use; None draws them.
     """
 
     threats: tuple[Threat, ...]
-    batches: int
-    negatives: int
-    candidates: str | None
+    batches: int = 10
+    negatives: int = 99
+    candidates: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Which attacks does a suite hold?  A suite is a YAML file: a list of threats, each with the methods to try."""
+"""Reads suites: YAML files with a list of threats, each with the methods to try."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,9 @@ from recbole_rawp.config.properties import properties
 from recbole_rawp.config.rules import RULES
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.threat import KINDS, Threat
 
 WORDS = (*TARGETS, "activations")  # targets that some models lack
-FIELDS = {  # what a threat may say, and what it means where it says nothing
-    "target": None,
-    "granularity": "tensor",
-    "unit": "relative",
-    "scope": "global",
-    "labels": "pseudo",
-    "steps": 10,
-    "restarts": 1,
-    "radii": None,
-}
 
 
 def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
@@ -38,9 +28,9 @@ def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
     found: dict[Any, Threat] = {}
     for entry in read(options["attack"]):
         threat = _threat(entry, options)
-        same = replace(threat, methods=())  # threats that differ in methods alone are one
-        methods = (*found[same].methods, *threat.methods) if same in found else threat.methods
-        found[same] = replace(threat, methods=tuple(dict.fromkeys(methods)))
+        same = replace(threat, variants=())  # type: ignore[type-var]  # those that differ in methods alone are one
+        variants = (*found[same].variants, *threat.variants) if same in found else threat.variants
+        found[same] = replace(threat, variants=tuple(dict.fromkeys(variants)))  # type: ignore[type-var]
     _check_names(found.values())
     return tuple(found.values())
 
@@ -49,13 +39,14 @@ def _check_names(found: Iterable[Threat]) -> None:
     """Raise InputError if records could not tell two threats apart."""
     seen = set()
     for threat in found:
-        for method in threat.methods:
-            if (threat.name, method, threat.steps) in seen:
+        for variant in threat.variants:
+            key = (threat.name, variant, threat.steps(variant))
+            if key in seen:
                 raise InputError(
-                    f"attack: {method} on {threat.name} is there twice, with other radii or restarts. Put both into "
+                    f"attack: {variant} on {threat.name} is there twice, with other radii or restarts. Put both into "
                     "one threat, or set attack_radii and attack_restarts."
                 )
-            seen.add((threat.name, method, threat.steps))
+            seen.add(key)
 
 
 def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
@@ -65,7 +56,7 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
         InputError: naming the file, the entry and the remedy.
     """
     if not isinstance(suite, str):
-        return [read("quick")[0] | {"methods": suite}]
+        return listed(suite)
     file = Path(suite).expanduser() if suite.endswith((".yaml", ".yml")) else properties() / "attack" / f"{suite}.yaml"
     if not file.is_file():
         raise InputError(
@@ -85,10 +76,24 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
     return entries
 
 
+def listed(methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the entries that try these methods: each kind's as `quick` has it, or by its defaults.
+
+    Raises:
+        InputError: for a method that does not exist.
+    """
+    by_kind: dict[type[Threat], list[str]] = {}
+    for method in methods:
+        _check_method(method, "attack")
+        by_kind.setdefault(KINDS[method], []).append(method)
+    quick = read("quick")[0]
+    own = {KINDS[quick["methods"][0]]: quick}
+    return [own.get(kind, {}) | {"methods": names} for kind, names in by_kind.items()]
+
+
 def written(found: Sequence[Threat]) -> str:
     """Return threats as the suite that holds them."""
-    entries = [{key: value for key, value in asdict(threat).items() if key != "optional"} for threat in found]
-    plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in entry.items() if v != ""} for entry in entries]
+    plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in threat.entry().items()} for threat in found]
     return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110)
 
 
@@ -100,44 +105,42 @@ def suites() -> list[str]:
 def _check(entry: Mapping[str, Any], where: str) -> None:
     """Raise InputError for a key or value that a threat cannot have."""
     if "methods" not in entry:
-        raise InputError(f"{where}: methods are missing. Name some, as in methods: [random, fgsm].")
+        raise InputError(f"{where}: methods are missing. Name some, as in methods: [noise, fgsm].")
+    methods = entry["methods"]
+    if isinstance(methods, str) or not RULES["attack"].accepts(methods):
+        raise InputError(f"{where}: methods: {methods!r} is not valid; expected {RULES['attack'].text}.")
+    for method in methods:
+        _check_method(method, where)
+    kinds = {KINDS[method] for method in methods}
+    if len(kinds) > 1:
+        raise InputError(f"{where}: methods: {methods!r} are of several kinds. Give each kind an entry of its own.")
+    known = kinds.pop().DEFAULTS
     for key, value in entry.items():
-        if key != "methods" and key not in FIELDS:
-            raise InputError(f"{where}: {key}: no such key.{suggestion(str(key), ['methods', *FIELDS])}")
-        rule = RULES["attack" if key == "methods" else f"attack_{key}"]
-        if not rule.accepts(value) or (key == "methods" and isinstance(value, str)):
+        if key != "methods" and key not in known:
+            raise InputError(f"{where}: {key}: no such key.{suggestion(str(key), ['methods', *known])}")
+        rule = RULES.get(f"attack_{key}")
+        if rule is not None and not rule.accepts(value):
             raise InputError(f"{where}: {key}: {value!r} is not valid; expected {rule.text}.")
 
 
-def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
-    fields = FIELDS | {key: value for key, value in entry.items() if value is not None}
-    fields |= {key: options[f"attack_{key}"] for key in FIELDS if options[f"attack_{key}"] is not None}
-    optional = entry.get("target") in WORDS and options["attack_target"] is None
-    target = fields["target"] or among_weights(options["rawp_target"])
-    if fields["radii"] is None:
-        raise InputError(f"attack_radii: {options['attack']!r} names none. Set attack_radii, or radii in each entry.")
-    _check_combination(target, fields)
-    return Threat(
-        tuple(fields["methods"]),
-        target if isinstance(target, str) else tuple(target),
-        fields["granularity"],
-        fields["unit"],
-        fields["scope"],
-        fields["labels"] if fields["scope"] == "per_user" else "",
-        fields["steps"],
-        fields["restarts"],
-        tuple(sorted({0.0, *map(float, fields["radii"])})),
-        optional,
-    )
-
-
-def _check_combination(target: Any, fields: Mapping[str, Any]) -> None:
-    """Raise InputError for a granularity that does not exist for this target and scope."""
-    per_user = fields["scope"] == "per_user"
-    known = ("row", "sign") if target == "activations" else ("row",) if per_user else None
-    if known and fields["granularity"] not in known:
-        what = "attacks per user" if per_user else "attacks on activations"
+def _check_method(method: str, where: str) -> None:
+    """Raise InputError if there is no such method."""
+    if method not in KINDS:
         raise InputError(
-            f"attack_granularity: the suite's {fields['granularity']!r} does not go with {what}. "
-            f"Set attack_granularity={' or '.join(known)}."
+            f"{where}: there is no method '{method}'.{suggestion(method, KINDS)} Known: {', '.join(KINDS)}."
         )
+
+
+def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
+    """Return the threat of an entry: what is set, then what the entry says, then the kind's default."""
+    kind = KINDS[entry["methods"][0]]
+    fields = dict(kind.DEFAULTS) | {key: value for key, value in entry.items() if value is not None}
+    given = {key: options[f"attack_{key}"] for key in kind.DEFAULTS if options.get(f"attack_{key}") is not None}
+    fields |= given | {"variants": tuple(entry["methods"])}
+    fields["optional"] = entry.get("target") in WORDS and options["attack_target"] is None
+    fields["target"] = fields["target"] or among_weights(options["rawp_target"])
+    if "radii" in fields and fields["radii"] is None:
+        raise InputError(f"attack_radii: {options['attack']!r} names none. Set attack_radii, or radii in each entry.")
+    if wrong := kind.check(fields):
+        raise InputError(wrong)
+    return kind.of(fields)

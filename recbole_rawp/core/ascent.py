@@ -1,4 +1,4 @@
-"""What is the worst small change of the weights?"""
+"""Finds the worst small change of the weights by projected gradient ascent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from recbole_rawp.core.ball import Ball, normalize, project, random_direction
 from recbole_rawp.core.selection import Weights
 
-DIRECTIONS = ("gradient", "adam", "random")
+DIRECTIONS = ("gradient", "adam", "noise")
 STEP_SIZE = 2.5  # of radius / steps, after Madry et al., ICLR 2018
 
 Gradient = Callable[[Optional[Weights]], Weights]
@@ -30,7 +30,7 @@ def ascend(
     """Return delta, name -> constant tensor, that raises the loss most within `ball`.
 
     One step is the fast gradient method, delta = normalize(g); n steps are projected gradient ascent,
-    delta <- project(delta + normalize(g(w + delta)) * 2.5 / n). `random` takes Gaussian noise of the same norm.
+    delta <- project(delta + normalize(g(w + delta)) * 2.5 / n). `noise` takes Gaussian noise of the same norm.
 
     Args:
         gradient: delta (None: at the weights themselves) -> gradient of the loss there, name by name.
@@ -41,7 +41,7 @@ def ascend(
         generator: source of the noise.
         adam: moments kept between calls; required for, and changed by, the direction `adam`.
     """
-    if direction == "random":
+    if direction == "noise":
         return normalize(random_direction(weights, generator), ball)
     stride = ball if steps == 1 else ball.shrunk(STEP_SIZE / steps)
     delta: Weights | None = None

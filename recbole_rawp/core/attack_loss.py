@@ -1,8 +1,8 @@
-"""What does a global attack raise?  The model's own training loss, over training batches that stay the same."""
+"""The loss that an attack on all users raises, over training batches that stay the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -41,8 +41,12 @@ class AttackLoss:
 
     def value(self, delta: Weights) -> float:
         """Return the mean loss over the batches at w + delta."""
+        return self.mean(lambda: self.at(delta))
+
+    def mean(self, run: Callable[[], AbstractContextManager[None]]) -> float:
+        """Return the mean loss over the batches of the model that `run` enters."""
         with torch.no_grad():
-            losses = [float(total(loss)) for loss in self._losses(delta)]
+            losses = [float(total(loss)) for loss in self._losses(run)]
         return sum(losses) / len(losses)
 
     def gradient(self, delta: Weights | None) -> Weights:
@@ -55,15 +59,15 @@ class AttackLoss:
         summed: Weights = {}
         names = self.shapes if delta is None else delta
         with torch.enable_grad(), exact(self.model):
-            for loss in self._losses(delta or {}):
+            for loss in self._losses(lambda: self.at(delta or {})):
                 found = gradients(loss, {name: self.shapes[name] for name in names})
                 summed = {name: summed[name] + g if summed else g for name, g in found.items()}
         if delta is None:
             self._at_weights = summed
         return summed
 
-    def _losses(self, delta: Weights) -> Iterator[Any]:
+    def _losses(self, run: Callable[[], AbstractContextManager[None]]) -> Iterator[Any]:
         for batch in self.batches:
-            with restoring.rng(), restoring.state(self.model), self.at(delta):
+            with restoring.rng(), restoring.state(self.model), run():
                 seed_generators()
                 yield self.function(batch)

@@ -1,4 +1,4 @@
-"""Can the numbers be trusted?
+"""Self-checks that say whether the numbers can be trusted.
 
 Checks compare the attacked loss, never a ranking metric: a hardened model's metric may rise under attack. Of several
 methods the strongest at each radius counts. A small delta lies in every larger ball too, so the loss of the worst one
@@ -9,34 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from recbole_rawp.evaluation.robustness import LOSS, Outcome, Record
-from recbole_rawp.threats.adversarial import ATTACKS
-from recbole_rawp.threats.adversarial.perturbation import NAMES, threat_name
+from recbole_rawp.evaluation.records import FAILED, LOSS, NOT_APPLICABLE, PASSED, Check, Record
+from recbole_rawp.evaluation.robustness import Outcome
+from recbole_rawp.threats.threat import CLEAN, SETTING, UNIVERSAL, VARIANTS, Setting
 
-PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
 # Share of the loss's rise by which it may miss a bound: where a loss is nearly linear FGSM is the best there is.
 SLACK = 0.02
 STRONGEST = "strongest method"
 
-Case = tuple[str, Any, Any, bool]  # threat, method, radius, whether it holds
-Losses = dict[tuple[str, float], float]  # (method, radius) -> the attacked loss, of one threat
-
-
-@dataclass(frozen=True)
-class Check:
-    """One self-check of one model: `status` is passed, failed or not applicable; `detail` says where it failed."""
-
-    defense: str
-    name: str
-    status: str
-    detail: str
+Case = tuple[str, Any, Any, bool]  # threat, variant, level, whether it holds
+Losses = dict[tuple[str, float], float]  # (variant, level) -> the attacked loss, of one threat
 
 
 def verify(
-    outcome: Outcome, clean: Mapping[str, float] | None, *, decimals: int, scopes: Sequence[str] = ("global",)
+    outcome: Outcome, clean: Mapping[str, float] | None, *, decimals: int, scopes: Sequence[str] = (UNIVERSAL,)
 ) -> list[Check]:
     """Check what `evaluation.under_attack` found about one model.
 
@@ -59,17 +47,17 @@ def verify(
         "scores follow the weights (no stale cache)": [] if outcome.unmoved is None else follows,
         "radius 0 equals RecBole's own evaluation": equal(records, clean or {}, scopes, 0.5001 * 10.0**-decimals),
     }
-    return [conclude(outcome.model["defense"], name, found) for name, found in cases.items()]
+    return [conclude(outcome.subject.defense, name, found) for name, found in cases.items()]
 
 
 def finite(records: list[Record], threats: Mapping[str, Losses]) -> list[Case]:
     """No value is NaN or infinite."""
-    return [(place(r, threats), r["attack"], r["radius"], math.isfinite(r["value"])) for r in records]
+    return [(where(r, threats), r.threat, r.level, math.isfinite(r.value)) for r in records]
 
 
 def equal(records: list[Record], clean: Mapping[str, float], scopes: Sequence[str], tolerance: float) -> list[Case]:
     """The clean values of these scopes are RecBole's, but for rounding."""
-    at_zero = {(r["scope"], r["metric"]): r["value"] for r in records if r["radius"] == 0}
+    at_zero = {(r.scope, r.metric): r.value for r in records if r.level == CLEAN}
     return [
         ("", metric, value, abs(at_zero[scope, metric] - value) <= tolerance)
         for scope in scopes
@@ -89,17 +77,18 @@ def by_threat(records: Iterable[Record]) -> dict[str, Losses]:
     """Return the attacked losses of each threat, by its name."""
     threats: dict[str, Losses] = {}
     for record in records:
-        if record["metric"] == LOSS:
-            threats.setdefault(named(record), {})[record["attack"], record["radius"]] = record["value"]
+        if record.metric == LOSS:
+            threats.setdefault(named(record), {})[record.threat, record.level] = record.value
     return threats
 
 
 def named(record: Record) -> str:
     """Return the name of the record's threat."""
-    return threat_name(**{key: record[key] for key in NAMES})
+    setting = Setting(**{name: getattr(record, name) for name in SETTING})
+    return setting.words.short(setting)
 
 
-def place(record: Record, threats: Mapping[str, Losses]) -> str:
+def where(record: Record, threats: Mapping[str, Losses]) -> str:
     """Return the threat's name where there are several."""
     return named(record) if len(threats) > 1 else ""
 
@@ -110,47 +99,53 @@ def over(threats: Mapping[str, Losses], test: Callable[[Losses], Iterable[tuple[
 
 
 def climbs(losses: Losses) -> list[tuple[str, float]]:
-    """Return the attacked (method, radius) that follow a gradient."""
-    return [(method, radius) for method, radius in losses if method != "random" and radius > 0]
+    """Return the attacked (variant, level) that follow a gradient."""
+    return [(variant, level) for variant, level in losses if VARIANTS[variant].climbs and level != CLEAN]
 
 
 def has_gradient(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """Each method that starts at the weights changes the loss; a random start changes it by itself."""
-    cases = [(method, radius) for method, radius in climbs(losses) if not ATTACKS[method].restarts]
-    return [(method, radius, losses[method, radius] != losses[method, 0.0]) for method, radius in cases]
+    """Each variant that starts at the weights changes the loss; a random start changes it by itself."""
+    cases = [(variant, level) for variant, level in climbs(losses) if not VARIANTS[variant].starts_at_random]
+    return [(variant, level, losses[variant, level] != losses[variant, CLEAN]) for variant, level in cases]
 
 
-def strongest(losses: Losses, *, iterates: bool | None = None) -> dict[float, float]:
-    """Return the highest loss of a method that follows the gradient at each radius, 0 too."""
+def highest(losses: Losses, *, iterates: bool | None = None) -> dict[float, float]:
+    """Return the highest loss of a variant that follows the gradient at each level, the clean one too."""
     found: dict[float, float] = {}
-    for method, radius in climbs(losses):
-        if iterates is None or ATTACKS[method].iterates == iterates:
-            found[0.0] = losses[method, 0.0]
-            found[radius] = nan_max(found.get(radius, -math.inf), losses[method, radius])
+    for variant, level in climbs(losses):
+        if iterates is None or VARIANTS[variant].iterates == iterates:
+            found[CLEAN] = losses[variant, CLEAN]
+            found[level] = nan_max(found.get(level, -math.inf), losses[variant, level])
     return dict(sorted(found.items()))
 
 
 def beats_noise(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The strongest method is stronger than noise of the same norm."""
-    found = strongest(losses)
-    return [(STRONGEST, r, found[r] > losses["random", r]) for r in found if r > 0 and ("random", r) in losses]
+    """The strongest variant is stronger than the control, noise of the same norm."""
+    found = highest(losses)
+    controls = [variant for variant in dict.fromkeys(name for name, _ in losses) if VARIANTS[variant].control]
+    return [
+        (STRONGEST, level, found[level] > losses[control, level])
+        for level in found
+        for control in controls
+        if level != CLEAN and (control, level) in losses
+    ]
 
 
 def steps_help(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The strongest method that iterates is about as strong as FGSM, or stronger."""
-    found = strongest(losses, iterates=True)
-    cases = [(radius, losses["fgsm", radius]) for radius in found if radius > 0 and ("fgsm", radius) in losses]
-    return [(STRONGEST, radius, at_least(found[radius], fgsm, found[0.0])) for radius, fgsm in cases]
+    """The strongest variant that iterates is about as strong as one step, or stronger."""
+    found, once = highest(losses, iterates=True), highest(losses, iterates=False)
+    levels = [level for level in found if level != CLEAN and level in once]
+    return [(STRONGEST, level, at_least(found[level], once[level], found[CLEAN])) for level in levels]
 
 
 def grows(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The loss of the strongest method that iterates is about as high as at the radius before, or higher.
+    """The loss of the strongest variant that iterates is about as high as at the level before, or higher.
 
     One step alone may well overshoot.
     """
-    found = strongest(losses, iterates=True)
-    steps = zip(found, list(found)[1:])
-    return [(STRONGEST, radius, at_least(found[radius], found[before], found[0.0])) for before, radius in steps]
+    found = highest(losses, iterates=True)
+    pairs = zip(found, list(found)[1:])
+    return [(STRONGEST, level, at_least(found[level], found[before], found[CLEAN])) for before, level in pairs]
 
 
 def at_least(value: float, bound: float, start: float) -> bool:

@@ -1,4 +1,4 @@
-"""How is each user attacked?  The published protocol: one move per user, against the candidates of that user.
+"""Measures threats with one change for each user, the published protocol, against the candidates of that user.
 
 For each user the candidates are scored, labelled (by the model itself, y = 1[sigmoid(logit) > .5], or truly), and the
 model moves along the gradient of the cross entropy on them; then the same candidates are ranked again.
@@ -23,14 +23,15 @@ from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.logits import ends_in_sigmoid, predict_logits
-from recbole_rawp.host.ranking.measurement import BATCHED, TOP, Cell, measured
+from recbole_rawp.host.ranking.measurement import BATCHED, TOP, Measurement, measured
 from recbole_rawp.host.weights import moved
-from recbole_rawp.threats.adversarial.per_user.batch import CLEAN, Key, attacked, attacks_of
-from recbole_rawp.threats.adversarial.per_user.choice import Choice, choose
+from recbole_rawp.threats.adversarial.per_user.batch import CLEAN, Key
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch
+from recbole_rawp.threats.adversarial.per_user.engine_selection import SelectedEngine, select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked_activations import HookedActivations
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.threats.adversarial.perturbation import Perturbation
+from recbole_rawp.threats.threat import Threat
 
 SPREAD = 1_000_003  # between the seeds of two batches, by their first users
 
@@ -70,13 +71,13 @@ class EachUser:
     Attributes:
         eval_data: the loader that is ranked: the given one if it samples its candidates, else one that does.
         notes: how the users' gradients were taken, where not in the fastest way, and what could not be moved.
-        sigmoid: whether the model predicts probabilities; found out at the start of each curve.
+        sigmoid: whether the model predicts probabilities; found out at the start of each threat.
     """
 
     def __init__(self, trainer: Any, eval_data: Any, negatives: int, candidates: Any) -> None:
         self.trainer, self.given = trainer, eval_data
         self.negatives, self.candidates = negatives, candidates
-        self.choices: dict[Any, Choice] = {}
+        self.engines: dict[Any, SelectedEngine] = {}
         self.notes: list[str] = []
         self.sigmoid = False
         self.layers: list[str] = []
@@ -86,14 +87,15 @@ class EachUser:
         """The loader that is ranked. InputError if nothing is ranked here."""
         return ranking.sampled_loader(self.trainer.config, self.given, self.negatives)
 
-    def curves(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Cell]:
-        """Yield what is measured for each method and radius, clean first: one pass over the users serves them all."""
+    def measurements(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Measurement]:
+        """Yield what is measured for each variant and level, clean first: one pass over the users serves them all."""
+        assert isinstance(threat, Perturbation)
         loader, model = self.eval_data, self.trainer.model
         self.trainer.tot_item_num = loader._dataset.item_num
         if self.candidates is None:
             self.candidates = ranking.draw(loader, SEED)
         moves = moved(model, threat.target)
-        found = {key: Tally(self._collector()) for key in [CLEAN, *attacks_of(threat)]}
+        found = {key: Tally(self._collector()) for key in [CLEAN, *threat.attacks.keys]}
         seed_generators()
         clear_caches(model.modules())
         with ranking.frozen(loader, self.candidates), exact(model):
@@ -105,9 +107,9 @@ class EachUser:
                     self._collect(found[key].collector, batch, logits[users.mask], clean=key == CLEAN)
                 advance((len(found) - 1) / len(loader))
         results = {key: (self._evaluate(tally), tally.loss / tally.rows) for key, tally in found.items()}
-        for method in threat.methods:
-            for radius in threat.radii:
-                yield method, radius, *results[(method, radius) if radius else CLEAN]
+        for variant in threat.variants:
+            for level in threat.levels:
+                yield Measurement(variant, level, *results[(variant, level) if level else CLEAN])
 
     def _ends_in_sigmoid(self, interaction: Any) -> bool:
         """Tell whether the model predicts probabilities; InputError if it cannot score single candidates."""
@@ -117,10 +119,10 @@ class EachUser:
         except (AssertionError, NotImplementedError) as error:  # GRU4RecCPR, SASRecCPR: assert False
             raise InputError(
                 f"attack_scope: per_user needs scores of single items, and {type(model).__name__}.predict is not "
-                "implemented. Use a suite with global attacks."
+                "implemented. Use a suite with universal attacks."
             ) from error
 
-    def _look(self, rows: Interaction, threat: Threat, layers: Any) -> None:
+    def _look(self, rows: Interaction, threat: Perturbation, layers: Any) -> None:
         """Find out what `predict` returns, and which hidden layers it calls."""
         self.sigmoid = self._ends_in_sigmoid(rows)
         if threat.target != "activations":
@@ -135,21 +137,21 @@ class EachUser:
         if not self.layers:
             raise InputError("attack_target: activations cannot be moved per user: predict calls no hidden layer.")
 
-    def _attacked(self, users: UserBatch, threat: Threat) -> dict[Key, tuple[Tensor, Tensor]]:
+    def _attacked(self, users: UserBatch, threat: Perturbation) -> dict[Key, tuple[Tensor, Tensor]]:
         """Return the candidates' logits [U, n] and the users' losses [U], clean and under each attack."""
         first = int(users.inputs.columns[self.trainer.config["USER_ID_FIELD"]][0])
         seed = self.trainer.config["seed"] + SPREAD * first
-        choice = self._choice(users, threat)
+        engine = self._engine(users, threat)
         try:
-            return collected(attacked(users, choice.make, threat, seed, choice.rows))
+            return collected(threat.attacked(users, engine.make, seed, engine.rows))
         except NotSupported as error:  # this batch is built otherwise than the first
             if threat.target == "activations":
                 raise InputError(f"attack_target: activations cannot be moved per user: {error}.") from error
             note = f"Per user, target {threat.target}: some users went by loop ({error})."
             self.notes += [note] * (note not in self.notes)
-            return collected(attacked(users, OneByOne, threat, seed))
+            return collected(threat.attacked(users, OneByOne, seed))
 
-    def _users(self, batch: Any, threat: Threat, moves: Any) -> UserBatch:
+    def _users(self, batch: Any, threat: Perturbation, moves: Any) -> UserBatch:
         """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
         interaction, owner, _, _ = batch
         columns = interaction.to(self.trainer.device).interaction
@@ -162,15 +164,15 @@ class EachUser:
     def _score(self, rows: Rows) -> Tensor:
         return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)
 
-    def _choice(self, users: UserBatch, threat: Threat) -> Choice:
-        """Return the engine for what is attacked, chosen on the first batch."""
+    def _engine(self, users: UserBatch, threat: Perturbation) -> SelectedEngine:
+        """Return the engine for what is attacked, selected on the first batch."""
         if threat.target == "activations":
-            return Choice("hooked", lambda part: HookedActivations(part, self.layers))
-        if threat.target not in self.choices:
-            choice = self.choices[threat.target] = choose(users, rows=take, rebuild=Rows)
-            if choice.reason:
-                self.notes.append(f"Per user, target {threat.target}: users went by {choice.name} ({choice.reason}).")
-        return self.choices[threat.target]
+            return SelectedEngine("hooked", lambda part: HookedActivations(part, self.layers))
+        if threat.target not in self.engines:
+            engine = self.engines[threat.target] = select_engine(users, rows=take, rebuild=Rows)
+            if engine.reason:
+                self.notes.append(f"Per user, target {threat.target}: users went by {engine.name} ({engine.reason}).")
+        return self.engines[threat.target]
 
     def _collector(self) -> Collector:
         collector, own = Collector(self.trainer.config), self.trainer.eval_collector.data_struct._data_dict
@@ -220,5 +222,5 @@ def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take(rows: Rows, index: Tensor) -> dict[str, Tensor]:
-    """Return the columns of the rows numbered [C, n], for `choose`."""
+    """Return the columns of the rows numbered [C, n], for `select_engine`."""
     return rows[index].columns

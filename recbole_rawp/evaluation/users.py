@@ -1,24 +1,23 @@
-"""What happened to each user?"""
+"""Results user by user: kept together, joined, written and read."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from recbole_rawp.evaluation.records import Condition
 from recbole_rawp.files import write_arrays
 
-Cell = dict[str, Any]  # the fields of `evaluation.SCHEMA` without metric and value: one attack of one model
 SAME = ("user", "activity", "popularity")  # what several models must agree on to be compared user by user
 
 
 @dataclass(frozen=True, eq=False)
 class Users:
-    """Per-user results of one scope: C cells (attack, radius, model ...) x M metrics x U users."""
+    """Per-user results of one scope: C conditions (threat, level, model ...) x M metrics x U users."""
 
     user: np.ndarray
     """int64 [U]: RecBole's internal ids."""
@@ -28,7 +27,7 @@ class Users:
     """float64 [U]: mean count of training interactions of the user's test items."""
     metrics: list[str]
     """[M]: per-user metrics, such as `ndcg@10`."""
-    cells: list[Cell]
+    conditions: list[Condition]
     """[C]: what was attacked, how, and by how much."""
     values: np.ndarray
     """float32 [C, M, U]."""
@@ -39,29 +38,31 @@ class Users:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the shapes agree."""
-        cells, metrics, users = len(self.cells), len(self.metrics), len(self.user)
+        conditions, metrics, users = len(self.conditions), len(self.metrics), len(self.user)
         shapes = {
             "activity": (users,),
             "popularity": (users,),
-            "values": (cells, metrics, users),
-            "overlap": (cells, users),
+            "values": (conditions, metrics, users),
+            "overlap": (conditions, users),
         }
         for name, wanted in shapes.items():
             if (found := np.shape(getattr(self, name))) != wanted:
-                raise ValueError(f"{name}: shape {found} does not fit {wanted}: {cells} cells, {users} users.")
+                raise ValueError(
+                    f"{name}: shape {found} does not fit {wanted}: {conditions} conditions, {users} users."
+                )
 
 
-def save(path: Path, scopes: Mapping[str, Users]) -> None:
+def write_users(path: Path, scopes: Mapping[str, Users]) -> None:
     """Write {scope: Users} into one .npz, without pickle, whole or not at all."""
     arrays = {f"{scope}/{name}": array for scope, users in scopes.items() for name, array in _arrays(users).items()}
     write_arrays(path, arrays)
 
 
-def load(path: Path) -> dict[str, Users]:
-    """Read {scope: Users} as `save` wrote it.
+def read_users(path: Path) -> dict[str, Users]:
+    """Read {scope: Users} as `write_users` wrote it.
 
     Raises:
-        OSError, ValueError, KeyError, zipfile.BadZipFile: if the file is missing, or not one of `save`'s.
+        OSError, ValueError, KeyError, zipfile.BadZipFile: if the file is missing, or not one of `write_users`'.
     """
     with np.load(path, allow_pickle=False) as file:
         scopes = dict.fromkeys(key.partition("/")[0] for key in file.files)
@@ -71,7 +72,7 @@ def load(path: Path) -> dict[str, Users]:
 
 
 def join(parts: Sequence[Users]) -> Users:
-    """Return the cells of several models over the same users, in order.
+    """Return the conditions of several models over the same users, in order.
 
     Raises:
         ValueError: if there is no part, or the users, the metrics or k differ.
@@ -84,18 +85,18 @@ def join(parts: Sequence[Users]) -> Users:
             raise ValueError(f"per-user results cannot be joined: {', '.join(differs)} differ.")
     return replace(
         first,
-        cells=[cell for part in parts for cell in part.cells],
+        conditions=[condition for part in parts for condition in part.conditions],
         values=np.concatenate([part.values for part in parts]),
         overlap=np.concatenate([part.overlap for part in parts]),
     )
 
 
 def once(users: Users) -> Users:
-    """Return the results without cells that came before."""
-    first = dict(reversed([(json.dumps(cell, sort_keys=True), i) for i, cell in enumerate(users.cells)]))
+    """Return the results without conditions that came before."""
+    first = dict(reversed([(condition, i) for i, condition in enumerate(users.conditions)]))
     kept = sorted(first.values())
-    cells = [users.cells[i] for i in kept]
-    return replace(users, cells=cells, values=users.values[kept], overlap=users.overlap[kept])
+    conditions = [users.conditions[i] for i in kept]
+    return replace(users, conditions=conditions, values=users.values[kept], overlap=users.overlap[kept])
 
 
 def different(one: Users, other: Users) -> list[str]:
@@ -107,11 +108,15 @@ def different(one: Users, other: Users) -> list[str]:
 def _arrays(users: Users) -> dict[str, np.ndarray]:
     """Return the fields as arrays that need no pickle."""
     found = {field.name: getattr(users, field.name) for field in fields(Users)}
-    text = {"metrics": np.array(json.dumps(users.metrics)), "cells": np.array(json.dumps(users.cells))}
+    text = {
+        "metrics": np.array(json.dumps(users.metrics)),
+        "conditions": np.array(json.dumps([asdict(condition) for condition in users.conditions])),
+    }
     return {name: np.asarray(array) for name, array in (found | text).items()}
 
 
 def _users(arrays: dict[str, np.ndarray]) -> Users:
     """Undo `_arrays`."""
-    text = {name: json.loads(str(arrays[name])) for name in ("metrics", "cells")}
-    return Users(**(arrays | text | {"k": int(arrays["k"])}))
+    conditions = [Condition(**fields) for fields in json.loads(str(arrays["conditions"]))]
+    own = {"metrics": json.loads(str(arrays["metrics"])), "conditions": conditions, "k": int(arrays["k"])}
+    return Users(**(arrays | own))

@@ -1,13 +1,13 @@
-"""What does it take to attack the model of a run?  Candidates, attacks, self-checks, report."""
+"""Attacks the model of a run: candidates, attacks, self-checks, report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import pandas as pd
 from recbole.config import Config
 from torch import nn
 
@@ -19,15 +19,18 @@ from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.evaluation import robustness
-from recbole_rawp.evaluation.checks import Check, verify
+from recbole_rawp.evaluation.checks import verify
+from recbole_rawp.evaluation.records import COLUMNS, Check, Record
 from recbole_rawp.evaluation.users import Users, join
 from recbole_rawp.host.preparation import Data
-from recbole_rawp.host.ranking.candidate_files import load, save
+from recbole_rawp.host.ranking.candidate_files import read_candidates, write_candidates
 from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen, sampled_loader, samples
 from recbole_rawp.host.weights import moved
 from recbole_rawp.report import report
-from recbole_rawp.report.curves import AFTER, BEFORE, label
-from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.report.run_files import Run
+from recbole_rawp.report.scores import AFTER, BEFORE, label
+from recbole_rawp.report.sections.attacked import fragility
+from recbole_rawp.threats.threat import PER_USER, UNIVERSAL, Threat
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.stage2 import repair
 
@@ -36,7 +39,7 @@ from recbole_rawp.training.stage2 import repair
 class Findings:
     """What the attacks on one or several models found: records, self-checks, users by scope, and notes."""
 
-    records: list[robustness.Record] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     users: dict[str, list[Users]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -72,7 +75,7 @@ def checked(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, outcome: robustness.Outcome
 ) -> list[Check]:
     """Return the self-checks of what was found about the model as it is now."""
-    scopes = ("global", "per_user") if samples(data.test) else ("global",)  # else these rank other candidates
+    scopes = (UNIVERSAL, PER_USER) if samples(data.test) else (UNIVERSAL,)  # else these rank other candidates
     own = own_result(trainer, data, candidates)
     return verify(outcome, own, decimals=trainer.config["metric_decimal_place"] or 0, scopes=scopes)
 
@@ -81,18 +84,14 @@ def under_attack(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, *, stage: int
 ) -> robustness.Outcome:
     """Return what the configured attacks find about the model as it is now."""
-    settings = options.attack(trainer.config)
     return robustness.under_attack(
         trainer,
         data.train,
         data.test,
-        threats=settings.threats,
-        batches=settings.batches,
+        options.attack(trainer.config),
         defense=trainer.defense,
-        negatives=settings.negatives,
         candidates=candidates,
         stage=stage,
-        show_progress=trainer.config["show_progress"],
     )
 
 
@@ -103,7 +102,6 @@ def write(
     candidates: Candidates | None,
     *,
     dataset: Any,
-    sections: Sequence[str],
     again: str,
 ) -> dict[str, Any]:
     """Write the report and what it rests on into `folder`; return records, checks, tables and the folder.
@@ -112,28 +110,25 @@ def write(
     """
     config, text = trainer.config, written(options.attack(trainer.config).threats)
     if candidates is not None:
-        save(folder / "candidates.npz", candidates, dataset)
+        write_candidates(folder / "candidates.npz", candidates, dataset)
     metric, bigger = config["valid_metric"].lower(), config["valid_metric_bigger"]
-    table = report.write(
-        folder,
-        findings.records,
-        findings.checks,
-        metric=metric,
-        bigger=bigger,
-        settings={key: config[key] for key in (*RULES, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
-        environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
-        sections=sections,
-        again=again,
-        users=findings.everyone(),
-        notes=findings.notes,
-    )
+    facts = {
+        "metric": metric,
+        "bigger": bigger,
+        "settings": {key: config[key] for key in (*RULES, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
+        "notes": findings.notes,
+        "environment": (folder / "environment.txt").read_text(encoding="utf-8").strip(),
+    }
+    frame = pd.DataFrame(findings.records, columns=COLUMNS)
+    run = Run(folder.name, frame, findings.checks, findings.everyone(), facts)
+    table = report.write(folder, run, command=report.again_command(again), trainer=trainer)
     report.tensorboard(trainer.tensorboard, findings.records)
     trainer.tensorboard.flush()
     return {
         "records": findings.records,
         "checks": findings.checks,
         "table": table,
-        "overview": report.fragility(findings.records, metric, bigger=bigger),
+        "overview": fragility(findings.records, metric, bigger=bigger),
         "output_dir": str(folder),
     }
 
@@ -156,12 +151,12 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
         raise InputError("eval_args: the attacks are measured on test data, and this split has none. Split some off.")
     settings = options.attack(config)
     possible = [threat for threat in settings.threats if can_move(model, threat)]
-    loader, per_user = data.test, [threat for threat in possible if threat.scope == "per_user"]
+    loader, per_user = data.test, [threat for threat in possible if threat.scope == PER_USER]
     if per_user:
         try:
             loader = sampled_loader(config, data.test, settings.negatives)
         except InputError:
-            possible = [threat for threat in possible if threat.scope == "global"]
+            possible = [threat for threat in possible if threat.scope == UNIVERSAL]
             if not possible or not all(threat.optional for threat in per_user):
                 raise
     if not possible:
@@ -174,7 +169,7 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
             )
         return None
     if settings.candidates:
-        return check(load(Path(settings.candidates).expanduser(), loader._dataset), loader)
+        return check(read_candidates(Path(settings.candidates).expanduser(), loader._dataset), loader)
     return draw(loader, SEED)
 
 

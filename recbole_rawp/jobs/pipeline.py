@@ -15,7 +15,7 @@ from torch import nn
 from recbole_rawp import files
 from recbole_rawp.config import settings as options
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation.checks import FAILED, Check
+from recbole_rawp.evaluation.records import FAILED, Check
 from recbole_rawp.host import checkpoint, environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
@@ -59,9 +59,9 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` and `overview` (Markdown; the latter where several kinds
-        of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of training) and
-        `output_dir`.
+        `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown; the latter where
+        several kinds of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of
+        training) and `output_dir`.
         If a run with saved=True is killed, `continue_run` goes on with it.
 
     Raises:
@@ -142,7 +142,7 @@ def attack_checkpoint(
     The attack is that of the options given here, whatever the checkpoint's own run tried.
 
     Returns:
-        `records` (see `evaluation.SCHEMA`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
+        `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
 
     Raises:
         InputError: as `harden_checkpoint`.
@@ -161,7 +161,7 @@ def attack_checkpoint(
     attack(trainer, data, candidates, findings)
     findings.checks += unseen(content, config)
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
-    return write(trainer, folder, findings, candidates, dataset=dataset, sections=[], again=again)
+    return write(trainer, folder, findings, candidates, dataset=dataset, again=again)
 
 
 def _run(
@@ -193,10 +193,9 @@ def _run(
             result = fit(trainer, data, saved)
             attack(trainer, data, candidates, findings)
         assert folder is not None
-        sections = [*radius_search.sections(trainer, folder), *stage2.sections(trainer, folder)]
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
         dataset = data.test._dataset
-        result |= write(trainer, folder, findings, candidates, dataset=dataset, sections=sections, again=again)
+        result |= write(trainer, folder, findings, candidates, dataset=dataset, again=again)
         result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
         result["search"] = radius_search.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
         return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}

@@ -25,7 +25,7 @@ def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]
         InputError: for a folder that cannot be read, different headline metrics, or an output folder in use.
     """
     folders_of_runs.check_free(output)
-    together = merge(run_files.load_all(folders))
+    together = merge(run_files.read_runs(folders))
     home = folders_of_runs.reserve(
         output or folders_of_runs.unused("reports"), "", "", "", environment=together.facts["environment"]
     )

@@ -1,4 +1,4 @@
-"""How does it look?  Curves over the radius, as PNG and SVG."""
+"""Draws curves over the level, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import pandas as pd
 
 from recbole_rawp.files import whole
-from recbole_rawp.report.curves import (
+from recbole_rawp.report.scores import (
     BEFORE,
-    NOISE,
-    attack_title,
     bare,
-    curves,
+    by_threat,
+    is_control,
     label,
+    models_on_data,
     over_seeds,
-    places,
     settings_of,
     shares,
+    variant_title,
 )
 
 # Colour-blind-safe (Okabe and Ito), told apart in grey by marker; attacks by dash.
@@ -38,14 +38,15 @@ STYLES = {
     "rawp_ft": ("#CC79A7", "v"),
 }
 SPARE = (("#000000", "P"), ("#E69F00", "X"), ("#0072B2", "<"), ("#009E73", ">"), ("#D55E00", "h"), ("#56B4E9", "*"))
-DASHES: dict[str, Any] = {"fgsm": "-", "bim": "--", "pgd": "-.", "mim": (0, (5, 1, 1, 1, 1, 1)), NOISE: ":"}
+DASHES: dict[str, Any] = {"fgsm": "-", "bim": "--", "pgd": "-.", "mim": (0, (5, 1, 1, 1, 1, 1))}
 CROWDED = 6  # lines in one panel; of more, each attack gets panels of its own
 GREY = "#555555"
+DOTS = ":"  # of controls
 
 Styles = dict[str, tuple[str, str]]
 
 
-def save(frame: pd.DataFrame, metric: str, folder: Path, stem: str, *, bigger: bool) -> None:
+def save_curves(frame: pd.DataFrame, metric: str, folder: Path, stem: str, *, bigger: bool) -> None:
     """Write the picture of the frame's first setting as `stem`.png and `stem`.svg, each whole or not at all."""
     figure = draw(frame, metric, bigger=bigger)
     whole(folder / f"{stem}.png", lambda path: write(figure, path, "png"))
@@ -82,37 +83,37 @@ def write(figure: Any, path: Path, kind: str) -> None:
 
 
 def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
-    """Return a figure of the metric, and of the share of it kept, against the radius, in the frame's first setting.
+    """Return a figure of the metric, and of the share of it kept, against the level, in the frame's first setting.
 
-    A line per model and attack. Over several seeds it is the mean, and a band reaches from the lowest to the highest.
-    More than `CROWDED` lines: a column of panels per attack, with noise of the same norm in each.
+    A line per model and variant. Over several seeds it is the mean, and a band reaches from the lowest to the highest.
+    More than `CROWDED` lines: a column of panels per variant, with noise of the same norm in each.
     """
-    wide = curves(frame, metric)
+    wide = by_threat(frame, metric)
     kept = shares(wide, bigger=bigger, metric=metric)
     styles, columns = styled(wide.index.unique("defense")), panels(wide)
     alone = len(columns) == 1
     figure = blank(10, 4.6) if alone else blank(max(3.2 * len(columns), 8), 7)
     grid = figure.subplots(1, 2)[:, None] if alone else figure.subplots(2, len(columns), sharey="row", sharex=True)
-    for attacks, (upper, lower) in zip(columns, grid.T):
+    for variants, (upper, lower) in zip(columns, grid.T):
         for axes, values in ((upper, wide), (lower, kept)):
-            lines(axes, values[values.index.isin(attacks, level="attack")], styles, same_dash=not alone)
+            lines(axes, values[values.index.isin(variants, level="threat")], styles, same_dash=not alone)
         if not alone:
-            upper.set_title(attack_title(attacks[0]), fontsize=10)
+            upper.set_title(variant_title(variants[0]), fontsize=10)
     setting = settings_of(frame)[0]
     label_axes(grid, metric)
     for axes in grid.flat if alone else grid[1]:
-        axes.set_xlabel(fill(f"radius: {setting.radius}", 60 if alone else 36), fontsize=10)
-    figure.suptitle(f"{places(frame)}: {metric.upper()} under attack\n{setting.title}", fontsize=11)
-    add_legend(figure, styles, list(wide.index.unique("attack")), same_dash=not alone)
+        axes.set_xlabel(fill(f"{setting.words.noun}: {setting.axis}", 60 if alone else 36), fontsize=10)
+    figure.suptitle(f"{models_on_data(frame)}: {metric.upper()} under attack\n{setting.title}", fontsize=11)
+    add_legend(figure, styles, list(wide.index.unique("threat")), same_dash=not alone)
     return figure
 
 
 def lines(axes: Any, values: pd.DataFrame, styles: Styles, *, same_dash: bool) -> None:
-    """Draw a line, and a band over seeds, per model and attack; a radius that nobody measured is left out."""
-    for (defense, attack), seeds in values.groupby(level=["defense", "attack"], sort=False):
+    """Draw a line, and a band over seeds, per model and variant; a level that nobody measured is left out."""
+    for (defense, variant), seeds in values.groupby(level=["defense", "threat"], sort=False):
         seeds = seeds.dropna(axis=1, how="all")
         colour, marker = styles[defense]
-        dash = ":" if attack == NOISE else "-" if same_dash else DASHES.get(attack, "-")
+        dash = DOTS if is_control(variant) else "-" if same_dash else DASHES.get(variant, "-")
         axes.plot(seeds.columns, seeds.mean(), color=colour, marker=marker, linestyle=dash, markersize=5)
         axes.fill_between(seeds.columns, seeds.min(), seeds.max(), color=colour, alpha=0.15, linewidth=0)
 
@@ -132,28 +133,31 @@ def label_axes(grid: Any, metric: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def add_legend(figure: Any, styles: Styles, attacks: list[str], *, same_dash: bool) -> None:
-    """Explain colours and markers (models) and dashes (attacks) below the panels, where no data is."""
+def add_legend(figure: Any, styles: Styles, variants: list[str], *, same_dash: bool) -> None:
+    """Explain colours and markers (models) and dashes (variants) below the panels, where no data is."""
     from matplotlib.lines import Line2D
 
     models = [Line2D([], [], color=c, marker=m, label=label(name)) for name, (c, m) in styles.items()]
-    dashes = {attack_title(attack): DASHES.get(attack, "-") for attack in attacks}
+    dashes: dict[str, Any] = {
+        variant_title(name): DOTS if is_control(name) else DASHES.get(name, "-") for name in variants
+    }
     if same_dash:
-        dashes = {"attack named above": "-", attack_title(NOISE): ":"} if NOISE in attacks else {}
-    kinds = [Line2D([], [], color=GREY, linestyle=dash, label=title) for title, dash in dashes.items()]
+        controls = {title: dash for title, dash in dashes.items() if dash == DOTS}
+        dashes = {"attack named above": "-"} | controls if controls else {}
+    kinds: list[Any] = [Line2D([], [], color=GREY, linestyle=dash, label=title) for title, dash in dashes.items()]
     blank = [Line2D([], [], linestyle="", label="")] * abs(len(models) - len(kinds))
     shorter = models if len(models) < len(kinds) else kinds
-    shorter.extend(blank)  # one column of models, one of attacks
+    shorter.extend(blank)  # one column of models, one of variants
     figure.legend(handles=[*models, *kinds], loc="outside lower center", ncols=2, frameon=False, handlelength=3.5)
 
 
 def panels(wide: pd.DataFrame) -> list[list[str]]:
-    """Return the attacks of each column of panels: all in one, or, where that is crowded, each beside the noise."""
-    attacks = list(wide.index.unique("attack"))
-    climbing = [attack for attack in attacks if attack != NOISE]
+    """Return the variants of each column of panels: all in one, or, where that is crowded, each beside the noise."""
+    variants = list(wide.index.unique("threat"))
+    climbing = [name for name in variants if not is_control(name)]
     if len(over_seeds(wide)) <= CROWDED or len(climbing) < 2:
-        return [attacks]
-    return [[attack, NOISE] for attack in climbing]
+        return [variants]
+    return [[name, *filter(is_control, variants)] for name in climbing]
 
 
 def styled(names: Iterable[str]) -> Styles:

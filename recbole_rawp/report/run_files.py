@@ -1,4 +1,4 @@
-"""What does a report rest on?  The numbers in a run's folder: written and read back."""
+"""Writes the numbers in a run's folder, on which a report rests, and reads them back."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ import pandas as pd
 
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
-from recbole_rawp.evaluation.checks import Check
-from recbole_rawp.evaluation.robustness import SCHEMA
+from recbole_rawp.evaluation.records import COLUMNS, Check
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.files import whole, write_text
-from recbole_rawp.report.curves import OLDER, SETTING
+from recbole_rawp.threats.threat import SETTING
 
 MODEL = ["model", "dataset", "defense"]
-COLUMNS = list(dict.fromkeys((*SCHEMA, *SETTING)))
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,10 @@ class Run:
 
     Attributes:
         name: of its folder.
-        frame: the records, see `evaluation.SCHEMA`.
+        frame: the records, see `evaluation.records.Record`.
         checks: the self-checks.
         users: scope -> per-user results; `global-2` and so on where several runs have different users.
-        facts: metric, bigger, settings, notes, environment, see `report.write`; empty for a folder without report.json.
+        facts: metric, bigger, settings, notes, environment; empty for a folder without report.json.
         candidates: a digest of the items that were ranked; empty where all were, or a folder does not tell.
     """
 
@@ -45,13 +43,23 @@ class Run:
     facts: dict[str, Any]
     candidates: str = ""
 
+    @property
+    def metric(self) -> str:
+        """Return the headline metric, as RecBole names it in results (`ndcg@10`)."""
+        return str(self.facts["metric"])
 
-def save(folder: Path, run: Run) -> None:
+    @property
+    def bigger(self) -> bool:
+        """Return whether more of it is better (`valid_metric_bigger`)."""
+        return bool(self.facts["bigger"])
+
+
+def write_run(folder: Path, run: Run) -> None:
     """Write records.csv, records.json, users.npz, checks.json and report.json into `folder`."""
     whole(folder / "records.csv", lambda path: run.frame.to_csv(path, index=False))
     write_json(folder / "records.json", run.frame.to_dict("records"))
     if run.users:
-        per_user.save(folder / "users.npz", run.users)
+        per_user.write_users(folder / "users.npz", run.users)
     write_json(folder / "checks.json", [asdict(check) for check in run.checks])
     write_json(folder / "report.json", run.facts | {"k": next((users.k for users in run.users.values()), None)})
 
@@ -63,8 +71,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(strict, indent=1) + "\n")
 
 
-def load(folder: str | Path, name: str | None = None) -> Run:
-    """Read a run's folder, as `name`; everything but records.csv may be missing, as in older folders.
+def read_run(folder: str | Path, name: str | None = None) -> Run:
+    """Read a run's folder, as `name`; everything but records.csv may be missing.
 
     Raises:
         InputError: for a folder without records.csv, or with a file that cannot be read, naming it.
@@ -75,7 +83,7 @@ def load(folder: str | Path, name: str | None = None) -> Run:
     if not (home / "records.csv").is_file():
         raise InputError(f"report: '{folder}' holds no records.csv. Name the output folder of a finished run.")
     checks = [Check(**check) for check in _read(home / "checks.json", _json, [])]
-    users = _read(home / "users.npz", per_user.load, {})
+    users = _read(home / "users.npz", per_user.read_users, {})
     facts = _read(home / "report.json", _json, {})
     candidates = _read(home / "candidates.npz", digest, "")
     return Run(name or str(folder), _read(home / "records.csv", read_records, None), checks, users, facts, candidates)
@@ -94,8 +102,8 @@ def read_records(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: if a column is missing, or holds what it cannot.
     """
-    texts = dict.fromkeys((*MODEL, *SETTING, "attack", "metric", "split"), str)
-    numbers = {"radius": float, "value": float}
+    texts = dict.fromkeys((*MODEL, *SETTING, "threat", "metric", "split"), str)
+    numbers = {"level": float, "value": float}
     frame = pd.read_csv(
         path,
         dtype={**texts, **numbers},
@@ -103,11 +111,11 @@ def read_records(path: Path) -> pd.DataFrame:
         na_values={"value": ["", "nan"]},
         float_precision="round_trip",
     )
-    if missing := [name for name in COLUMNS if name not in frame and name not in OLDER]:
+    if missing := [name for name in COLUMNS if name not in frame]:
         raise ValueError(f"no column {', '.join(missing)}")
     if frame.empty:
         raise ValueError("no rows")
-    return frame.assign(**{name: value for name, value in OLDER.items() if name not in frame})[COLUMNS]
+    return frame[COLUMNS]
 
 
 def _read(path: Path, read: Any, default: Any) -> Any:
@@ -123,12 +131,12 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def load_all(folders: Sequence[str]) -> list[Run]:
+def read_runs(folders: Sequence[str]) -> list[Run]:
     """Read several folders, each once; runs are named by their folders, with the path where names recur.
 
     Raises:
-        InputError: as `load`.
+        InputError: as `read_run`.
     """
     paths = {Path(folder).expanduser().resolve(): folder for folder in reversed(folders)}
     names = [path.name for path in paths]
-    return [load(f, path.name if names.count(path.name) == 1 else f) for path, f in reversed(paths.items())]
+    return [read_run(f, path.name if names.count(path.name) == 1 else f) for path, f in reversed(paths.items())]

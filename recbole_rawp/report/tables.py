@@ -1,4 +1,4 @@
-"""What do the tables say?  Values and shares kept at each radius, for Markdown and LaTeX; self-checks."""
+"""Tables of values and shares kept at each level, for Markdown and LaTeX; of self-checks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from collections.abc import Sequence
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_rawp.evaluation.checks import FAILED, Check
-from recbole_rawp.report.curves import (
-    NOISE,
-    curves,
+from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.report.scores import (
+    by_threat,
+    control_of,
     label,
+    least_kept,
+    models_on_data,
     over_seeds,
     percent,
-    places,
     series,
     settings_of,
     shares,
-    strongest,
     tried,
     within,
 )
+from recbole_rawp.threats.threat import CLEAN
 
 FALLS = (0.9, 0.5)  # shares of the clean score that the overview looks for
 
@@ -34,50 +35,58 @@ def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
 
 
 def table(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
-    """Return the Markdown table of the frame's first setting: values, and shares kept, at each radius."""
+    """Return the Markdown table of the frame's first setting: values, and shares kept, at each level."""
     headers, rows = cells(frame, metric, bigger=bigger)
     return markdown(rows, headers)
 
 
 def latex(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return a LaTeX tabular per setting (package booktabs), each after a comment that says what it is."""
-    texts = [rf"% {places(frame)}: {metric.upper()}, in brackets the share kept. \usepackage{{booktabs}}"]
+    texts = [rf"% {models_on_data(frame)}: {metric.upper()}, in brackets the share kept. \usepackage{{booktabs}}"]
     for setting in settings_of(frame):
         headers, rows = cells(within(frame, setting), metric, bigger=bigger)
-        texts.append(f"% {setting.title}; radius: {setting.radius}")
+        texts.append(f"% {setting.title}; {setting.words.noun}: {setting.axis}")
         texts.append(tabulate(rows, headers=headers, tablefmt="latex_booktabs", disable_numparse=True))
     return "\n".join(texts) + "\n"
 
 
 def cells(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[list[str], list[list[str]]]:
-    """Return headers and rows, a row per model and attack: means over seeds, `-` where nothing was measured."""
-    wide = curves(frame, metric)
-    radii = [radius for radius in wide.columns if radius > 0]
+    """Return headers and rows, a row per model and variant: means over seeds, `-` where nothing was measured."""
+    wide = by_threat(frame, metric)
+    setting, levels = settings_of(frame)[0], [level for level in wide.columns if level != CLEAN]
     values, kept = over_seeds(wide), over_seeds(shares(wide, bigger=bigger, metric=metric))
     measured = set(series(frame, metric).index.droplevel("seed"))
     rows = [
         [
-            *(label(name), attack, f"{row[0.0]:.4f}"),
+            *(label(name), variant, f"{row[CLEAN]:.4f}"),
             *(
-                f"{row[r]:.4f} ({percent(kept.loc[(name, attack), r])})" if (name, attack, r) in measured else "-"
-                for r in radii
+                f"{row[x]:.4f} ({percent(kept.loc[(name, variant), x])})" if (name, variant, x) in measured else "-"
+                for x in levels
             ),
         ]
-        for (name, attack), row in values.iterrows()
+        for (name, variant), row in values.iterrows()
     ]
-    return ["defense", "attack", *(f"radius {radius:g}" for radius in wide.columns)], rows
+    return ["defense", "threat", *map(setting.at, wide.columns)], rows
 
 
 def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
-    """Return the Markdown table of all settings: from which measured radius on the strongest attack leaves how much."""
+    """Return the Markdown table of all settings: from which measured level on the strongest attack leaves how much."""
     rows = []
     for setting in settings_of(frame):
-        wide = curves(within(frame, setting), metric)
+        wide = by_threat(within(frame, setting), metric)
         kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-        for name, worst in strongest(tried(kept, within(frame, setting), metric)).iterrows():
-            noise = kept.loc[(name, NOISE)] if (name, NOISE) in kept.index else None
-            clean = wide.loc[name][0.0].mean()
-            rows.append([setting.title, label(name), f"{clean:.4f}", *(falls(worst, noise, s) for s in FALLS)])
+        for name, worst in least_kept(tried(kept, within(frame, setting), metric)).iterrows():
+            control = control_of(kept, name)
+            noise = None if control is None else kept.loc[(name, control)]
+            clean = wide.loc[name][CLEAN].mean()
+            rows.append(
+                [
+                    setting.title,
+                    label(name),
+                    f"{clean:.4f}",
+                    *(falls(worst, noise, share, noun=setting.words.noun) for share in FALLS),
+                ]
+            )
     headers = [
         "attacked",
         "defense",
@@ -87,11 +96,11 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     return markdown(rows, headers)
 
 
-def falls(worst: pd.Series, noise: pd.Series | None, share: float) -> str:
-    """Return the smallest measured radius that leaves no more than `share`, and what noise leaves there."""
-    low = [radius for radius in worst.index if radius > 0 and not worst[radius] > share]  # NaN is low
+def falls(worst: pd.Series, noise: pd.Series | None, share: float, *, noun: str = "radius") -> str:
+    """Return the first measured level that leaves no more than `share`, and what noise leaves there."""
+    low = [level for level in worst.index if level != CLEAN and not worst[level] > share]  # NaN is low
     if not low:
-        return f"no radius up to {max(worst.index[worst < math.inf], default=0):g}"
+        return f"no {noun} up to {max(worst.index[worst < math.inf], default=0):g}"
     return f"{low[0]:g}" + ("" if noise is None else f" (noise: {percent(noise[low[0]])})")
 
 

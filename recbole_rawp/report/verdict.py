@@ -1,4 +1,4 @@
-"""What is the one sentence?  How much is kept at which radius, against noise; and whether to trust it."""
+"""Says in one sentence how much is kept at which level, against noise, and whether to trust it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from recbole_rawp.evaluation.checks import FAILED, Check
-from recbole_rawp.report.curves import (
-    NOISE,
-    attack_title,
+from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.report.scores import (
+    by_threat,
     chance,
-    curves,
-    gradient_attacks,
+    common_variants,
+    control_of,
     label,
+    least_kept,
     over_seeds,
     percent,
     settings_of,
     shares,
-    strongest,
-    telling_radius,
+    telling_level,
     tried,
+    variant_title,
 )
+from recbole_rawp.threats.threat import CLEAN
 
 GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 FEW = 4  # models that one sentence can hold
+CHOSEN = (
+    "Of the levels tried the models differ most at this one.",
+    "Of the radii tried the models differ most at this one.",
+)
 
 
 def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool, checks: Sequence[Check] = ()) -> str:
-    """Say in one sentence what the strongest attack of the first setting leaves where the models differ most.
+    """Say in one sentence what the strongest variant of the first setting leaves where the models differ most.
 
     One model alone: mid-curve. A self-check that failed comes first.
     """
@@ -37,29 +42,32 @@ def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool, checks: Sequence[
 
 def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return the verdict without self-checks."""
-    wide = curves(frame, metric)
+    wide = by_threat(frame, metric)
     kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-    worst = strongest(tried(kept, frame, metric))
-    radius = telling_radius(worst)
-    if max(worst.columns) == 0:
+    worst = least_kept(tried(kept, frame, metric))
+    level = telling_level(worst)
+    if list(worst.columns) == [CLEAN]:
         return "No attack was measured: attack_radii holds only 0."
-    attacks = gradient_attacks(kept)
-    if radius is None or not all((name, attack) in kept.index for name in worst.index for attack in attacks):
+    variants = common_variants(kept)
+    if level is None or not all((name, variant) in kept.index for name in worst.index for variant in variants):
         return f"No attack was tried on all of the {len(worst)} models at one radius: nothing compares."
-    clean = wide[0.0].groupby(level="defense", sort=False).mean()
-    noise = {name: kept.loc[(name, NOISE), radius] for name, attack in kept.index if attack == NOISE}
-    above = f", counted from {chance(metric)}" * (chance(metric) > 0)
-    parts = [
-        f"**{label(name)}** keeps {percent(worst.loc[name, radius])} of its {metric.upper()} of "
-        f"{clean[name]:.4f}{above}"
-        + (f" (noise of the same norm leaves {percent(noise[name])})" if name in noise else "")
-        for name in spoken(worst[radius])
-    ]
+    parts = [kept_by(name, wide, kept, worst, level, metric) for name in spoken(worst[level])]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
-    chosen = " Of the radii tried the models differ most at this one." * (len(worst) > 1)
-    moves = settings_of(frame)[0].moves(radius)
-    said = f"When {attackers(attacks)} {moves}, {ends}{'; '.join(parts)}."
-    return said + chosen + gain(worst[radius])
+    setting = settings_of(frame)[0]
+    chosen = f" {CHOSEN[setting.words.noun == 'radius']}" * (len(worst) > 1)
+    said = f"When {setting.words.happens(setting, level, attackers(variants))}, {ends}{'; '.join(parts)}."
+    return said + chosen + gain(worst[level])
+
+
+def kept_by(name: str, wide: pd.DataFrame, kept: pd.DataFrame, worst: pd.DataFrame, level: float, metric: str) -> str:
+    """Return what one model keeps, and what noise leaves of it."""
+    clean = wide.loc[name][CLEAN].mean()
+    above = f", counted from {chance(metric)}" * (chance(metric) > 0)
+    words = f"**{label(name)}** keeps {percent(worst.loc[name, level])} of its {metric.upper()} of {clean:.4f}{above}"
+    control = control_of(kept, name)
+    if control is None:
+        return words
+    return f"{words} (noise of the same norm leaves {percent(kept.loc[(name, control), level])})"
 
 
 def gain(worst: pd.Series) -> str:
@@ -77,9 +85,9 @@ def spoken(worst: pd.Series) -> list[str]:
     return [ranked.index[0], ranked.index[-1]]
 
 
-def attackers(attacks: Sequence[str]) -> str:
-    """Return the attacks of which the verdict takes the strongest."""
-    titles = [attack_title(attack) for attack in attacks]
+def attackers(variants: Sequence[str]) -> str:
+    """Return the variants of which the verdict takes the strongest."""
+    titles = [variant_title(variant) for variant in variants]
     if len(titles) == 1:
         return titles[0]
     return f"the {'worse' if len(titles) == 2 else 'worst'} of {', '.join(titles[:-1])} and {titles[-1]}"

@@ -1,4 +1,4 @@
-"""How are candidates kept, and published lists read?"""
+"""Keeps candidates in files, and reads published lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recbole_rawp.host.ranking.candidates import Candidates, refuse
 IDENTITY = ("dataset_name", "user_num", "item_num")  # of RecBole's dataset: internal ids mean nothing elsewhere
 
 
-def save(path: Path, candidates: Candidates, dataset: Any) -> None:
+def write_candidates(path: Path, candidates: Candidates, dataset: Any) -> None:
     """Write the candidates whole or not at all: internal ids, the items of users[i] at offsets[i] to offsets[i + 1].
 
     What tells RecBole's dataset from others, `IDENTITY`, is written with them.
@@ -27,8 +27,8 @@ def save(path: Path, candidates: Candidates, dataset: Any) -> None:
     files.write_arrays(path, arrays)
 
 
-def load(path: Path, dataset: Any) -> Candidates:
-    """Read what `save` wrote (`*.npz`), or a published list with raw tokens (`*.test.negative`).
+def read_candidates(path: Path, dataset: Any) -> Candidates:
+    """Read what `write_candidates` wrote (`*.npz`), or a published list with raw tokens (`*.test.negative`).
 
     Lines of a published list: `(user,item)`, then negative items, tab-separated; several lines of a user are joined.
     Some published negatives are the item to be found itself (156 of 6,040 lists of ml-1m-loo, 86 of lastfm-loo's 1,741,

@@ -1,4 +1,4 @@
-"""Which items are ranked for each user?
+"""Fixes which items are ranked for each user.
 
 RecBole's sampled evaluation (`uniN`, `popN`) draws other negatives, with replacement, at every `evaluate`: one model's
 NDCG@10 moved by 1.6 % in four calls. Ours are drawn once, without replacement, and serve every radius, attack, defence
@@ -155,7 +155,7 @@ def sampled_loader(config: Any, loader: Any, count: int) -> NegSampleEvalDataLoa
     if not isinstance(loader, FullSortEvalDataLoader):
         raise InputError(
             "attack_scope: per_user ranks candidates, and eval mode labeled has none. "
-            "Use eval_args mode uni99 or full, or a suite with global attacks."
+            "Use eval_args mode uni99 or full, or a suite with universal attacks."
         )
     own = copy.copy(config)
     arguments = {"distribution": "uniform", "sample_num": count}  # as the sampler of a full-sort loader is

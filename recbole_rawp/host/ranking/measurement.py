@@ -1,12 +1,12 @@
-"""What does RecBole's own evaluation say of the model as it runs now?  Unrounded, and user by user."""
+"""RecBole's own evaluation of the model as it runs now: unrounded, and user by user."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,14 @@ class Measured:
     top: np.ndarray | None
 
 
-Cell = tuple[str, float, Measured, float]  # method, radius, what RecBole measured there, the attacked loss
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of one variant of a threat at one level, and the loss that it raised."""
+
+    variant: str
+    level: float
+    measured: Measured
+    loss: float
 
 
 class NotingEvaluator(Evaluator):
@@ -77,13 +84,20 @@ def ranked(trainer: Any, eval_data: Any) -> Measured:
 
 
 def ranked_at(trainer: Any, eval_data: Any, loss: AttackLoss, delta: Weights) -> Measured:
-    """Return RecBole's own evaluation of the model as `loss` moves it by delta; nothing without `eval_data`.
+    """Return RecBole's own evaluation of the model as `loss` moves it by delta; nothing without `eval_data`."""
+    return ranked_as(trainer, eval_data, lambda: loss.at(delta), changed=bool(delta))
 
-    What moves the scores is ranked by logits (`logits`); metrics by value (AUC, LogLoss) take the probabilities.
+
+def ranked_as(
+    trainer: Any, eval_data: Any, run: Callable[[], AbstractContextManager[None]], *, changed: bool
+) -> Measured:
+    """Return RecBole's own evaluation of the model that `run` enters; nothing without `eval_data`.
+
+    A changed model is ranked by logits (`logits`); metrics by value (AUC, LogLoss) take the probabilities.
     """
     by_value = trainer.config["eval_type"] == EvaluatorType.VALUE
-    order = nullcontext() if by_value or not delta else ranked_by_logits(trainer.model)
-    with torch.no_grad(), loss.at(delta), order:
+    order = ranked_by_logits(trainer.model) if changed and not by_value else nullcontext()
+    with torch.no_grad(), run(), order:
         return ranked(trainer, eval_data)
 
 

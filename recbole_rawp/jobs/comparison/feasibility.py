@@ -20,8 +20,7 @@ from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.ranking import candidates as ranking
-from recbole_rawp.host.ranking.candidate_files import IDENTITY
-from recbole_rawp.host.ranking.candidate_files import save as save_candidates
+from recbole_rawp.host.ranking.candidate_files import IDENTITY, write_candidates
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs.comparison.grid import Cell, Grid
 from recbole_rawp.jobs.measuring import check_attack
@@ -56,7 +55,7 @@ class Plan:
         """Write the candidates of each data set into `folder`, unless they lie there."""
         for dataset, (found, of) in self.candidates.items():
             if not candidate_file(folder, dataset).exists():
-                save_candidates(candidate_file(folder, dataset), found, of)
+                write_candidates(candidate_file(folder, dataset), found, of)
 
 
 def candidate_file(folder: Path, dataset: str) -> Path:

@@ -1,4 +1,4 @@
-"""How do several runs become one report?  Their records, checks, users and settings, told apart."""
+"""Merges several runs into one: their records, checks, users and settings, told apart."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 from recbole_rawp.config.rules import MEASURED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
-from recbole_rawp.evaluation.checks import FAILED, Check
+from recbole_rawp.evaluation.records import FAILED, Check
 from recbole_rawp.evaluation.users import Users
-from recbole_rawp.report.curves import bare, complete, renamed
 from recbole_rawp.report.run_files import COLUMNS, MODEL, Run
-from recbole_rawp.report.wording import SETTING
+from recbole_rawp.report.scores import bare, complete, renamed
+from recbole_rawp.threats.threat import SETTING
 
-CURVE = [*MODEL, "stage", "seed", *SETTING, "attack", "radius", "metric"]  # one value each
+CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "level", "metric"]  # one value each
 
 
 def merge(runs: Sequence[Run]) -> Run:
@@ -127,7 +127,7 @@ def tagged(run: Run, clashes: set[tuple[str, ...]]) -> Run:
     names = [(check, bare(check.defense)) for check in run.checks]
     checks = [replace(check, defense=renamed(check.defense, tags.get(name, name))) for check, name in names]
     users = {
-        scope: replace(part, cells=[cell | {"defense": tag(cell)} for cell in part.cells])
+        scope: replace(part, conditions=[replace(c, defense=tag(vars(c))) for c in part.conditions])
         for scope, part in run.users.items()
     }
     frame = run.frame.assign(defense=[tag(row) for row in run.frame[MODEL].to_dict("records")])
@@ -141,7 +141,7 @@ def placed(name: str, frame: pd.DataFrame, several: Mapping[str, bool]) -> str:
 
 
 def merged_users(runs: Sequence[Run]) -> dict[str, Users]:
-    """Return the per-user results, joined where the users are the same; cells that two runs share count once."""
+    """Return the per-user results, joined where the users are the same; conditions that two runs share count once."""
     groups: list[tuple[str, list[Users]]] = []
     for scope, part in ((scope.partition("-")[0], part) for run in runs for scope, part in run.users.items()):
         fitting = (group for name, group in groups if name == scope and not per_user.different(group[0], part))

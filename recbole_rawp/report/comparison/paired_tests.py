@@ -1,4 +1,4 @@
-"""Which differences between defenses count?  Paired over users, corrected for all that were looked at."""
+"""Tests which differences between defenses count: paired over users, corrected for all that were looked at."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from recbole_rawp.evaluation import statistics
 from recbole_rawp.report.comparison import run_rows
 
 AGAINST = ("none", "rawp_ft")  # what the others are compared with
-KEY = ["model", "dataset", "against", "defense", "radius"]
+KEY = ["model", "dataset", "against", "defense", "level"]
 
-Scores = dict[tuple[str, int], dict[float, pd.Series]]  # (defense, seed) -> radius -> user -> score
+Scores = dict[tuple[str, int], dict[float, pd.Series]]  # (defense, seed) -> level -> user -> score
 
 
 def tests(rows: pd.DataFrame, home: Path) -> pd.DataFrame:
-    """Return the paired differences of all defenses, at every radius, within each model and data set.
+    """Return the paired differences of all defenses, at every level, within each model and data set.
 
     Each user's difference is the mean over the seeds that both defenses finished, within a seed on the same split. p:
     Wilcoxon's signed-rank test, two-sided; p_holm: corrected for all rows, whichever the reader looks at.
@@ -41,11 +41,11 @@ def within_place(scores: Scores) -> list[dict[str, Any]]:
     for against, defense in pairings(list(dict.fromkeys(name for name, _ in scores))):
         seeds = [seed for name, seed in scores if name == defense and (against, seed) in scores]
         met = [scores[name, seed].keys() for name in (against, defense) for seed in seeds]
-        for radius in sorted(set.intersection(*map(set, met))) if met else ():
-            both = [(scores[against, seed][radius], scores[defense, seed][radius]) for seed in seeds]
+        for level in sorted(set.intersection(*map(set, met))) if met else ():
+            both = [(scores[against, seed][level], scores[defense, seed][level]) for seed in seeds]
             found = averaged(both)
             if not found.isna().to_numpy().all(axis=0).any():  # scores of NaN compare with nothing
-                pairs[against, defense, radius, len(seeds)] = found
+                pairs[against, defense, level, len(seeds)] = found
     if not pairs:
         return []
     users = pd.concat(pairs, axis=1, join="inner").dropna()  # the same users in every row
@@ -65,12 +65,12 @@ def averaged(pairs: Sequence[tuple[pd.Series, pd.Series]]) -> pd.DataFrame:
 
 
 def rows_of(users: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the tests of score pairs: columns (against, defense, radius, seeds, before or after), a row per user."""
+    """Return the tests of score pairs: columns (against, defense, level, seeds, before or after), a row per user."""
     before, after = (users.xs(side, axis=1, level=-1) for side in ("before", "after"))
     found = statistics.differences((after - before).to_numpy().T)
     return [
         {
-            **dict(zip(("against", "defense", "radius", "seeds"), key)),
+            **dict(zip(("against", "defense", "level", "seeds"), key)),
             **{"users": len(users), "before": before[key].mean(), "after": after[key].mean()},
             **{"mean": d.mean, "low": d.low, "high": d.high, "p": d.p},
         }

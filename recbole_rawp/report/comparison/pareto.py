@@ -1,4 +1,4 @@
-"""What does robustness cost?  Clean against robust score, a point per defense, and those that none beats in both."""
+"""Draws what robustness costs: clean against robust score, a point per defense, and those that none beats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
-from recbole_rawp.report.curves import label
+from recbole_rawp.report.scores import label
 
 Points = Mapping[str, np.ndarray]  # defense -> clean and robust score of each seed, [seeds, 2]
 
@@ -34,7 +34,7 @@ def on_front(points: Points, *, bigger: bool) -> list[str]:
     return sorted(names.tolist(), key=lambda name: points[name][:, 0].mean(), reverse=bigger)
 
 
-def save(points: Points, folder: Path, *, title: str, x: str, y: str, bigger: bool) -> None:
+def save_pareto(points: Points, folder: Path, *, title: str, x: str, y: str, bigger: bool) -> None:
     """Write pareto.png and pareto.svg into `folder`, each whole or not at all."""
     figure = draw(points, title=title, x=x, y=y, bigger=bigger)
     for kind in ("png", "svg"):

@@ -1,4 +1,4 @@
-"""What does a comparison say?  Its rows -> tables, tests, pictures and one page, in its folder."""
+"""Writes the report of a comparison: its rows -> tables, tests, pictures and one page, in its folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recbole_rawp.files import whole, write_text
 from recbole_rawp.report import html_page, report, run_files
 from recbole_rawp.report.comparison import paired_tests, pareto
 from recbole_rawp.report.comparison.merging import merge
-from recbole_rawp.report.comparison.tables import Place, cells, latex, numbers, points, test_table
-from recbole_rawp.report.curves import label, meaning, percent
+from recbole_rawp.report.comparison.tables import ModelOnData, cells, latex, numbers, points, test_table
+from recbole_rawp.report.scores import label, meaning, percent
 from recbole_rawp.report.tables import markdown
 from recbole_rawp.report.verdict import gain
 
@@ -34,23 +34,23 @@ def write(home: Path, rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> 
     """
     frame = pd.DataFrame(rows)
     done = frame[frame["status"] == FINISHED]
-    groups = done.groupby(["model", "dataset"], sort=False)
-    places = [Place(model, dataset, group) for (model, dataset), group in groups]
+    found = done.groupby(["model", "dataset"], sort=False)
+    groups = [ModelOnData(model, dataset, rows_of) for (model, dataset), rows_of in found]
     failed = {row["folder"]: row["reason"] for row in rows if row["status"] == FAILED}
-    tests = paired_tests.tests(done, home) if places else pd.DataFrame()
-    for place in places:
-        write_place(place, home)
-    tables = {place.title: markdown(*cells(place)) for place in places}
-    if places:
-        whole(home / "comparison.csv", lambda path: pd.concat(map(numbers, places)).to_csv(path, index=False))
+    tests = paired_tests.tests(done, home) if groups else pd.DataFrame()
+    for group in groups:
+        write_place(group, home)
+    tables = {group.title: markdown(*cells(group)) for group in groups}
+    if groups:
+        whole(home / "comparison.csv", lambda path: pd.concat(map(numbers, groups)).to_csv(path, index=False))
         whole(home / "tests.csv", lambda path: tests.to_csv(path, index=False))
-        write_text(home / "table.tex", latex(places))
-    words = " ".join(sentence(place) for place in places) or "No run is finished."
-    title = "Defenses compared: " + (", ".join(place.title for place in places) or "nothing yet")
+        write_text(home / "table.tex", latex(groups))
+    words = " ".join(sentence(group) for group in groups) or "No run is finished."
+    title = "Defenses compared: " + (", ".join(group.title for group in groups) or "nothing yet")
     parts = [
         f"# {title}",
-        f"{distrust(done)}{words} {caution(places)}".strip(),
-        *(part for place in places for part in section(place, tables[place.title], tests)),
+        f"{distrust(done)}{words} {caution(groups)}".strip(),
+        *(part for group in groups for part in section(group, tables[group.title], tests)),
         *foundations(frame, failed, notes, home),
     ]
     write_text(home / "report.md", "\n\n".join(parts) + "\n")
@@ -59,45 +59,45 @@ def write(home: Path, rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> 
     return {"rows": rows, "table": table, "verdict": words, "failed": failed, "output_dir": str(home)}
 
 
-def write_place(place: Place, home: Path) -> None:
+def write_place(group: ModelOnData, home: Path) -> None:
     """Write the curves of all runs side by side, and the picture of clean against robust scores."""
-    folder = home / place.folder
+    folder = home / group.folder
     folder.mkdir(parents=True, exist_ok=True)
-    own = [str(home / name) for name in place.rows["folder"]]
-    report.write_merged(folder, merge(run_files.load_all(own)), own)
-    if place.telling is not None:
-        setting, metric = place.rows["moved"].iloc[0], place.metric
-        y = f"{metric} under the strongest attack, radius {place.telling:g}\n({setting})"
-        title = f"{place.title}: what robustness costs\n{place.rows['attacked'].iloc[0]}"
-        pareto.save(points(place), folder, title=title, x=f"clean {metric}", y=y, bigger=place.bigger)
+    own = [str(home / name) for name in group.rows["folder"]]
+    report.write_merged(folder, merge(run_files.read_runs(own)), own)
+    if group.telling is not None:
+        axis, metric = group.rows["axis"].iloc[0], group.metric
+        y = f"{metric} under the strongest attack, {group.noun} {group.telling:g}\n({axis})"
+        title = f"{group.title}: what robustness costs\n{group.rows['attacked'].iloc[0]}"
+        pareto.save_pareto(points(group), folder, title=title, x=f"clean {metric}", y=y, bigger=group.bigger)
 
 
-def sentence(place: Place) -> str:
+def sentence(group: ModelOnData) -> str:
     """Return what was found in one sentence: who is on the front, and what each of these keeps."""
-    if place.telling is None:
-        return f"{place.title}: no attack was measured."
-    kept = place.kept[place.telling]
-    front = pareto.on_front(points(place), bigger=place.bigger)
+    if group.telling is None:
+        return f"{group.title}: no attack was measured."
+    kept = group.kept[group.telling]
+    front = pareto.on_front(points(group), bigger=group.bigger)
     if not front:
-        return f"{place.title}: no defense has both a clean {place.metric} and one under attack, for scores are NaN."
-    column = f"robust@{place.telling:g}"
+        return f"{group.title}: no defense has both a clean {group.metric} and one under attack, for scores are NaN."
+    column = f"robust@{group.telling:g}"
     parts = [
-        f"**{label(name)}** (clean {place.of(name)['clean'].mean():.4f}, attacked {place.of(name)[column].mean():.4f}, "
+        f"**{label(name)}** (clean {group.of(name)['clean'].mean():.4f}, attacked {group.of(name)[column].mean():.4f}, "
         f"{percent(kept[name])} kept)"
         for name in front
     ]
-    count = len(place.defenses)
+    count = len(group.defenses)
     beaten = f"of {count} defenses none is as good in both scores, and better in one, as " * (count > 1)
     return (
-        f"{place.title}, {place.metric} on test data, strongest attack at radius {place.telling:g}: "
-        f"{beaten}{', '.join(parts)}. {meaning(place.metric, bigger=place.bigger)}{gain(kept)}"
+        f"{group.title}, {group.metric} on test data, strongest attack at {group.noun} {group.telling:g}: "
+        f"{beaten}{', '.join(parts)}. {meaning(group.metric, bigger=group.bigger)}{gain(kept)}"
     )
 
 
-def caution(places: Sequence[Place]) -> str:
+def caution(groups: Sequence[ModelOnData]) -> str:
     """Return what few seeds, or other ones for other defenses, mean for the reader."""
-    seeds = min((len(place.of(name)) for place in places for name in place.defenses), default=FEW)
-    words = uneven(places)
+    seeds = min((len(group.of(name)) for group in groups for name in group.defenses), default=FEW)
+    words = uneven(groups)
     if seeds == 1:
         words += "One seed: nothing here says what another seed would give; a difference may be the seed's alone."
     elif seeds < FEW:
@@ -108,13 +108,13 @@ def caution(places: Sequence[Place]) -> str:
     return words.strip()
 
 
-def uneven(places: Sequence[Place]) -> str:
+def uneven(groups: Sequence[ModelOnData]) -> str:
     """Return the warning that some means are over fewer seeds than others beside them; nothing if none are."""
     short = [
-        f"{label(name)} ({place.title}) {len(place.of(name))} of {place.rows['seed'].nunique()}"
-        for place in places
-        for name in place.defenses
-        if len(place.of(name)) < place.rows["seed"].nunique()
+        f"{label(name)} ({group.title}) {len(group.of(name))} of {group.rows['seed'].nunique()}"
+        for group in groups
+        for name in group.defenses
+        if len(group.of(name)) < group.rows["seed"].nunique()
     ]
     listed = ", ".join(short)
     return f"Means over other seeds do not compare: runs are missing, finished are {listed}. " * bool(short)
@@ -131,37 +131,37 @@ def distrust(done: pd.DataFrame) -> str:
     )
 
 
-def section(place: Place, table: str, tests: pd.DataFrame) -> list[str]:
+def section(group: ModelOnData, table: str, tests: pd.DataFrame) -> list[str]:
     """Return the parts of the report on one model and data set."""
-    rows = place.rows
-    parts = [f"## {place.title}", table, key(place)]
-    if place.telling is not None:
-        image = f"![Clean against robust {place.metric}, {place.title}]({place.link}/pareto.png)"
+    rows = group.rows
+    parts = [f"## {group.title}", table, key(group)]
+    if group.telling is not None:
+        image = f"![Clean against robust {group.metric}, {group.title}]({group.link}/pareto.png)"
         what = (
             "Large points: means; small ones: seeds. Right and up is better"
-            if place.bigger
+            if group.bigger
             else "Left and down is better"
         )
         parts += [image, f"{what}; beyond the stairs no defense reached."]
-    parts.append(f"![{place.metric} against the radius, {place.title}]({place.link}/robustness.png)")
-    parts.append(f"All attacks and users: [{place.folder}/report.md]({place.link}/report.md).")
-    own = tests[(tests["model"] == place.model) & (tests["dataset"] == place.dataset)]
-    shown = own[(own["radius"] == 0) | (own["radius"].map("{:g}".format) == f"{place.telling or 0:g}")]
+    parts.append(f"![{group.metric} against the {group.noun}, {group.title}]({group.link}/robustness.png)")
+    parts.append(f"All attacks and users: [{group.folder}/report.md]({group.link}/report.md).")
+    own = tests[(tests["model"] == group.model) & (tests["dataset"] == group.dataset)]
+    shown = own[(own["level"] == 0) | (own["level"].map("{:g}".format) == f"{group.telling or 0:g}")]
     if len(shown):
-        parts += [f"### Which differences count? ({place.title})", test_table(shown), test_key(own, len(tests))]
+        parts += [f"### Which differences count? ({group.title})", test_table(shown), test_key(own, len(tests))]
     elif rows["defense"].nunique() > 1:
-        parts.append(f"{place.metric} is no mean over users, or plain and rawp_ft are missing: no tests over users.")
+        parts.append(f"{group.metric} is no mean over users, or plain and rawp_ft are missing: no tests over users.")
     return parts
 
 
-def key(place: Place) -> str:
+def key(group: ModelOnData) -> str:
     """Explain the table."""
     return (
         f"Means ± standard deviations over seeds, brackets: 95 % interval of the mean (Student's t). Attacked: "
-        f"{place.rows['attacked'].iloc[0]}, at each radius by the attack that is the strongest on each run. Radius: "
-        f"{place.rows['moved'].iloc[0]}. Noise: of the same norm, the control. Time: of training, as a multiple of "
-        "plain's with the same seed. Each seed's values: `runs.csv`; unrounded means, deviations and intervals: "
-        "`comparison.csv`; for LaTeX: `table.tex`."
+        f"{group.rows['attacked'].iloc[0]}, at each {group.noun} by the attack that is the strongest on each "
+        f"run. {group.noun.capitalize()}: {group.rows['axis'].iloc[0]}. Noise: of the same norm, the "
+        "control. Time: of training, as a multiple of plain's with the same seed. Each seed's values: `runs.csv`; "
+        "unrounded means, deviations and intervals: `comparison.csv`; for LaTeX: `table.tex`."
     )
 
 

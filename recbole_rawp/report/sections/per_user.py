@@ -1,8 +1,9 @@
-"""Whom does the attack hurt, and is it more than chance?  Per-user results -> parts of the report."""
+"""Parts of the report on users: whom the attack hurts, and whether it is more than chance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -10,29 +11,50 @@ import pandas as pd
 
 from recbole_rawp.evaluation import statistics
 from recbole_rawp.evaluation.users import Users
-from recbole_rawp.report.curves import (
-    attack_title,
-    by_radius,
+from recbole_rawp.report.scores import (
+    by_level,
+    by_threat,
+    common_variants,
     complete,
-    curves,
-    gradient_attacks,
     known_means,
     label,
+    least_kept,
+    models_on_data,
     named,
     over_seeds,
     percent,
-    places,
     shares,
-    strongest,
-    telling_radius,
+    telling_level,
     tried,
+    variant_title,
     within,
 )
 from recbole_rawp.report.tables import markdown
-from recbole_rawp.report.wording import Setting
+from recbole_rawp.threats.threat import CLEAN, Setting
 
 MANY = 3  # models; of more, each is compared with the first only
-CELL = ["defense", "attack", "radius"]
+CONDITION = ["defense", "threat", "level"]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the parts on users look at: a setting and a metric at one level.
+
+    Attributes:
+        kept: means of shares kept, see `scores.over_seeds`.
+        level: where the models differ most.
+    """
+
+    setting: Setting
+    metric: str
+    bigger: bool
+    kept: pd.DataFrame
+    level: float
+
+    @property
+    def at(self) -> str:
+        """Return the level in words."""
+        return self.setting.at(self.level)
 
 
 def sections(
@@ -46,92 +68,84 @@ def sections(
         slices: whether to add the table by activity and popularity.
     """
     frame = within(frame, setting)
-    kept = over_seeds(shares(curves(frame, metric), bigger=bigger, metric=metric))
-    radius = telling_radius(strongest(tried(kept, frame, metric)))
-    if radius is None:
+    kept = over_seeds(shares(by_threat(frame, metric), bigger=bigger, metric=metric))
+    level = telling_level(least_kept(tried(kept, frame, metric)))
+    if level is None:
         return []
-    tables = [(part, within(named(complete(pd.DataFrame(part.cells)), like=frame), setting)) for part in parts]
-    tables = [(part, cells) for part, cells in tables if not cells.empty]
+    view = View(setting, metric, bigger, kept, level)
+    tables = [(part, within(named(complete(pd.DataFrame(part.conditions)), like=frame), setting)) for part in parts]
+    tables = [(part, conditions) for part, conditions in tables if not conditions.empty]
     found: list[str] = []
-    for (part, cells), where in zip(tables, told_apart([cells for _, cells in tables])):
-        found += of_part(part, cells, kept, radius, metric, where, bigger=bigger, slices=slices)
+    for (part, conditions), where in zip(tables, told_apart([conditions for _, conditions in tables])):
+        found += of_part(part, conditions, view, where, slices=slices)
     return found
 
 
 def told_apart(parts: Sequence[pd.DataFrame]) -> list[str]:
     """Return the ends of the parts' headings: models and data sets if there are several, and seeds if these recur."""
-    names = [places(cells) for cells in parts]
-    seeds = [f", seed {', '.join(map(str, cells['seed'].unique()))}" for cells in parts]
+    names = [models_on_data(conditions) for conditions in parts]
+    seeds = [f", seed {', '.join(map(str, conditions['seed'].unique()))}" for conditions in parts]
     ends = [name + seed * (names.count(name) > 1) for name, seed in zip(names, seeds)]
     return [f" ({end})" * (len(parts) > 1) for end in ends]
 
 
-def of_part(
-    part: Users,
-    cells: pd.DataFrame,
-    kept: pd.DataFrame,
-    radius: float,
-    metric: str,
-    where: str,
-    *,
-    bigger: bool,
-    slices: bool,
-) -> list[str]:
-    """Return the parts of the report on one set of users, at the radius of the verdict; `where` ends the headings."""
+def of_part(part: Users, conditions: pd.DataFrame, view: View, where: str, *, slices: bool) -> list[str]:
+    """Return the parts of the report on one set of users, at the level of the verdict; `where` ends the headings."""
     found: list[str] = []
-    if metric in part.metrics:
-        scores = by_cell(part.values[:, part.metrics.index(metric)], cells)
-        attack = hardest(kept[kept.index.isin(cells["defense"], level="defense")], radius)
-        found += significance(scores, metric, attack, radius, where)
-        if slices and (at := at_radius(scores, attack, radius)):
-            found += [f"### Which users lose?{where}", slice_table(part, at, metric, bigger=bigger)]
-            found += [f"Mean {metric.upper()}, clean -> under {attack_title(attack)} at radius {radius:g} (kept)."]
-    found += [f"### How much of the top {part.k} stays?{where}", overlap_table(by_cell(part.overlap, cells))]
+    if view.metric in part.metrics:
+        scores = by_condition(part.values[:, part.metrics.index(view.metric)], conditions)
+        variant = hardest(view.kept[view.kept.index.isin(conditions["defense"], level="defense")], view.level)
+        found += significance(scores, view, variant, where)
+        if slices and (pairs := at_level(scores, variant, view.level)):
+            found += [f"### Which users lose?{where}", slice_table(part, pairs, view.metric, bigger=view.bigger)]
+            found += [f"Mean {view.metric.upper()}, clean -> under {variant_title(variant)} at {view.at} (kept)."]
+    overlap = by_condition(part.overlap, conditions)
+    found += [f"### How much of the top {part.k} stays?{where}", overlap_table(overlap, view.setting)]
     return [*found, f"Mean over users of the share of the clean top {part.k} that is in the attacked top {part.k}."]
 
 
-def by_cell(values: np.ndarray, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return values [C, U], means over seeds, as a row per (defense, attack, radius) and a column per user.
+def by_condition(values: np.ndarray, conditions: pd.DataFrame) -> pd.DataFrame:
+    """Return values [C, U], means over seeds, as a row per (defense, threat, level) and a column per user.
 
     NaN in one seed makes NaN.
     """
-    index = pd.MultiIndex.from_frame(cells[CELL])
-    return known_means(pd.DataFrame(values[cells.index], index=index, dtype=float), CELL)
+    index = pd.MultiIndex.from_frame(conditions[CONDITION])
+    return known_means(pd.DataFrame(values[conditions.index], index=index, dtype=float), CONDITION)
 
 
-def hardest(kept: pd.DataFrame, radius: float) -> str:
-    """Return the attack that leaves the least at `radius`, on average over models."""
-    means = kept[radius].groupby(level="attack", sort=False).mean()[gradient_attacks(kept)]
+def hardest(kept: pd.DataFrame, level: float) -> str:
+    """Return the variant that leaves the least at `level`, on average over models."""
+    means = kept[level].groupby(level="threat", sort=False).mean()[common_variants(kept)]
     return str(means.idxmin()) if means.notna().any() else str(means.index[0])
 
 
-def at_radius(scores: pd.DataFrame, attack: str, radius: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def at_level(scores: pd.DataFrame, variant: str, level: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the clean and the attacked scores [U] of each model that was attacked so."""
     return {
-        name: (scores.loc[(name, attack, 0.0)].to_numpy(), scores.loc[(name, attack, radius)].to_numpy())
+        name: (scores.loc[(name, variant, CLEAN)].to_numpy(), scores.loc[(name, variant, level)].to_numpy())
         for name in scores.index.unique("defense")
-        if {(name, attack, 0.0), (name, attack, radius)} <= set(scores.index)
+        if {(name, variant, CLEAN), (name, variant, level)} <= set(scores.index)
     }
 
 
-def significance(scores: pd.DataFrame, metric: str, attack: str, radius: float, where: str) -> list[str]:
-    """Return the tables of differences: what each attack does to each model, and between models."""
-    losses = loss_rows(scores, radius)
-    between = model_rows(scores, attack, radius)
+def significance(scores: pd.DataFrame, view: View, variant: str, where: str) -> list[str]:
+    """Return the tables of differences: what each variant does to each model, and between models."""
+    losses = loss_rows(scores, view.level)
+    between = model_rows(scores, variant, view.level)
     if not losses:
         return []
-    name, count = metric.upper(), scores.shape[1]
+    name, count = view.metric.upper(), scores.shape[1]
     parts = [
         f"### Is the difference more than chance?{where}",
-        difference_table(losses, ["defense", "attack", "clean", "attacked"]),
-        f"{name} at radius {radius:g}, attacked - clean, over the same {count} users. Brackets: 95 % interval of a "
+        difference_table(losses, ["defense", "threat", "clean", "attacked"]),
+        f"{name} at {view.at}, attacked - clean, over the same {count} users. Brackets: 95 % interval of a "
         f"paired bootstrap over users ({statistics.RESAMPLES} resamples). p: Wilcoxon's signed-rank test, two-sided, "
         "corrected for all rows of the table (Holm). Several seeds: each user's mean.",
     ]
     if between:
         parts += [
-            difference_table(between, ["models", "attack", "first", "second"]),
-            f"Second model - first, the same users, clean and at radius {radius:g}, where the models differ most on "
+            difference_table(between, ["models", "threat", "first", "second"]),
+            f"Second model - first, the same users, clean and at {view.at}, where the models differ most on "
             "these data: for that choice p is not corrected.",
         ]
     return parts
@@ -140,23 +154,23 @@ def significance(scores: pd.DataFrame, metric: str, attack: str, radius: float, 
 Row = tuple[str, str, np.ndarray, np.ndarray]  # two names, and the scores [U] before and after
 
 
-def loss_rows(scores: pd.DataFrame, radius: float) -> list[Row]:
-    """Return clean and attacked scores of each model and attack."""
-    attacks = scores.index.unique("attack")
-    found = {attack: at_radius(scores, attack, radius) for attack in attacks}
+def loss_rows(scores: pd.DataFrame, level: float) -> list[Row]:
+    """Return clean and attacked scores of each model and variant."""
+    variants = scores.index.unique("threat")
+    found = {variant: at_level(scores, variant, level) for variant in variants}
     names = scores.index.unique("defense")
-    return [(label(n), a, *found[a][n]) for n in names for a in attacks if n in found[a]]
+    return [(label(n), v, *found[v][n]) for n in names for v in variants if n in found[v]]
 
 
-def model_rows(scores: pd.DataFrame, attack: str, radius: float) -> list[Row]:
-    """Return the scores of two models, clean and under the same attack."""
-    found = at_radius(scores, attack, radius)
+def model_rows(scores: pd.DataFrame, variant: str, level: float) -> list[Row]:
+    """Return the scores of two models, clean and under the same variant."""
+    found = at_level(scores, variant, level)
     names = list(found)
     pairs = list(combinations(names, 2)) if len(names) <= MANY else [(names[0], name) for name in names[1:]]
     return [
         (f"{label(one)} -> {label(other)}", kind, found[one][i], found[other][i])
         for one, other in pairs
-        for i, kind in enumerate(("clean", attack))
+        for i, kind in enumerate(("clean", variant))
     ]
 
 
@@ -198,9 +212,9 @@ def before_after(clean: float, attacked: float, metric: str, *, bigger: bool) ->
     return f"{clean:.4f} -> {attacked:.4f} ({percent(kept)})"
 
 
-def overlap_table(overlap: pd.DataFrame) -> str:
-    """Return the Markdown table of the mean overlap of top-k lists at each attacked radius."""
-    wide = by_radius(overlap.mean(axis=1))
-    radii = sorted(radius for radius in wide.columns if radius > 0)
-    lines = [[label(name), attack, *(percent(row[r]) for r in radii)] for (name, attack), row in wide.iterrows()]
-    return markdown(lines, ["defense", "attack", *(f"radius {radius:g}" for radius in radii)])
+def overlap_table(overlap: pd.DataFrame, setting: Setting) -> str:
+    """Return the Markdown table of the mean overlap of top-k lists at each attacked level."""
+    wide = by_level(overlap.mean(axis=1))
+    levels = [level for level in wide.columns if level != CLEAN]
+    lines = [[label(name), variant, *(percent(row[x]) for x in levels)] for (name, variant), row in wide.iterrows()]
+    return markdown(lines, ["defense", "threat", *map(setting.at, levels)])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
+from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.training.radius.search import RadiusSearch
 
 PASSED, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
@@ -39,7 +40,7 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     passed = sum(row["passed"] for row in search.path)
     anew = f"; training began {search.attempt} times" * (search.attempt > 1)
     words = (
-        f"rawp_radius auto: {chosen['radius']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
+        f"rawp_radius auto: {chosen['level']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
         f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f} "
         f"({search.borne_out()}), the plain model's {search.measure():.4f} "
         f"(median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
@@ -57,7 +58,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
 
     figure = pictures.blank(6, 5)
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, column in ((above, "radius"), (below, "score")):
+    for axes, column in ((above, "level"), (below, "score")):
         for _, attempt in path.groupby("attempt"):
             axes.plot(attempt["epoch"], attempt[column], color=CLEAN, linewidth=0.8)
         for passed, colour, label in ((True, PASSED, "passed"), (False, REFUSED, "refused")):
@@ -67,7 +68,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
         axes.plot(chosen["epoch"], chosen[column], "*", color="black", markersize=14, linestyle="", label="chosen")
         pictures.tidy(axes)
     above.set_yscale("log")
-    above.set_ylabel("radius")
+    above.set_ylabel("level")
     above.set_title(f"{title}: rawp_radius auto")
     above.legend(frameon=False)
     (then,) = below.step(path["epoch"], path["needed"], where="mid", color="black", linewidth=0.8)
@@ -77,3 +78,9 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend([then, end], ["needed then", "needed in the end"], frameon=False)
     figure.savefig(file, dpi=150, format="png")
+
+
+@section(60)
+def of_run(material: Material) -> list[str]:
+    """Return the parts on one run; nothing where runs are merged."""
+    return [] if material.trainer is None else sections(material.trainer, material.folder)

@@ -11,6 +11,7 @@ import pandas as pd
 from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
+from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.report.tables import markdown
 from recbole_rawp.training.stage2.progress import Progress, advice
 from recbole_rawp.training.stage2.robust_score import limit
@@ -136,3 +137,9 @@ def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, ti
 
 def _rounds(frame: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return list(frame.groupby("round")) if "round" in frame else [(0, frame)]
+
+
+@section(70)
+def of_run(material: Material) -> list[str]:
+    """Return the parts on one run; nothing where runs are merged."""
+    return [] if material.trainer is None else sections(material.trainer, material.folder)

@@ -1,4 +1,4 @@
-"""How do hidden activations move?  Outputs of hidden layers, before their activation function, are shifted.
+"""Attacks on hidden activations: outputs of hidden layers, before their activation function, are shifted.
 
 One shift of each layer serves all users: the universal form of the noise that RAT (random layer-wise adversarial
 training) puts on the activations of each example. Attacks per user move each candidate's own (`per_user`).
@@ -56,6 +56,6 @@ class ActivationLoss(AttackLoss):
             counts[name] += len(rows)
 
         with watched(self.layers, count), torch.no_grad():
-            for _ in self._losses({}):
+            for _ in self._losses(lambda: self.at({})):
                 pass
         return {name: (square / max(counts[name], 1)).sqrt() for name, square in squares.items()}

@@ -1,4 +1,4 @@
-"""Which change follows the gradient?"""
+"""Attacks that follow the gradient: FGSM, BIM, PGD, MIM."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 from recbole_rawp.core.ball import Ball, normalize, random_direction
 from recbole_rawp.core.selection import Weights
-from recbole_rawp.threats.adversarial.method import Attack
+from recbole_rawp.threats.adversarial.method import Method
 
 
-class FGSM(Attack):
+class FGSM(Method):
     """delta = normalize(g): one step from the weights themselves (Goodfellow et al., ICLR 2015).
 
     It is PGD with one step and no random start.
@@ -19,7 +19,7 @@ class FGSM(Attack):
     linear = True
 
 
-class BIM(Attack):
+class BIM(Method):
     """delta <- project(delta + normalize(g) * 2.5 / n), n times, from the weights (Kurakin et al., 2017)."""
 
     title = "FGSM in steps (BIM)"

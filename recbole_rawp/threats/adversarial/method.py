@@ -1,6 +1,6 @@
-"""What is an attack?  Three verbs: where it starts, in which direction it goes, how it moves.
+"""Defines an attack by three verbs: where it starts, in which direction it goes, how it moves.
 
-An attack says *how*; the ball, passed in, says how far. `run` is the loop, and projects what each move returns.
+A method says *how*; the ball, passed in, says how far. `run` is the loop, and projects what each move returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recbole_rawp.core.ball import Ball, normalize, project
 from recbole_rawp.core.selection import Weights
 
 
-class Attack(ABC):
+class Method(ABC):
     """One gradient step as long as the ball allows; subclasses say where they differ.
 
     Attributes:
@@ -46,27 +46,27 @@ class Attack(ABC):
         return step if delta is None else {name: delta[name] + change for name, change in step.items()}
 
     def steps(self, wanted: int) -> int:
-        """Return how many steps the attack takes where `wanted` are set."""
+        """Return how many steps the method takes where `wanted` are set."""
         return wanted if self.iterates else 1
 
 
 def run(
-    attack: Attack, gradient: Gradient, shapes: Weights, ball: Ball, *, steps: int, generator: torch.Generator
+    method: Method, gradient: Gradient, shapes: Weights, ball: Ball, *, steps: int, generator: torch.Generator
 ) -> Weights:
-    """Return the delta, within `ball`, that the attack finds.
+    """Return the delta, within `ball`, that the method finds.
 
     Args:
-        attack: one of `attacks.ATTACKS`.
+        method: one of `adversarial.METHODS`.
         gradient: delta (None: no change) -> gradient of the loss there, name by name.
         shapes: name -> a tensor shaped like delta.
         ball: the bound.
         steps: number of steps, for attacks that iterate.
         generator: of random starts and noise.
     """
-    delta = attack.start(shapes, ball, generator)
+    delta = method.start(shapes, ball, generator)
     memory: dict[str, Weights] = {}
-    count = attack.steps(steps)
+    count = method.steps(steps)
     for _ in range(count):
-        delta = project(attack.move(delta, attack.uphill(gradient(delta), memory, ball), ball, count), ball)
-    assert delta is not None, "an attack without steps needs a start"
+        delta = project(method.move(delta, method.uphill(gradient(delta), memory, ball), ball, count), ball)
+    assert delta is not None, "a method without steps needs a start"
     return project(delta, ball)

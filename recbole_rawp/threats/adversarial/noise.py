@@ -1,4 +1,4 @@
-"""What does a change of the same size without malice do?  The control that every attack must beat."""
+"""Noise of the same norm: the control that every attack must beat."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 from recbole_rawp.core.ball import Ball, normalize, random_direction
 from recbole_rawp.core.selection import Weights
-from recbole_rawp.threats.adversarial.method import Attack
+from recbole_rawp.threats.adversarial.method import Method
 
 
-class Noise(Attack):
+class Noise(Method):
     """Gaussian noise, stretched to the surface of the ball; it never asks for a gradient."""
 
     title = "random noise of the same norm"

@@ -1,1 +1,4 @@
-"""What is an attack with one move for each user?  Only `scope`, its entry, needs RecBole."""
+"""Attacks with one change for each user of a batch, computed without a model per user where possible.
+
+May import: `core`, `model`, `threats.adversarial.methods`. Must not enter: RecBole.
+"""

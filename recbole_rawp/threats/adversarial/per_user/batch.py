@@ -1,18 +1,19 @@
-"""How is one batch of users attacked?  Each method at each radius, within bounded memory."""
+"""Attacks one batch of users by each method at each radius, within bounded memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recbole_rawp.core.ball import around
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.adversarial import ATTACKS, Attack, run
+from recbole_rawp.threats.adversarial.method import Method, run
+from recbole_rawp.threats.adversarial.methods import METHODS
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
-from recbole_rawp.threats.adversarial.perturbation import Threat
 
 Key = tuple[str, float]  # method, radius
 Engines = Callable[[UserBatch], PerUser]
@@ -20,13 +21,27 @@ CLEAN: Key = ("", 0.0)
 WRITTEN = 2**28  # bytes of one written-out delta; an attack holds a handful of that size at once
 
 
-def attacks_of(threat: Threat) -> list[Key]:
-    """Return the methods and radii that a threat tries."""
-    return [(method, radius) for method in threat.methods for radius in threat.radii[1:]]
+@dataclass(frozen=True)
+class Attacks:
+    """What is tried on each user.
+
+    Attributes:
+        keys: method and radius of each attack.
+        granularity: of the balls, `row` or `sign`.
+        relative: whether radii are shares of each group's norm.
+        steps: of methods that iterate.
+        restarts: of methods that start at random.
+    """
+
+    keys: list[Key]
+    granularity: str
+    relative: bool
+    steps: int
+    restarts: int
 
 
 def attacked(
-    users: UserBatch, engine_of: Engines, threat: Threat, seed: int, rows: int | None = None
+    users: UserBatch, engine_of: Engines, attacks: Attacks, seed: int, rows: int | None = None
 ) -> Iterator[tuple[Key, Tensor, Tensor]]:
     """Yield the candidates' logits [U, n] and the users' losses [U], without attack, then for each method and radius.
 
@@ -36,24 +51,24 @@ def attacked(
     Args:
         users: the attack.
         engine_of: some of its users -> engine.
-        threat: methods, radii and balls.
+        attacks: methods, radii and balls.
         seed: of noise and random starts.
         rows: how many candidates go through one pass of the former two, if a user has fewer; None: all.
     """
-    keys = attacks_of(threat)
-    one_step = [key for key in keys if ATTACKS[key[0]].linear]
-    noise = [key for key in keys if ATTACKS[key[0]].blind and users.weights]
-    drawn = {key: drawn_once(users, *key, threat, seed, rows) for key in noise}
+    keys = attacks.keys
+    one_step = [key for key in keys if METHODS[key[0]].linear]
+    noise = [key for key in keys if METHODS[key[0]].blind and users.weights]
+    drawn = {key: drawn_once(users, *key, attacks, seed, rows) for key in noise}
     found: dict[Key, list[tuple[Tensor, Tensor]]] = {}
     for number, group in enumerate(grouped(users, rows)):
         engine = engine_of(group)
-        answers = {CLEAN: engine.logits(None)} | {key: along(engine, key[1], threat) for key in one_step}
+        answers = {CLEAN: engine.logits(None)} | {key: along(engine, key[1], attacks) for key in one_step}
         for key, logits in (answers | {key: drawn[key][number] for key in noise}).items():
             found.setdefault(key, []).append((logits, engine.loss(logits)))
     others = [key for key in keys if key not in found]
     if others:
         whole = engine if group is users else engine_of(users)
-        found |= written(users, whole, engine_of, others, threat, seed)
+        found |= written(users, whole, engine_of, others, attacks, seed)
     for key, pairs in found.items():
         yield key, torch.cat([logits for logits, _ in pairs]), torch.cat([losses for _, losses in pairs])
 
@@ -69,7 +84,7 @@ def grouped(users: UserBatch, rows: int | None) -> Iterator[UserBatch]:
 
 
 def written(
-    users: UserBatch, whole: PerUser, engine_of: Engines, keys: list[Key], threat: Threat, seed: int
+    users: UserBatch, whole: PerUser, engine_of: Engines, keys: list[Key], attacks: Attacks, seed: int
 ) -> dict[Key, list[tuple[Tensor, Tensor]]]:
     """Return method and radius -> logits and losses of parts of the users, by attacks with a delta for each user.
 
@@ -80,7 +95,7 @@ def written(
         engine = whole if part is users else engine_of(part)
         for method, radius in keys:
             generator = torch.Generator().manual_seed(seed + number)
-            logits = strongest(ATTACKS[method], engine, radius, threat, generator)
+            logits = worst_logits(METHODS[method], engine, radius, attacks, generator)
             found[(method, radius)].append((logits, engine.loss(logits)))
     return found
 
@@ -96,31 +111,33 @@ def parts(users: UserBatch, whole: PerUser) -> Iterator[UserBatch]:
         yield users.subset(numbers)
 
 
-def along(engine: PerUser, radius: float, threat: Threat) -> Tensor:
+def along(engine: PerUser, radius: float, attacks: Attacks) -> Tensor:
     """Return the logits [U, n] after one step along the gradient."""
     return engine.logits(
-        engine.steepest(engine.ball(radius, granularity=threat.granularity, relative=threat.unit == "relative"))
+        engine.steepest(engine.ball(radius, granularity=attacks.granularity, relative=attacks.relative))
     )
 
 
 def drawn_once(
-    users: UserBatch, method: str, radius: float, threat: Threat, seed: int, rows: int | None
+    users: UserBatch, method: str, radius: float, attacks: Attacks, seed: int, rows: int | None
 ) -> list[Tensor]:
     """Return the groups' logits where one delta, which looks at no gradient, moves the weights for all users."""
-    ball = around(users.weights, radius, granularity=threat.granularity, relative=threat.unit == "relative")
+    ball = around(users.weights, radius, granularity=attacks.granularity, relative=attacks.relative)
     shapes = {name: weight.detach() for name, weight in users.weights.items()}
-    delta = ATTACKS[method].start(shapes, ball, torch.Generator().manual_seed(seed))
+    delta = METHODS[method].start(shapes, ball, torch.Generator().manual_seed(seed))
     assert delta is not None
     with torch.no_grad(), overlay(users.model, {name: shapes[name] + delta[name] for name in shapes}):
         return [group.logits() for group in grouped(users, rows)]
 
 
-def strongest(attack: Attack, engine: PerUser, radius: float, threat: Threat, generator: torch.Generator) -> Tensor:
+def worst_logits(
+    method: Method, engine: PerUser, radius: float, attacks: Attacks, generator: torch.Generator
+) -> Tensor:
     """Return the logits [U, n] under attack; of several random starts each user's with the highest loss."""
-    ball = engine.ball(radius, granularity=threat.granularity, relative=threat.unit == "relative")
+    ball = engine.ball(radius, granularity=attacks.granularity, relative=attacks.relative)
     best: Tensor | None = None
-    for _ in range(threat.restarts if attack.restarts else 1):
-        delta = run(attack, engine.gradient, engine.weights, ball, steps=threat.steps, generator=generator)
+    for _ in range(attacks.restarts if method.restarts else 1):
+        delta = run(method, engine.gradient, engine.weights, ball, steps=attacks.steps, generator=generator)
         logits = engine.logits(delta)
         if best is None:
             best = logits

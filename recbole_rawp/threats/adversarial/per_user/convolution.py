@@ -1,4 +1,4 @@
-"""How do the rows of each user go through a convolution with weights of the user's own?
+"""Convolutions with weights of each user's own.
 
 As through a linear layer, which reads each patch under the kernel as one more row (im2col; Rochette et al., 2019,
 "Efficient Per-Example Gradient Computations in Convolutional Neural Networks"):
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
 from recbole_rawp.threats.adversarial.per_user.layers import Ghost, Linear, Written
-from recbole_rawp.threats.adversarial.per_user.passes import Calls
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls
 
 
 class Convolution(Linear):

@@ -1,4 +1,4 @@
-"""How, where hooks cannot, does every user of a batch run with weights of their own?
+"""Engines that copy the weights for every user, where hooks cannot do without.
 
 Here with a copy of the weights per user, in chunks: `Vectorized` runs a chunk through `torch.func.vmap`, `OneByOne`
 loops.

@@ -1,7 +1,7 @@
-"""What does an attack on each user of a batch consist of, however it is computed?
+"""Defines an attack on each user of a batch, however it is computed.
 
 `PerUser` is the interface of every engine: `Hooked` and `HookedActivations` take no copies of the weights, `Vectorized`
-and `OneByOne` one per user. `choose` says which.
+and `OneByOne` one per user. `select_engine` says which.
 """
 
 from __future__ import annotations

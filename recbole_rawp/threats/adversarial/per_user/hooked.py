@@ -1,12 +1,12 @@
-"""How does every user of a batch run with weights of their own, without copies?
+"""Runs every user of a batch with weights of their own, without copies.
 
 The loss of user u reads the rows of user u alone, so one forward and one backward pass of the sum of all losses give
 every user's gradient (Goodfellow, 2015, "Efficient Per-Example Gradient Computations"). No gradient by a weight is
 ever taken, only by the layers' outputs, see `layers`.
 
 The forward of the attacked layers is replaced while a pass runs, so a model must use its weights through them, and keep
-the rows of a user together; what it does otherwise is not seen here. `choose` compares with the slow way on two users,
-which catches it.
+the rows of a user together; what it does otherwise is not seen here. `select_engine` compares with the slow way on two
+users, which catches it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from recbole_rawp.threats.adversarial.per_user.convolution import Convolution, c
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, Steepest, UserBatch, rms, users_ball
 from recbole_rawp.threats.adversarial.per_user.layers import Linear, Table
 from recbole_rawp.threats.adversarial.per_user.pair_layer import pair_layers
-from recbole_rawp.threats.adversarial.per_user.passes import Calls, Forward, Passes
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, Forward, ReplacedForwards
 from recbole_rawp.threats.adversarial.per_user.sparse_layers import Sparse
 
 Layer = Union[Linear, Table, Sparse]
 
 
-class Hooked(Passes):
+class Hooked(ReplacedForwards):
     """The per-user attack on weights of linear layers, embeddings and convolutions; see `PerUser`.
 
     A delta of a linear weight is [U, out, in], of a convolution's [U, out, in * kernel], of a `Table` [U, R, k].

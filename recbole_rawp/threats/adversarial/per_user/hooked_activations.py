@@ -1,4 +1,4 @@
-"""How is each user's forward pass attacked between two layers?"""
+"""Attacks each user's forward pass between two layers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn import functional
 from recbole_rawp.core.ball import Ball, group_norms, normalize
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, Steepest, UserBatch, users_ball
-from recbole_rawp.threats.adversarial.per_user.passes import Calls, Forward, Passes
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, Forward, ReplacedForwards
 
 
-class HookedActivations(Passes):
+class HookedActivations(ReplacedForwards):
     """The per-user attack on the outputs of nn.Linear modules, before the activation function; see `PerUser`.
 
     A delta is [U, m, out] for each module, m = n times any further dimensions, of all calls one after the other. Its

@@ -1,4 +1,4 @@
-"""How do the rows of each user go through a layer with weights of the user's own, and what are their gradients?
+"""Layers with weights of each user's own, and their gradients.
 
 linear layer      inputs A_u [m, in], gradients by the outputs D_u [m, out]:    G_u = D_u^T A_u
 embedding table   looked-up rows r_ui, gradients by them D_ui:                  G_u[r] = sum of D_ui over r_ui = r
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
-from recbole_rawp.threats.adversarial.per_user.passes import Calls, scaled
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, scaled
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How does the steepest step of each user go through all three weights of a `Pair` at once?
+"""Takes the steepest step of each user through all three weights of a `Pair` at once.
 
 Its layers, user's row a -> e = W_a a, items' rows A -> E = A W_A^T, both -> Y = e W_e^T + E W_E^T, have no activation
 between them (biases left out here). With the slopes D of Y, s = sum_j d_j, K = A A^T and M = E E^T, the gradients are
@@ -26,7 +26,7 @@ from torch.nn import functional
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.model.sparse_linear import Pair
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
-from recbole_rawp.threats.adversarial.per_user.passes import Calls, scaled
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, scaled
 from recbole_rawp.threats.adversarial.per_user.sparse_layers import shared_ones
 
 

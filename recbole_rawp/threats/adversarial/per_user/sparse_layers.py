@@ -1,4 +1,4 @@
-"""How do the sparse input rows of each user go through a layer with weights of the user's own?
+"""Sparse input rows through a layer with weights of each user's own.
 
 A `SparseLinear` reads rows A_u [m, in] of 0 and 1 that no attack moves. So the steepest step, w + factor * D^T A, needs
 nothing but their inner products K = A A^T [m, m]: how many ones two rows share.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recbole_rawp.model.sparse_linear import SparseLinear, SparseRows
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
-from recbole_rawp.threats.adversarial.per_user.passes import Calls, scaled
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, scaled
 
 ALL = 2**24  # numbers kept for a layer, how many ones each row shares with each, or used to count them: 64 MB
 _shared: WeakKeyDictionary[SparseLinear, Tensor] = WeakKeyDictionary()

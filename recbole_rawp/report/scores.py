@@ -1,4 +1,4 @@
-"""What is compared with what?  Curves over the radius within a setting, shares kept, names of models."""
+"""Arranges records for comparison: scores over levels within a setting, shares kept, names of models."""
 
 from __future__ import annotations
 
@@ -8,26 +8,21 @@ import re
 import numpy as np
 import pandas as pd
 
-from recbole_rawp.report.wording import SETTING, Setting
-from recbole_rawp.threats.adversarial import ATTACKS
+from recbole_rawp.threats.threat import CLEAN, SETTING, VARIANTS, Setting
 
 BEFORE, AFTER = " before repair", " repaired"
-NOISE, LOSS = "random", "loss"
 LABELS = {"none": "plain"}
 CHANCE = {"auc": 0.5, "gauc": 0.5}  # what a random ranking scores, where that is far from 0
-OLDER = {"unit": "relative", "labels": ""}  # what record files without these columns mean
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the records with every field of a setting; older files lack some, and CSV reads '' as missing.
+    """Return the records with every field of a setting as text.
 
-    Attacks of one name that differ in their steps are told apart: `bim-10`, `bim-50`.
+    Variants of one name that differ in their steps are told apart: `bim-10`, `bim-50`.
     """
-    frame = frame.assign(**{name: value for name, value in OLDER.items() if name not in frame})
-    for name in SETTING:
-        frame[name] = frame[name].fillna("").astype(str).replace({"": OLDER.get(name, "")})
-    several = frame.groupby([*SETTING, "attack"])["steps"].transform("nunique") > 1
-    return frame.assign(attack=frame["attack"].where(~several, frame["attack"] + "-" + frame["steps"].astype(str)))
+    frame = frame.assign(**{name: frame[name].fillna("").astype(str) for name in SETTING})
+    several = frame.groupby([*SETTING, "threat"])["steps"].transform("nunique") > 1
+    return frame.assign(threat=frame["threat"].where(~several, frame["threat"] + "-" + frame["steps"].astype(str)))
 
 
 def settings_of(frame: pd.DataFrame) -> list[Setting]:
@@ -52,10 +47,10 @@ def named(frame: pd.DataFrame, like: pd.DataFrame | None = None) -> pd.DataFrame
     like = frame if like is None else like
     stages = like.groupby(["model", "dataset", "defense"])["stage"].nunique()
     both = pd.MultiIndex.from_frame(frame[["model", "dataset", "defense"]]).map(stages.to_dict()).to_numpy() == 2
-    places = [name for name in ("model", "dataset") if like[name].nunique() > 1]
+    several = [name for name in ("model", "dataset") if like[name].nunique() > 1]
     name = frame["defense"] + both * frame["stage"].map({1: BEFORE, 2: AFTER}).fillna("")
-    if places:
-        name = frame[places].agg(" on ".join, axis=1) + ": " + name
+    if several:
+        name = frame[several].agg(" on ".join, axis=1) + ": " + name
     return frame.assign(defense=name)
 
 
@@ -66,8 +61,8 @@ def bare(name: str) -> str:
 
 def renamed(name: str, defense: str) -> str:
     """Return the name of a model with another defense in it."""
-    places, colon, rest = name.rpartition(": ")
-    return places + colon + defense + rest.removeprefix(bare(name))
+    where, colon, rest = name.rpartition(": ")
+    return where + colon + defense + rest.removeprefix(bare(name))
 
 
 def label(name: str) -> str:
@@ -75,48 +70,53 @@ def label(name: str) -> str:
     return renamed(name, LABELS.get(bare(name), bare(name)))
 
 
-def attack_title(attack: str) -> str:
-    """Return the name of an attack in sentences and legends."""
-    return ATTACKS[attack].title if attack in ATTACKS else attack
+def variant_title(name: str) -> str:
+    """Return the name of a variant in sentences and legends."""
+    return VARIANTS[name].title if name in VARIANTS else name
 
 
-def curves(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the values of `metric` in the first setting: a row per (defense, attack, seed), a column per radius.
+def is_control(name: str) -> bool:
+    """Tell whether a variant is an innocent change of the same size, such as noise."""
+    return name in VARIANTS and VARIANTS[name].control
 
-    Rows are in order of appearance. A radius that was not measured is NaN, as is a score of NaN.
+
+def by_threat(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the values of `metric` in the first setting: a row per (defense, threat, seed), a column per level.
+
+    Rows are in order of appearance. A level that was not measured is NaN, as is a score of NaN.
     """
-    return by_radius(series(frame, metric))
+    return by_level(series(frame, metric))
 
 
-def by_radius(values: pd.Series) -> pd.DataFrame:
-    """Return the values with a column per radius, ascending; rows keep their order.
+def by_level(values: pd.Series) -> pd.DataFrame:
+    """Return the values with a column per level, ascending; rows keep their order.
 
-    Sorted by pandas and put back: its unstack(sort=False) mixes rows up where some lack a radius.
+    Sorted by pandas and put back: its unstack(sort=False) mixes rows up where some lack a level.
     """
-    return values.unstack("radius").reindex(values.index.droplevel("radius").unique())
+    return values.unstack("level").reindex(values.index.droplevel("level").unique())
 
 
 def series(frame: pd.DataFrame, metric: str) -> pd.Series:
-    """Return the values of `metric` in the first setting, by (defense, attack, seed, radius).
+    """Return the values of `metric` in the first setting, by (defense, threat, seed, level).
 
     Where one seed's score is NaN those of all are: the mean over seeds is, and not that of the seeds that are left.
     """
     rows = named(within(frame, settings_of(frame)[0]))
-    found = rows[rows["metric"] == metric].set_index(["defense", "attack", "seed", "radius"])["value"]
+    found = rows[rows["metric"] == metric].set_index(["defense", "threat", "seed", "level"])["value"]
     found = found[~found.index.duplicated(keep="last")]
-    return found.where(found.notna().groupby(level=["defense", "attack", "radius"]).transform("all"))
+    return found.where(found.notna().groupby(level=["defense", "threat", "level"]).transform("all"))
 
 
 def shares(wide: pd.DataFrame, *, bigger: bool, metric: str = "") -> pd.DataFrame:
-    """Return the share of the clean value kept, at each radius.
+    """Return the share of the clean value kept, at each level.
 
     It is value / clean; clean / value where less is better; (value - 0.5) / (clean - 0.5) for AUC, of which a random
     ranking has 0.5. It is NaN where it means nothing: nothing to lose, or scores of NaN.
     """
     if not bigger:
-        return (1 / wide.div(wide[0.0], axis=0)).where(wide > 0)
+        return (1 / wide.div(wide[CLEAN], axis=0)).where(wide > 0)
     above = wide - chance(metric)
-    return above.div(above[0.0], axis=0).where(above[0.0] > 0)
+    return above.div(above[CLEAN], axis=0).where(above[CLEAN] > 0)
 
 
 def chance(metric: str) -> float:
@@ -140,41 +140,47 @@ def percent(share: float) -> str:
 
 
 def tried(kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the means of shares with infinity where an attack was not tried, which no minimum takes."""
-    measured = by_radius(series(frame, metric).map(lambda _: True)).notna().groupby(level=["defense", "attack"]).any()
+    """Return the means of shares with infinity where a threat was not tried, which no minimum takes."""
+    measured = by_level(series(frame, metric).map(lambda _: True)).notna().groupby(level=["defense", "threat"]).any()
     return kept.where(measured.reindex(kept.index)[kept.columns], math.inf)
 
 
-def strongest(kept: pd.DataFrame) -> pd.DataFrame:
-    """Return what the strongest attack that all models met leaves of each at each radius, from means of shares.
+def least_kept(kept: pd.DataFrame) -> pd.DataFrame:
+    """Return what the strongest variant that all models met leaves of each at each level, from means of shares.
 
     NaN counts most; infinity, where none was tried, least.
     """
-    attacks = gradient_attacks(kept)
-    worst = kept[kept.index.isin(attacks, level="attack")].groupby(level="defense", sort=False)
+    met = common_variants(kept)
+    worst = kept[kept.index.isin(met, level="threat")].groupby(level="defense", sort=False)
     return worst.agg(lambda column: column.min(skipna=False))
 
 
-def gradient_attacks(kept: pd.DataFrame) -> list[str]:
-    """Return the attacks other than noise, those alone that all models met if there are any; noise if it is alone."""
-    names = [name for name in kept.index.unique("attack") if name != NOISE] or [NOISE]
+def common_variants(kept: pd.DataFrame) -> list[str]:
+    """Return the variants other than controls, those alone that all models met if there are any; else the controls."""
+    every = list(kept.index.unique("threat"))
+    names = [name for name in every if not is_control(name)] or every
     models = kept.index.unique("defense")
     return [name for name in names if all((model, name) in kept.index for model in models)] or names
 
 
-def telling_radius(worst: pd.DataFrame) -> float | None:
-    """Return the radius where the models differ most (one model: mid-curve); None if none was tried on all."""
-    radii = [radius for radius in worst.columns if radius > 0 and not np.isinf(worst[radius]).any()]
-    if len(worst) < 2 or not radii:
-        return radii[(len(radii) - 1) // 2] if radii else None
-    columns = worst[radii]
+def control_of(kept: pd.DataFrame, defense: str) -> str | None:
+    """Return the control that a model met; None if it met none."""
+    return next((name for model, name in kept.index if model == defense and is_control(name)), None)
+
+
+def telling_level(worst: pd.DataFrame) -> float | None:
+    """Return the level where the models differ most (one model: mid-curve); None if none was tried on all."""
+    levels = [level for level in worst.columns if level != CLEAN and not np.isinf(worst[level]).any()]
+    if len(worst) < 2 or not levels:
+        return levels[(len(levels) - 1) // 2] if levels else None
+    columns = worst[levels]
     spread = (columns.max() - columns.min()).where(np.isfinite(columns).all(), 0.0)
     return float(spread.idxmax())
 
 
 def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
-    """Return the means over seeds, a row per (defense, attack)."""
-    return wide.groupby(level=["defense", "attack"], sort=False).mean()
+    """Return the means over seeds, a row per (defense, threat)."""
+    return wide.groupby(level=["defense", "threat"], sort=False).mean()
 
 
 def known_means(seeds: pd.DataFrame, level: int | list[str]) -> pd.DataFrame:
@@ -183,6 +189,6 @@ def known_means(seeds: pd.DataFrame, level: int | list[str]) -> pd.DataFrame:
     return seeds.groupby(level=level, sort=False).mean().where(groups)
 
 
-def places(frame: pd.DataFrame) -> str:
+def models_on_data(frame: pd.DataFrame) -> str:
     """Return which models on which data sets, for titles."""
     return " on ".join(", ".join(map(str, frame[name].unique())) for name in ("model", "dataset"))

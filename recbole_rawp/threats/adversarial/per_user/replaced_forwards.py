@@ -1,4 +1,4 @@
-"""How does a model run with other forwards in some of its layers, and what are the gradients by what these give?"""
+"""Runs a model with other forwards in some of its layers, and takes gradients by what these give."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def scaled(slopes: Tensor) -> tuple[Tensor, Tensor]:
     return slopes / scale, scale
 
 
-class Passes:
+class ReplacedForwards:
     """Forward and backward passes in which the layers of some names run a forward of ours."""
 
     def __init__(self, batch: UserBatch, modules: dict[str, list[nn.Module]]) -> None:

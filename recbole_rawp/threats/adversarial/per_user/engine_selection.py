@@ -1,4 +1,4 @@
-"""Which is the fastest way that gives each user the slow way's attack?"""
+"""Selects the fastest engine that gives each user the slow way's attack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CACHE = 2**23  # numbers that the attacked layers read and give in a pass: a CPU
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedEngine:
     """An engine, and how it is used.
 
     Attributes:
@@ -37,9 +37,9 @@ class Choice:
     rows: int | None = None
 
 
-def choose(
+def select_engine(
     batch: UserBatch, *, rows: Callable[[Any, Tensor], Any] = pick, rebuild: Callable[[Any], Any] = itself
-) -> Choice:
+) -> SelectedEngine:
     """Return the fastest engine that agrees with `OneByOne` on the first two users.
 
     Args:
@@ -63,9 +63,9 @@ def choose(
         except Exception as error:  # whatever a model makes of replaced forwards or of vmap
             flaw = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if not flaw:
-            return Choice(name, make, "; ".join(reasons), in_cache(engine))
+            return SelectedEngine(name, make, "; ".join(reasons), in_cache(engine))
         reasons.append(f"{name}: {flaw}")
-    return Choice("loop", OneByOne, "; ".join(reasons))
+    return SelectedEngine("loop", OneByOne, "; ".join(reasons))
 
 
 def in_cache(engine: PerUser) -> int | None:

@@ -1,9 +1,10 @@
-"""What may an attack move, and what does its radius mean?  In words, for axes, titles and the verdict."""
+"""What reports call perturbations inside a norm ball: settings, radii, what an attack of a radius does."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+
+from recbole_rawp.threats.threat import Setting, Words
 
 TARGETS = {
     "": "hidden weights",
@@ -35,7 +36,7 @@ MOVES = {
     ("sign", "relative"): "moves {} by {share} of its tensor's rms",
     ("sign", "absolute"): "moves {} by {radius:g}",
 }
-PIECES = {
+GRAINS = {
     "": "tensor by tensor",
     "tensor": "tensor by tensor",
     "row": "row by row",
@@ -44,56 +45,51 @@ PIECES = {
     "sign": "entry by entry",
 }
 SCOPES = {
-    ("global", ""): "one change for all users",
+    ("universal", ""): "one change for all users",
     ("per_user", "pseudo"): "one change per user, pseudo-labels",
     ("per_user", "truth"): "one change per user, true labels",
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the attacks of one comparison share; within a setting their curves over the radius compare."""
+class PerturbationWords(Words):
+    """The words of perturbations whose radii are `relative` to a norm, or `absolute`."""
 
-    target: str = ""
-    granularity: str = ""
-    unit: str = "relative"
-    scope: str = ""
-    labels: str = ""
+    noun = "radius"
 
-    @property
-    def name(self) -> str:
-        """Return the setting's part of file names and TensorBoard tags: `hidden-row-absolute-per_user-truth`."""
-        unit, labels = "absolute" * (self.unit == "absolute"), self.labels * (self.labels == "truth")
-        parts = (
-            re.sub(r"[^\w.]+", "_", p).strip("_") for p in (self.target, self.granularity, unit, self.scope, labels)
-        )
-        return "-".join(part for part in parts if part)
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
 
-    @property
-    def title(self) -> str:
+    def short(self, setting: Setting) -> str:
+        """Return the setting for messages: `hidden/row/absolute/per_user/pseudo`."""
+        absolute = "absolute" * (self.unit == "absolute")
+        return "/".join(filter(None, (setting.target, setting.granularity, absolute, setting.scope, setting.labels)))
+
+    def name(self, setting: Setting) -> str:
+        """Return a part of file names and TensorBoard tags: `hidden-row-absolute-per_user-truth`."""
+        absolute, labels = "absolute" * (self.unit == "absolute"), setting.labels * (setting.labels == "truth")
+        parts = (setting.target, setting.granularity, absolute, setting.scope, labels)
+        return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
+
+    def title(self, setting: Setting) -> str:
         """Return the setting in words."""
-        layers = self.target == "activations" and self.granularity == "row"
-        pieces = "layer by layer" if layers else PIECES.get(self.granularity, self.granularity)
+        layers = setting.target == "activations" and setting.granularity == "row"
+        grain = "layer by layer" if layers else GRAINS.get(setting.granularity, setting.granularity)
         absolute = ", absolute radius" * (self.unit == "absolute")
-        scope = SCOPES.get((self.scope, self.labels), self.scope or "one change for all users")
-        return f"{TARGETS.get(self.target, self.target)}, {pieces}{absolute}, {scope}"
+        scope = SCOPES.get((setting.scope, setting.labels), setting.scope or "one change for all users")
+        return f"{TARGETS.get(setting.target, setting.target)}, {grain}{absolute}, {scope}"
 
-    @property
-    def group(self) -> str:
-        """Return what one radius bounds."""
-        kinds = GROUPS.get(self.granularity, GROUPS["tensor"])
-        return kinds[{"embeddings": 1, "activations": 2}.get(self.target, 0)]
-
-    @property
-    def radius(self) -> str:
+    def axis(self, setting: Setting) -> str:
         """Return what the radius is and its unit."""
-        form = AXIS.get((self.granularity, self.unit)) or AXIS["tensor", self.unit]
-        return form.format(self.group)
+        form = AXIS.get((setting.granularity, self.unit)) or AXIS["tensor", self.unit]
+        return form.format(group(setting))
 
-    def moves(self, radius: float) -> str:
+    def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what an attack of this radius does, as the verdict says it."""
-        form = MOVES.get((self.granularity, self.unit)) or MOVES["tensor", self.unit]
-        return form.format(self.group, radius=radius, share=f"{100 * radius:.4g}%")
+        form = MOVES.get((setting.granularity, self.unit)) or MOVES["tensor", self.unit]
+        return f"{variants} {form.format(group(setting), radius=level, share=f'{100 * level:.4g}%')}"
 
 
-SETTING = tuple(field.name for field in fields(Setting))
+def group(setting: Setting) -> str:
+    """Return what one radius bounds."""
+    kinds = GROUPS.get(setting.granularity, GROUPS["tensor"])
+    return kinds[{"embeddings": 1, "activations": 2}.get(setting.target, 0)]

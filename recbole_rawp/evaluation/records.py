@@ -1,0 +1,62 @@
+"""Records, one measured value each with all that says of what, and the checks of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
+LOSS = "loss"  # the metric name of what the attack raises: on training batches, or on the users' candidates
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured: a model, as a defense left it, on a split of a data set."""
+
+    model: str
+    dataset: str
+    defense: str
+    stage: int
+    seed: int
+    split: str
+
+
+@dataclass(frozen=True)
+class Condition(Subject):
+    """A subject under a threat at one level.
+
+    Attributes:
+        threat: the variant: `fgsm`, `bf16`.
+        target, granularity, unit, scope, labels: see `threats.threat.Setting`; granularity and labels of perturbations.
+        steps: of attacks that iterate, else 1.
+        level: in `unit`; 0 is the model as it is.
+    """
+
+    threat: str
+    target: str
+    granularity: str
+    unit: str
+    scope: str
+    labels: str
+    steps: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Record(Condition):
+    """One value, unrounded, of one metric."""
+
+    metric: str
+    value: float
+
+
+COLUMNS = [field.name for field in fields(Record)]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One self-check of one model: `status` is passed, failed or not applicable; `detail` says where it failed."""
+
+    defense: str
+    name: str
+    status: str
+    detail: str

@@ -1,0 +1,247 @@
+"""Defines a threat: a way in which a model comes to differ from what was trained, measured at several levels.
+
+A new kind of threat is one file in this folder: a subclass of `Threat` and one of `Words`, registered by `register`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from torch import nn
+
+from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.gradients import LossFunction
+
+CLEAN = 0.0  # the level of the model as it is
+UNIVERSAL, PER_USER = "universal", "per_user"
+TARGETS = {"": "hidden weights", "hidden": "hidden weights", "all": "all weights"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the values of one curve share; within a setting they compare over levels.
+
+    Attributes:
+        target: what differs: `hidden`, `embeddings`, `all`, `activations`, or patterns over parameter names.
+        granularity: what one norm spans, of perturbations.
+        unit: of the level; it tells which `Words` speak of it.
+        scope: `universal`, one change for all users, or `per_user`.
+        labels: of attacks per user.
+    """
+
+    target: str = ""
+    granularity: str = ""
+    unit: str = "relative radius"
+    scope: str = ""
+    labels: str = ""
+
+    @property
+    def words(self) -> Words:
+        """Return how this setting is spoken of."""
+        return WORDS.get(self.unit, Words())
+
+    @property
+    def name(self) -> str:
+        """Return the setting's part of file names and TensorBoard tags: `hidden-row-absolute-per_user-truth`."""
+        return self.words.name(self)
+
+    @property
+    def title(self) -> str:
+        """Return the setting in words."""
+        return self.words.title(self)
+
+    @property
+    def axis(self) -> str:
+        """Return what the level is, with its unit."""
+        return self.words.axis(self)
+
+    def at(self, level: float) -> str:
+        """Return one level in words: `radius 0.1`."""
+        return f"{self.words.noun} {level:g}"
+
+
+SETTING = tuple(field.name for field in fields(Setting))
+
+
+class Words:
+    """What reports call a threat's settings and levels; subclasses say where they differ.
+
+    Attributes:
+        noun: what a level is called before its number.
+    """
+
+    noun: ClassVar[str] = "level"
+
+    def name(self, setting: Setting) -> str:
+        """Return a part of file names."""
+        parts = (setting.target, setting.unit, setting.scope)
+        return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
+
+    def short(self, setting: Setting) -> str:
+        """Return the setting for messages: `hidden/format`."""
+        return "/".join(filter(None, (setting.target, setting.unit)))
+
+    def title(self, setting: Setting) -> str:
+        """Return the setting in words."""
+        return f"{TARGETS.get(setting.target, setting.target)}, {setting.unit}"
+
+    def axis(self, setting: Setting) -> str:
+        """Return what the level is, for axes and below tables."""
+        return setting.unit
+
+    def happens(self, setting: Setting, level: float, variants: str) -> str:
+        """Return what happens to the model at a level, as a clause after 'When'; `variants` do it."""
+        return f"{variants} changes {TARGETS.get(setting.target, setting.target)} at {setting.at(level)}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a threat, under the name that records carry.
+
+    Attributes:
+        title: for tables and legends.
+        control: whether it is an innocent change of the same size, which the others must beat.
+        climbs: whether it follows a loss uphill, so that the loss must rise.
+        iterates: whether it takes several steps.
+        starts_at_random: whether its start alone changes the loss.
+    """
+
+    title: str
+    control: bool = False
+    climbs: bool = False
+    iterates: bool = False
+    starts_at_random: bool = False
+
+
+@dataclass
+class Context:
+    """What the host hands to a threat.
+
+    Attributes:
+        model: in evaluation mode.
+        moved: target -> what it names: weights by name, or the hidden layers for `activations`.
+        batches: training batches, the same for all threats.
+        training_loss: the model's own, of a batch.
+        seed: of whatever is drawn.
+        notes: what the reader must know; each once.
+        still: names of threats that nothing moves, for the loss has no gradient.
+        losses: target -> the attacked loss; its gradient at the weights serves all threats to that target.
+    """
+
+    model: nn.Module
+    moved: Callable[[Any], dict[str, Any]]
+    batches: list[Any]
+    training_loss: LossFunction
+    seed: int
+    notes: list[str] = field(default_factory=list)
+    still: list[str] = field(default_factory=list)
+    losses: dict[Any, AttackLoss] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Note something once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def loss(self, target: Any) -> AttackLoss:
+        """Return the training loss as a function of a change of the weights that `target` names."""
+        if target not in self.losses:
+            self.losses[target] = AttackLoss(self.model, self.training_loss, self.batches, self.moved(target))
+        return self.losses[target]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the model for all users.
+
+    Attributes:
+        variant: its name in records.
+        level: how much; `CLEAN` for none.
+        run: enters the changed model; outside, weights are bit for bit what they were.
+        loss: the mean training loss of the changed model.
+    """
+
+    variant: str
+    level: float
+    run: Callable[[], AbstractContextManager[None]]
+    loss: float
+
+
+class Threat(ABC):
+    """One entry of a suite: variants of a threat, at levels. Subclasses are frozen dataclasses with these fields.
+
+    Attributes:
+        variants: names in `VARIANTS`, as records carry them.
+        target: what differs, see `Setting`.
+        levels: in order of severity; the first is `CLEAN`.
+        scope: for whom it is one change: `UNIVERSAL`, or `PER_USER`.
+        optional: whether a model without such a target is passed over, or refused.
+    """
+
+    variants: tuple[str, ...]
+    target: str | Sequence[str]
+    levels: tuple[float, ...]
+    scope: str = UNIVERSAL
+    optional: bool
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}  # what an entry of a suite may say, and what it means where it does not
+
+    @property
+    @abstractmethod
+    def setting(self) -> Setting:
+        """Return what its curves share."""
+
+    @property
+    def name(self) -> str:
+        """Return the setting for messages: `hidden/row/per_user/pseudo`."""
+        return self.setting.words.short(self.setting)
+
+    def steps(self, variant: str) -> int:
+        """Return how many steps a variant takes, for records."""
+        return 1
+
+    def changes(self, context: Context) -> Iterator[Change]:
+        """Yield the changes of every variant, the clean model first, then level by level."""
+        raise NotImplementedError(f"{type(self).__name__} has no change for all users")
+
+    @abstractmethod
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of a suite that describes the threat; the reverse of `of`."""
+
+    @classmethod
+    def check(cls, entry: Mapping[str, Any]) -> str:
+        """Return what is wrong with an entry of a suite of this kind, a reason and a remedy; empty if nothing."""
+        return ""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, entry: Mapping[str, Any]) -> Threat:
+        """Return the threat that a complete entry of a suite describes."""
+
+
+VARIANTS: dict[str, Variant] = {}
+KINDS: dict[str, type[Threat]] = {}  # variant -> the class of threats that has it
+WORDS: dict[str, Words] = {}  # unit -> how settings in it are spoken of
+
+
+def register(kind: type[Threat], variants: Mapping[str, Variant], words: Mapping[str, Words]) -> None:
+    """Make a kind of threat known: its variants, and the words of each of its units.
+
+    Raises:
+        ValueError: if a name or unit is taken.
+    """
+    taken = (variants.keys() & VARIANTS.keys()) | (words.keys() & WORDS.keys())
+    if taken:
+        raise ValueError(f"threats: {', '.join(sorted(taken))} registered twice")
+    VARIANTS.update(variants)
+    KINDS.update(dict.fromkeys(variants, kind))
+    WORDS.update(words)
+
+
+def target_name(target: str | Sequence[str]) -> str:
+    """Return a target as records carry it."""
+    return target if isinstance(target, str) else ",".join(target)
