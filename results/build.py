@@ -4,11 +4,11 @@
     python results/build.py page NAME                             # NAME.csv, NAME.md and the pictures
     python results/build.py check                                 # status 1 if a page is not what its CSV gives
 
-`experiments/NAME.yaml` declares the runs, each a comparison (`recbole-rawp compare`), the tables and the pictures;
-`run` goes on where it was killed. `page` puts the records of finished runs into the CSV, in the place of those of the same
-model, data set, defense and seed; where there are none it takes the CSV as it is. On the page it writes what stands
-between `<!-- table: NAME -->`, `<!-- commands: NAME -->` or `<!-- provenance: NAME -->` and the next `<!-- end -->`.
-`--rawp_output_dir` names another folder than runs/NAME.
+`experiments/NAME.yaml` declares the runs, each a comparison (`recbole-rawp compare`), the tables and the pictures.
+`run` goes on where it was killed. `page` puts the records of finished runs into the CSV, in the place of those of the
+same model, data set, defense and seed; where there are none it takes the CSV as it is. On the page it writes what
+stands between `<!-- table: NAME -->`, `<!-- commands: NAME -->` or `<!-- provenance: NAME -->` and the next
+`<!-- end -->`. `--rawp_output_dir` names another folder than runs/NAME.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def provenance(folder: Path) -> str:
     runs = defaultdict(list)
     for file in sorted(folder.glob("*/*/environment.txt")):
         if file.with_name("records.csv").exists():
-            lines = file.read_text(encoding="utf-8").splitlines()
-            runs["; ".join(line for line in lines if not line.startswith("command:"))].append(file)
+            lines = dict.fromkeys(filter(None, file.read_text(encoding="utf-8").splitlines()))  # once, where it went on
+            runs["; ".join(line for line in lines if not line.startswith(("command:", "continued:")))].append(file)
     return "\n".join(f"- {place}; {days(own)}: {', '.join(f.parent.name for f in own)}" for place, own in runs.items())
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from recbole_rawp.errors import InputError
 from results.figures import Figure
-from results.tables import Table, expand, read
+from results.tables import Table, columns, expand, read
 
 GRID = ("models", "datasets", "defenses", "seeds")
 
@@ -87,7 +87,9 @@ def load(file: Path) -> Experiment:
     said, home, name = yaml.safe_load(file.read_text(encoding="utf-8")), file.parent.parent, file.stem
     try:
         runs = {key: Run(**own) for key, own in said.get("runs", {}).items()}
-        tables = [each for own in said["tables"] for each in expand(Table(**own))]
+        tables = [
+            each for own in said["tables"] for each in expand(Table(**{**own, "columns": columns(*own["columns"])}))
+        ]
         figures = [each for own in said.get("figures", []) for each in expand(Figure(**own))]
     except (TypeError, KeyError) as error:
         raise InputError(f"experiment: '{file}': {error}. See Run, Table, Column and Figure in '{home}'.") from error

@@ -67,7 +67,7 @@ class Table:
 
     name: str
     rows: Mapping[str, Any]
-    columns: Sequence[Mapping[str, Any]]
+    columns: Sequence[Column]
     where: Conditions = field(default_factory=dict)
     each: Mapping[str, Any] = field(default_factory=dict)
     once: int = 0
@@ -114,17 +114,19 @@ def expand(declared: Any) -> Iterator[Any]:
         yield replace(declared, name=declared.name.format(**titles), where={**declared.where, **own}, each={})
 
 
-def columns(declared: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
-    """Yield the columns, one for each level of those with `levels`."""
+def columns(*declared: Mapping[str, Any]) -> list[Column]:
+    """Return the columns, one for each level of those with `levels`."""
+    found = []
     for column in (Column(**own) for own in declared):
         for level in column.levels or (column.level,):
             title = column.title or column.text or "{level:g}"
-            yield replace(column, level=level, title=title.format(level=level))
+            found.append(replace(column, level=level, title=title.format(level=level)))
+    return found
 
 
 def render(table: Table, frame: pd.DataFrame) -> str:
     """Return a table as Markdown; columns without any value are left out."""
-    frame, own = select(frame, table.where), list(columns(table.columns))
+    frame, own = select(frame, table.where), table.columns
     lines: list[list[str]] = []
     for titles, conditions in combinations(table.rows):
         if len(select(frame, conditions)):
@@ -165,7 +167,7 @@ def by_level(rows: pd.DataFrame, column: Column) -> pd.DataFrame:
 def at(wide: pd.DataFrame, level: float | str) -> pd.Series:
     """Return the values of the seeds at a level, or their means over all levels above 0."""
     if level == "mean":
-        return wide.drop(columns=0.0, errors="ignore").mean(axis=1)
+        return wide.drop(columns=0.0, errors="ignore").mean(axis=1, skipna=False).dropna()
     return wide[level].dropna() if level in wide else pd.Series(dtype=float)
 
 
