@@ -1,4 +1,4 @@
-"""What does an attack cost?
+"""Measures what an attack costs.
 
     python benchmarks/attack_cost.py                # NeuMF, a nine-layer MLP and ConvNCF on ml-100k, one thread
     python benchmarks/attack_cost.py --dataset=ml-1m --data_path=dataset --load_col="{inter: [user_id, item_id]}" \\

@@ -1,4 +1,4 @@
-"""What does a hardened training step cost, as a multiple of a plain one?
+"""Measures what a hardened training step costs, as a multiple of a plain one.
 
     python benchmarks/step_cost.py                                          # NeuMF, ml-100k
     python benchmarks/step_cost.py --dataset=ml-1m --data_path=FOLDER       # FOLDER holds ml-1m/ml-1m.inter

@@ -1,4 +1,4 @@
-"""Do the files of the published protocol load, agree, ship, and split as they say?"""
+"""The files of the published protocol load, agree, ship, and split as they say."""
 
 from __future__ import annotations
 
