@@ -16,11 +16,15 @@ import pandas as pd
 
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.statistics import spread
-from recbole_rawp.report import curves
+from recbole_rawp.report import scores
 from recbole_rawp.report.tables import markdown
 
 RENAMED = {"attack": "threat", "radius": "level"}  # columns, and values, of the older files
-REWORDED = {"threat": {"random": "noise"}, "scope": {"global": "universal"}}
+REWORDED = {
+    "threat": {"random": "noise"},
+    "scope": {"global": "universal"},
+    "unit": {"relative": "relative radius", "absolute": "absolute radius"},
+}
 FORMS = {"value": ".4f", "share": ".0%", "ratio": ".1%", "cost": ".1%", "count": "d"}
 
 Conditions = dict[str, Any]
@@ -161,7 +165,7 @@ def by_level(rows: pd.DataFrame, column: Column) -> pd.DataFrame:
     metrics = list(rows["metric"].unique())
     if len(metrics) > 1:
         raise InputError(f"table: {column} holds {', '.join(metrics)}. Name one metric in `where` or `rows`.")
-    return curves.shares(wide, bigger=True, metric=metrics[0]) if column.show == "share" and metrics else wide
+    return scores.shares(wide, bigger=True, metric=metrics[0]) if column.show == "share" and metrics else wide
 
 
 def at(wide: pd.DataFrame, level: float | str) -> pd.Series:

@@ -145,7 +145,7 @@ def test_a_picture_has_the_means_of_the_table():
 def test_older_files_are_read_under_todays_names(tmp_path):
     new = records({("none", "noise", 0.1, 1): 0.1 + 0.2}, scope="universal", labels="")
     new.to_csv(tmp_path / "new.csv", index=False)
-    old = new.rename(columns={"threat": "attack", "level": "radius"}).assign(attack="random", scope="global")
+    old = new.rename(columns={"threat": "attack", "level": "radius"}).assign(attack="noise", scope="global")
     old.to_csv(tmp_path / "old.csv", index=False)
     for name in ("new.csv", "old.csv"):
         pd.testing.assert_frame_equal(read(tmp_path / name), new)
@@ -154,7 +154,7 @@ def test_older_files_are_read_under_todays_names(tmp_path):
 @pytest.fixture
 def toy(tmp_path, settings):
     """An experiment on generated data, its page and the CSV of earlier records."""
-    own = {"epochs": 1, "attack": ["random", "fgsm"], "attack_radii": [0.1], "attack_batches": 1, "topk": [10]}
+    own = {"epochs": 1, "attack": ["noise", "fgsm"], "attack_radii": [0.1], "attack_batches": 1, "topk": [10]}
     options = settings("NeuMF", **own, metrics=["NDCG"], valid_metric="NDCG@10")
     options = {key: value for key, value in options.items() if key not in ("model", "dataset")}
     asked = {"models": ["NeuMF"], "datasets": ["toy"], "defenses": ["none", "rawp"], "seeds": [7], "options": options}
