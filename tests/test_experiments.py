@@ -145,7 +145,7 @@ def test_a_picture_has_the_means_of_the_table():
 def test_older_files_are_read_under_todays_names(tmp_path):
     new = records({("none", "noise", 0.1, 1): 0.1 + 0.2}, scope="universal", labels="")
     new.to_csv(tmp_path / "new.csv", index=False)
-    old = new.rename(columns={"threat": "attack", "level": "radius"}).assign(attack="noise", scope="global")
+    old = new.rename(columns={"threat": "attack", "level": "radius"}).assign(attack="random", scope="global")
     old.to_csv(tmp_path / "old.csv", index=False)
     for name in ("new.csv", "old.csv"):
         pd.testing.assert_frame_equal(read(tmp_path / name), new)
