@@ -11,7 +11,7 @@ import yaml
 
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.properties import properties
-from recbole_rawp.config.rules import RULES
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.adversarial.perturbation import Threat
@@ -104,9 +104,9 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
     for key, value in entry.items():
         if key != "methods" and key not in FIELDS:
             raise InputError(f"{where}: {key}: no such key.{suggestion(str(key), ['methods', *FIELDS])}")
-        rule = RULES["attack" if key == "methods" else f"attack_{key}"]
-        if not rule.accepts(value) or (key == "methods" and isinstance(value, str)):
-            raise InputError(f"{where}: {key}: {value!r} is not valid; expected {rule.text}.")
+        option = OPTIONS["attack" if key == "methods" else f"attack_{key}"]
+        if not option.accepts(value) or (key == "methods" and isinstance(value, str)):
+            raise InputError(f"{where}: {key}: {value!r} is not valid; expected {option.expected}.")
 
 
 def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:

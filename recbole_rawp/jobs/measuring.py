@@ -1,4 +1,4 @@
-"""What does it take to attack the model of a run?  Candidates, attacks, self-checks, report."""
+"""Attacks the model of a run, checks what came out, and writes the report: candidates, attacks, self-checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_rawp.config import settings as options
-from recbole_rawp.config.rules import MEASURED, RULES
+from recbole_rawp.config.recbole_options import MEASURED
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.suites import written
 from recbole_rawp.core import restoring
 from recbole_rawp.core.overlay import clear_caches
@@ -81,7 +82,7 @@ def under_attack(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, *, stage: int
 ) -> robustness.Outcome:
     """Return what the configured attacks find about the model as it is now."""
-    settings = options.attack(trainer.config)
+    settings = options.read(trainer.config).attack
     return robustness.under_attack(
         trainer,
         data.train,
@@ -110,7 +111,7 @@ def write(
 
     `dataset` is RecBole's, of which the candidates are.
     """
-    config, text = trainer.config, written(options.attack(trainer.config).threats)
+    config, text = trainer.config, written(options.read(trainer.config).attack.threats)
     if candidates is not None:
         save(folder / "candidates.npz", candidates, dataset)
     metric, bigger = config["valid_metric"].lower(), config["valid_metric_bigger"]
@@ -120,7 +121,7 @@ def write(
         findings.checks,
         metric=metric,
         bigger=bigger,
-        settings={key: config[key] for key in (*RULES, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
+        settings={key: config[key] for key in (*OPTIONS, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
         environment=(folder / "environment.txt").read_text(encoding="utf-8").strip(),
         sections=sections,
         again=again,
@@ -154,7 +155,7 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     """
     if not data.test:
         raise InputError("eval_args: the attacks are measured on test data, and this split has none. Split some off.")
-    settings = options.attack(config)
+    settings = options.read(config).attack
     possible = [threat for threat in settings.threats if can_move(model, threat)]
     loader, per_user = data.test, [threat for threat in possible if threat.scope == "per_user"]
     if per_user:
