@@ -197,6 +197,48 @@ def test_runs_rank_the_same_candidates_and_the_report_has_its_files(settings, ca
     assert len(begun) == 4 and all(line.endswith("finished before") for line in begun)
 
 
+def test_a_comparison_goes_on_wherever_it_was_moved(settings, monkeypatch, tmp_path):
+    """Killed when its second run was trained; with sampled candidates, a config file, a defense of one's own."""
+    Path("mine.yaml").write_text("rawp_radius: 0.3\n")
+    Path("all.yaml").write_text("topk: [10]\n")
+    sampled = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}}
+    given = {key: value for key, value in options(settings, **sampled).items() if key != "topk"}
+    asked = ("NeuMF", "toy", "none,./mine.yaml", 1, ["all.yaml"], given)
+    compare(*asked, folder="whole")
+
+    def killed(trainer, *rest, go_on=pipeline.attack):
+        if trainer.defense == "mine":
+            raise KeyboardInterrupt
+        go_on(trainer, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "attack", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compare(*asked, folder="cmp")
+    Path("elsewhere").mkdir()
+    Path("cmp").rename("elsewhere/moved")
+    Path("mine.yaml").unlink()
+    monkeypatch.chdir("elsewhere")
+    rows = compare(folder="moved")["rows"]
+    assert [row["folder"] for row in rows] == ["NeuMF-toy-none-2020", "NeuMF-toy-mine-2020"]
+    assert {row["status"] for row in rows} == {"finished"}
+    for one, other in zip(timeless(tmp_path / "whole"), timeless("moved")):
+        pd.testing.assert_frame_equal(one, other)
+    first = dict(np.load("moved/candidates-toy.npz"))
+    theirs = dict(np.load("moved/NeuMF-toy-mine-2020/candidates.npz"))
+    assert all(np.array_equal(first[key], theirs[key]) for key in first)
+
+
+def test_two_defenses_of_one_name_are_not_compared():
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "mine.yaml").write_text("rawp_steps: 2\n")
+    with pytest.raises(InputError, match=r"^defenses: 'a/mine.yaml' and 'b/mine.yaml' have the same name"):
+        compare("NeuMF", "toy", "a/mine.yaml,b/mine.yaml")
+    with pytest.raises(InputError, match=r"^defenses: there is no file 'c/mine.yaml'"):
+        compare("NeuMF", "toy", "none,c/mine.yaml")
+
+
 def test_the_table_is_means_deviations_and_students_interval_of_the_rows(settings):
     result = run(settings, "cmp", defenses="none", seeds=3)
     clean = [row["clean"] for row in result["rows"]]
