@@ -17,7 +17,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import statistics
 from recbole_rawp.jobs import pipeline
 from recbole_rawp.jobs.comparison import grid
-from recbole_rawp.jobs.comparison.compare import compare
+from recbole_rawp.jobs.comparison.compare import check_begun, compare
 from recbole_rawp.report.comparison import paired_tests, pareto
 
 
@@ -28,7 +28,7 @@ def options(settings, model="NeuMF", **overrides):
 
 
 def run(settings, folder, *, models="NeuMF", defenses="none,rawp", seeds=1, **overrides):
-    return compare(models, "toy", defenses, seeds, config_dict=options(settings, **overrides), folder=folder, say=list)
+    return compare(models, "toy", defenses, seeds, config_dict=options(settings, **overrides), folder=folder)
 
 
 def timeless(folder):
@@ -83,13 +83,13 @@ def test_a_comparison_killed_in_its_second_run_goes_on_and_ends_equal(settings, 
     whole = run(settings, "whole", seeds=2)
     begun = []
 
-    def killed_once(folder, go_on=pipeline.continue_run):
+    def killed_once(folder, *, argv, go_on=pipeline.continue_run):
         begun.append(Path(folder).name)
         if len(begun) == 2:
             with monkeypatch.context() as patch:
                 patch.setattr("recbole_rawp.jobs.pipeline.attack", interrupt)
-                return go_on(folder)
-        return go_on(folder)
+                return go_on(folder, argv=argv)
+        return go_on(folder, argv=argv)
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -99,7 +99,7 @@ def test_a_comparison_killed_in_its_second_run_goes_on_and_ends_equal(settings, 
         run(settings, "killed", seeds=2)
     assert begun == ["NeuMF-toy-none-2020", "NeuMF-toy-rawp-2020"]
     assert pd.read_csv("killed/runs.csv")["folder"].tolist() == begun[:1] and not Path("killed/report.md").exists()
-    result = compare(folder="killed", going_on=True, say=list)  # nothing but the folder
+    result = compare(folder="killed")  # nothing but the folder
     assert begun[2:] == ["NeuMF-toy-rawp-2020", "NeuMF-toy-none-2021", "NeuMF-toy-rawp-2021"]
     for one, other in zip(timeless("whole"), timeless("killed")):
         pd.testing.assert_frame_equal(one, other)
@@ -114,34 +114,34 @@ def test_a_comparison_killed_in_its_second_run_goes_on_and_ends_equal(settings, 
 def test_a_comparison_may_grow_and_neither_shrink_nor_change(settings):
     run(settings, "cmp", defenses="none", seeds=[1])
     with pytest.raises(InputError, match=r"^epochs: 2, but the run in 'cmp/NeuMF-toy-none-1' has 1\."):
-        compare(folder="cmp", config_dict={"epochs": 2}, say=list)
+        compare(folder="cmp", config_dict={"epochs": 2})
     with pytest.raises(InputError, match=r"^seeds: 1 missing, which the comparison"):
-        compare(seeds=[2], folder="cmp", say=list)
+        compare(seeds=[2], folder="cmp")
     trained = Path("cmp/NeuMF-toy-none-1/model.pth").stat().st_mtime_ns
-    assert [row["seed"] for row in compare(seeds=[1, 2], folder="cmp", say=list)["rows"]] == [1, 2]
+    assert [row["seed"] for row in compare(seeds=[1, 2], folder="cmp")["rows"]] == [1, 2]
     assert Path("cmp/NeuMF-toy-none-1/model.pth").stat().st_mtime_ns == trained
     Path("other").mkdir()
     Path("other/thesis.txt").touch()
     with pytest.raises(InputError, match="in use"):
         run(settings, "other")
     with pytest.raises(InputError, match="holds no comparison.yaml"):
-        compare(folder="nowhere", going_on=True, say=list)
+        check_begun("nowhere")
 
 
 def test_a_suite_that_was_edited_does_not_mix_with_what_ran_under_it(settings):
     own = options(settings) | {"attack": "mine.yaml", "attack_radii": None}
     Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, radii: [0.1]}\n")
-    compare("NeuMF", "toy", "none", 1, config_dict=own, folder="cmp", say=list)
+    compare("NeuMF", "toy", "none", 1, config_dict=own, folder="cmp")
     Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, granularity: row, radii: [0.1]}\n")
     with pytest.raises(InputError, match="^attack: 'mine.yaml' holds other threats than 'cmp/NeuMF-toy-none-2020/"):
-        compare(folder="cmp", defenses="none,rawp", say=list)
+        compare(folder="cmp", defenses="none,rawp")
 
 
 @pytest.mark.parametrize("line", ["user_inter_num_interval: '[13,inf)'", "repeatable: true", "threshold: {rating: 4}"])
 def test_defenses_on_other_data_are_not_compared(line, settings):
     Path("own.yaml").write_text(line + "\n")
     with pytest.raises(InputError, match=f"^{line.partition(':')[0]}: .* Runs that are compared are measured alike"):
-        compare("NeuMF", "toy", "none,rawp", 1, ["rawp:own.yaml"], options(settings), folder="cmp", say=list)
+        compare("NeuMF", "toy", "none,rawp", 1, ["rawp:own.yaml"], options(settings), folder="cmp")
     assert not Path("cmp").exists()
 
 
@@ -162,26 +162,26 @@ def test_what_cannot_work_is_a_row_and_the_rest_goes_on(settings):
 
 
 def test_a_run_that_breaks_is_a_row_with_its_trace_and_is_tried_again(settings, monkeypatch):
-    def broken(folder, go_on=pipeline.continue_run):
+    def broken(folder, *, argv, go_on=pipeline.continue_run):
         if "rawp" in folder:
             raise MemoryError("too big")
-        return go_on(folder)
+        return go_on(folder, argv=argv)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "continue_run", broken)
         result = run(settings, "cmp")
     assert result["failed"] == {"NeuMF-toy-rawp-2020": "MemoryError: too big (see cmp/NeuMF-toy-rawp-2020/failure.txt)"}
     assert "Traceback" in Path("cmp/NeuMF-toy-rawp-2020/failure.txt").read_text()
-    result = compare(folder="cmp", say=list)
+    result = compare(folder="cmp")
     assert not result["failed"] and not Path("cmp/NeuMF-toy-rawp-2020/failure.txt").exists()
 
 
-def test_runs_rank_the_same_candidates_and_the_report_has_its_files(settings):
+def test_runs_rank_the_same_candidates_and_the_report_has_its_files(settings, capsys):
     sampled = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}}
     run(settings, "cmp", models="NeuMF,DMF", seeds=2, defenses="none", attack_target="all", **sampled)
     rows = pd.read_csv("cmp/runs.csv")
     asked = [yaml.safe_load(Path("cmp", name, "settings.yaml").read_text()) for name in rows["folder"]]
-    assert {each["attack_candidates"] for each in asked} == {"cmp/candidates-toy.npz"}
+    assert {each["attack_candidates"] for each in asked} == {"../candidates-toy.npz"}
     first = dict(np.load("cmp/candidates-toy.npz"))
     for name in rows["folder"]:
         theirs = dict(np.load(Path("cmp", name, "candidates.npz")))
@@ -191,9 +191,52 @@ def test_runs_rank_the_same_candidates_and_the_report_has_its_files(settings):
         assert files >= {"pareto.png", "pareto.svg", "robustness.png", "report.md"}
     assert Path("cmp/table.tex").read_text().count(r"\toprule") == 2
     assert Path("cmp/report.html").read_text().count("<img") == 4
-    begun = []
-    compare(folder=str(Path("cmp").resolve()), say=begun.append)  # the same folder, named otherwise
+    capsys.readouterr()
+    compare(folder=str(Path("cmp").resolve()))  # the same folder, named otherwise
+    begun = capsys.readouterr().out.splitlines()
     assert len(begun) == 4 and all(line.endswith("finished before") for line in begun)
+
+
+def test_a_comparison_goes_on_wherever_it_was_moved(settings, monkeypatch, tmp_path):
+    """Killed when its second run was trained; with sampled candidates, a config file, a defense of one's own."""
+    Path("mine.yaml").write_text("rawp_radius: 0.3\n")
+    Path("all.yaml").write_text("topk: [10]\n")
+    sampled = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}}
+    given = {key: value for key, value in options(settings, **sampled).items() if key != "topk"}
+    asked = ("NeuMF", "toy", "none,./mine.yaml", 1, ["all.yaml"], given)
+    compare(*asked, folder="whole")
+
+    def killed(trainer, *rest, go_on=pipeline.attack):
+        if trainer.defense == "mine":
+            raise KeyboardInterrupt
+        go_on(trainer, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "attack", killed)
+        with pytest.raises(KeyboardInterrupt):
+            compare(*asked, folder="cmp")
+    Path("elsewhere").mkdir()
+    Path("cmp").rename("elsewhere/moved")
+    Path("mine.yaml").unlink()
+    monkeypatch.chdir("elsewhere")
+    rows = compare(folder="moved")["rows"]
+    assert [row["folder"] for row in rows] == ["NeuMF-toy-none-2020", "NeuMF-toy-mine-2020"]
+    assert {row["status"] for row in rows} == {"finished"}
+    for one, other in zip(timeless(tmp_path / "whole"), timeless("moved")):
+        pd.testing.assert_frame_equal(one, other)
+    first = dict(np.load("moved/candidates-toy.npz"))
+    theirs = dict(np.load("moved/NeuMF-toy-mine-2020/candidates.npz"))
+    assert all(np.array_equal(first[key], theirs[key]) for key in first)
+
+
+def test_two_defenses_of_one_name_are_not_compared():
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "mine.yaml").write_text("rawp_steps: 2\n")
+    with pytest.raises(InputError, match=r"^defenses: 'a/mine.yaml' and 'b/mine.yaml' have the same name"):
+        compare("NeuMF", "toy", "a/mine.yaml,b/mine.yaml")
+    with pytest.raises(InputError, match=r"^defenses: there is no file 'c/mine.yaml'"):
+        compare("NeuMF", "toy", "none,c/mine.yaml")
 
 
 def test_the_table_is_means_deviations_and_students_interval_of_the_rows(settings):
@@ -298,7 +341,7 @@ def test_the_command_line_goes_from_grid_to_table_and_says_what_failed_by_status
     assert re.search(r"\| plain +\| 2 ", out) and "[2/2] NeuMF-toy-none-2021: finished" in out
     assert "report:  cmp/report.md" in out
     assert dispatch.main(["compare", "--resume=cmp"]) == 0 and "finished before" in capsys.readouterr().out
-    monkeypatch.setattr(pipeline, "continue_run", lambda folder: 1 / 0)
+    monkeypatch.setattr(pipeline, "continue_run", lambda folder, **_: 1 / 0)
     assert dispatch.main([*words, "--defenses=none", "--rawp_output_dir=broken"]) == 1
     err = capsys.readouterr().err
     assert err == "recbole-rawp: 2 runs failed: NeuMF-toy-none-2020, NeuMF-toy-none-2021\n"

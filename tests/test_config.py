@@ -15,7 +15,7 @@ from recbole_rawp.config import properties
 from recbole_rawp.config import settings as options
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.command_line import read as command_line
-from recbole_rawp.config.rules import RULES
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 
@@ -26,17 +26,17 @@ def build(**overrides):
     return RAWPConfig(config_dict={"model": "NeuMF", "dataset": "ml-100k", **overrides})
 
 
-@pytest.mark.parametrize("key", RULES)
+@pytest.mark.parametrize("key", OPTIONS)
 def test_the_reference_states_default_and_range_of_each_key(key):
     text = re.search(rf"^{key}: .*# \((.+?)\) [A-Zgpojw].+\.$", REFERENCE, re.MULTILINE)
     assert text, "one line: key, default, (range), a sentence"
-    shown = RULES[key].text
+    shown = OPTIONS[key].expected
     assert text[1] == shown
-    assert RULES[key].accepts(yaml.safe_load(REFERENCE)[key])
+    assert OPTIONS[key].accepts(yaml.safe_load(REFERENCE)[key])
 
 
 def test_the_reference_has_no_other_keys():
-    assert set(yaml.safe_load(REFERENCE)) == set(RULES)
+    assert set(yaml.safe_load(REFERENCE)) == set(OPTIONS)
 
 
 @pytest.mark.parametrize("folder", ["defense", "model"])
@@ -45,8 +45,8 @@ def test_every_file_of_the_properties_sets_our_keys_only_and_within_range(folder
     assert files
     for file in files:
         values = yaml.safe_load(file.read_text()) or {}
-        assert set(values) <= set(RULES), file
-        assert all(RULES[key].accepts(value) for key, value in values.items()), file
+        assert set(values) <= set(OPTIONS), file
+        assert all(OPTIONS[key].accepts(value) for key, value in values.items()), file
 
 
 def test_layers_of_defaults_and_the_users_word_is_last(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_recboles_defaults_are_its_own():
     plain = Config(config_dict={"model": "NeuMF", "dataset": "ml-100k"}).final_config_dict
     ours = build(defense="none").final_config_dict
     assert {key: ours[key] for key in plain} == plain
-    assert set(ours) - set(plain) == set(RULES)
+    assert set(ours) - set(plain) == set(OPTIONS)
 
 
 def test_a_key_that_recbole_owns_stays_recboles():
@@ -111,7 +111,7 @@ def test_a_key_that_recbole_owns_stays_recboles():
 def test_a_wrong_value_is_named_with_what_was_expected(key, value):
     with pytest.raises(InputError) as error:
         build(**{key: value})
-    assert str(error.value).startswith(f"{key}: ") and RULES[key].text in str(error.value)
+    assert str(error.value).startswith(f"{key}: ") and OPTIONS[key].expected in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -241,7 +241,7 @@ def test_the_command_line_gives_no_false_warning(monkeypatch, caplog):
 def test_our_keys_print_in_a_block_of_their_own():
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(build()))
     block = text.split("RAWP Hyper Parameters:")[1].split("\n\n")[0]
-    assert all(f"\n{key} =" in block for key in RULES)
+    assert all(f"\n{key} =" in block for key in OPTIONS)
     assert "rawp_" not in text.split("Other Hyper Parameters")[1]
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from recbole.config import Config
 from torch import nn
 
+from recbole_rawp import attack_checkpoint, continue_run, run_recbole_rawp
 from recbole_rawp.config.properties import defenses
 from recbole_rawp.errors import InputError
+from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer
@@ -167,6 +172,65 @@ def test_every_defense_trains_and_its_target_is_attacked_among_weights(defense, 
     if trainer.objective is not None:
         assert trainer.objective.perturbed == 0  # reset after each epoch
         assert set(trainer.objective.weights) <= set(dict(network.named_parameters()))
+
+
+def test_a_defense_may_be_a_file_of_ones_own(settings):
+    Path("mine.yaml").write_text("rawp_mask_probability: 1.0\nrawp_radius: 3e-1\nft_rounds: 0\n")
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="mine.yaml", rawp_steps=2))
+    found = config.settings.training
+    assert (found.defense, found.recipe.radius, found.recipe.mask_probability, found.recipe.steps) == (
+        "mine",
+        0.3,
+        1,
+        2,
+    )
+    Path("all.yaml").write_text("defense: mine.yaml\n")
+    assert RAWPConfig("NeuMF", "toy", ["all.yaml"])["rawp_radius"] == 0.3
+    assert RAWPConfig("NeuMF", "toy", argv=["--defense=./mine.yaml"])["rawp_radius"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("gone.yaml", None, "defense: there is no file 'gone.yaml'. Name a YAML file of yours, or one of apr, asam"),
+        ("list.yaml", "- 1", "defense: 'list.yaml' holds no 'key: value' lines"),
+        ("empty.yaml", "# nothing", "defense: 'empty.yaml' holds no 'key: value' lines"),
+        ("broken.yaml", "a: [", "defense: cannot read 'broken.yaml'"),
+        ("typo.yaml", "rawp_raduis: 1", "defense: 'typo.yaml': rawp_raduis: no such option. Did you mean 'rawp_radius"),
+        ("theirs.yaml", "epochs: 3", "defense: 'theirs.yaml': epochs: no such option."),
+        ("wide.yaml", "attack_radii: [0.1]", "defense: 'wide.yaml': attack_radii: not for a defense to say"),
+        ("value.yaml", "rawp_radius: big", "rawp_radius: 'big' is not valid; expected float > 0 or auto"),
+        ("none.yaml", "rawp_steps: 1", "defense: 'none.yaml' has the name of a defense that ships with the package"),
+    ],
+)
+def test_a_file_that_is_no_defense_is_one_line(name, text, message, settings):
+    if text is not None:
+        Path(name).write_text(text)
+    with pytest.raises(InputError) as refused:
+        RAWPConfig(config_dict=settings("NeuMF", defense=name))
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+def test_a_run_with_a_file_is_called_by_its_stem_and_goes_on_without_it(settings):
+    Path("own").mkdir()
+    Path("own/mine.yaml").write_text("rawp_radius: 0.3\nft_rounds: 1\n")
+    short = {"epochs": 1, "ft_epochs": 1, "attack_radii": [0.1], "attack_batches": 1, "attack": ["random", "fgsm"]}
+    first = run_recbole_rawp(config_dict=settings("NeuMF", defense="own/mine.yaml", **short), baseline=True)
+    home = Path(first["output_dir"])
+    assert home.name.startswith("NeuMF-toy-mine-")
+    assert {row["defense"] for row in first["records"]} == {"none", "mine"} and "| mine repaired" in first["table"]
+    Path("own/mine.yaml").write_text("rawp_radius: 0.7\n")  # changed,
+    assert continue_run(str(home))["records"] == first["records"]
+    shutil.rmtree("own")  # and gone
+    assert continue_run(str(home))["records"] == first["records"]
+    again = attack_checkpoint(f"{home}/model.pth", config_dict=short)
+    assert {row["defense"] for row in again["records"]} == {"mine"}
+    content = checkpoint.read(home / "model.pth")
+    assert (
+        checkpoint.settings(content).settings.training
+        == RAWPConfig(config_file_list=[str(home / "settings.yaml")]).settings.training
+    )
+    assert Config(config_file_list=[str(home / "settings.yaml")])["rawp_radius"] == 0.3
 
 
 @pytest.mark.parametrize(

@@ -119,4 +119,4 @@ def test_threats_are_written_as_the_suite_that_holds_them():
 
 def test_words_that_are_no_methods_are_refused():
     for wrong in ([["noise"]], [{"a": 1}], [3]):
-        assert not suites.RULES["attack"].accepts(wrong)
+        assert not suites.OPTIONS["attack"].accepts(wrong)

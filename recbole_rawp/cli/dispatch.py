@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import recbole_rawp
-from recbole_rawp.config.rules import GRID, check_values
+from recbole_rawp.config.checks import check_values
+from recbole_rawp.config.command_line import GRID
 from recbole_rawp.errors import InputError, suggestion
 
 USAGE = """\
@@ -60,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
-    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]  # RAWPConfig reads the options there, as RecBole's does
     try:
         if "--help" in arguments or "-h" in arguments:
             print(USAGE + "\n" + option_reference(), flush=True)
@@ -78,8 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:  # some of RecBole's models import what they need only while training
         print(f"recbole-rawp: the package '{error.name}' is needed and not installed. Install it.", file=sys.stderr)
         return 2
-    finally:
-        sys.argv = argv
 
 
 def run(arguments: list[str]) -> int:
@@ -105,48 +103,49 @@ def run(arguments: list[str]) -> int:
     if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
         raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")
     check_values({key: options[key] for key in ("rawp_output_dir",) if key in options})  # report reads no settings
-    return COMMANDS[command](options, *rest)
+    return COMMANDS[command](options, *rest, argv=arguments)
 
 
-def train(options: dict[str, Any]) -> int:
+def train(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     """Train or go on, attack and report; see `USAGE`."""
     from recbole_rawp.jobs import pipeline
 
     if not isinstance(options.get("baseline", True), bool):
         raise InputError(f"--baseline: {options['baseline']!r} is neither true nor false. Leave the value out.")
     if "resume" in options:
-        return show(pipeline.continue_run(str(options["resume"])))
+        return show(pipeline.continue_run(str(options["resume"]), argv=argv))
     for key in ("model", "dataset"):
         if key not in options and "config_files" not in options:
             raise InputError(f"--{key}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
-    return show(pipeline.run_recbole_rawp(config_file_list=files(options), baseline=options.get("baseline", False)))
+    baseline = options.get("baseline", False)
+    return show(pipeline.run_recbole_rawp(config_file_list=files(options), baseline=baseline, argv=argv))
 
 
-def harden(options: dict[str, Any], checkpoint: str) -> int:
+def harden(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Repair the model in a checkpoint, attack it before and after, and report."""
     from recbole_rawp.jobs import pipeline
 
-    return show(pipeline.harden_checkpoint(checkpoint, config_file_list=files(options)))
+    return show(pipeline.harden_checkpoint(checkpoint, config_file_list=files(options), argv=argv))
 
 
-def rank(options: dict[str, Any], checkpoint: str) -> int:
+def rank(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Print the modules of the model in a checkpoint, least robust first."""
     from recbole_rawp.jobs import pipeline
 
-    result = pipeline.rank_checkpoint(checkpoint, config_file_list=files(options))
+    result = pipeline.rank_checkpoint(checkpoint, config_file_list=files(options), argv=argv)
     folder = result["output_dir"]
     print(f"\n{result['table']}\n\nrows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
     return 0
 
 
-def attack(options: dict[str, Any], checkpoint: str) -> int:
+def attack(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Attack the model in a checkpoint, and report."""
     from recbole_rawp.jobs import pipeline
 
-    return show(pipeline.attack_checkpoint(checkpoint, config_file_list=files(options)))
+    return show(pipeline.attack_checkpoint(checkpoint, config_file_list=files(options), argv=argv))
 
 
-def report(options: dict[str, Any], *folders: str) -> int:
+def report(options: dict[str, Any], *folders: str, argv: Sequence[str]) -> int:
     """Put what runs found side by side."""
     from recbole_rawp.jobs import report as reports
 
@@ -155,7 +154,7 @@ def report(options: dict[str, Any], *folders: str) -> int:
     return show(reports.combine(folders, options.get("rawp_output_dir")))
 
 
-def compare(options: dict[str, Any]) -> int:
+def compare(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     """Run a grid of defenses, models, data sets and seeds, or go on with one, and report."""
     from recbole_rawp.jobs.comparison import compare as comparisons
 
@@ -164,6 +163,8 @@ def compare(options: dict[str, Any]) -> int:
     if options.keys() >= {"resume", "rawp_output_dir"}:
         raise InputError("--rawp_output_dir: a comparison that goes on has a folder, --resume. Leave one of them out.")
     folder = options.get("resume", options.get("rawp_output_dir"))
+    if "resume" in options:
+        comparisons.check_begun(options["resume"])
     result = comparisons.compare(
         options.get("models", options.get("model")),
         options.get("datasets", options.get("dataset")),
@@ -171,7 +172,7 @@ def compare(options: dict[str, Any]) -> int:
         options.get("seeds"),
         files(options),
         folder=folder,
-        going_on="resume" in options,
+        argv=argv,
     )
     folder = result["output_dir"]
     print(f"\n{result['table']}\n\n{result['verdict']}\n\nreport:  {folder}/report.md, {folder}/report.html")
@@ -180,7 +181,7 @@ def compare(options: dict[str, Any]) -> int:
     return 1 if result["failed"] else 0
 
 
-def convert(options: dict[str, Any], prefix: str) -> int:
+def convert(options: dict[str, Any], prefix: str, *, argv: Sequence[str]) -> int:
     """Make RecBole's files of a published split, and say what they hold."""
     from recbole_rawp.jobs.convert import SEED
     from recbole_rawp.jobs.convert import convert as converted

@@ -1,11 +1,10 @@
-"""What was typed?  Words become options and values; nothing is ever evaluated."""
+"""Reads what was typed: words become options and values, and nothing is ever evaluated."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -13,7 +12,22 @@ import yaml
 from recbole_rawp.errors import InputError
 
 ALIASES = {"defence": "defense"}
+GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
+COMMAND_LINE_ONLY = {"baseline", "resume", *GRID}
 NAMES = {"model", "dataset", "models", "datasets", "defenses", "config_files", "resume"}  # never numbers
+NOTEBOOK = "ipykernel_launcher"  # the program of a notebook, whose words are not the user's
+
+
+def words(argv: Sequence[str] | None = None) -> list[str]:
+    """Return what was typed: `argv`, or behind the name of this process's program; nothing in a notebook."""
+    if argv is not None:
+        return list(argv)
+    return [] if NOTEBOOK in sys.argv[0] else sys.argv[1:]
+
+
+def command(argv: Sequence[str] | None = None) -> list[str]:
+    """Return the program's name and what was typed behind it, as `words`."""
+    return [sys.argv[0], *words(argv)]
 
 
 def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -46,16 +60,6 @@ def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if options.setdefault(key, value) != value:
             raise InputError(f"--{key}: given twice, as {options[key]!r} and {value!r}. Keep one.")
     return options, rest
-
-
-@contextmanager
-def typed(*words: str) -> Iterator[None]:
-    """Let `RAWPConfig`, which reads the options where RecBole does, find these words on the command line inside."""
-    before, sys.argv = sys.argv, [sys.argv[0], *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def literal(text: Any) -> Any:

@@ -1,33 +1,63 @@
-"""Where do values come from that the user did not give?"""
+"""Finds the values that the user did not give: the schema's, the model's, the defense's."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from recbole_rawp.config.checks import no_such
+from recbole_rawp.config.command_line import literal
+from recbole_rawp.config.schema import OF_A_DEFENSE, OPTIONS
 from recbole_rawp.errors import InputError, suggestion
 
 
-def defaults(model: str, defense: str) -> dict[str, Any]:
-    """Return our options' defaults: rawp.yaml < model/<model>.yaml < defense/<defense>.yaml.
+def defaults(model: str, defense: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """Return our options' defaults: the schema's < model/<model>.yaml < the defense's.
+
+    Args:
+        model: the model's name.
+        defense: a name, or the path of a YAML file.
+        given: the options that are set otherwise. If they are all that a defense may set, its file is not read, and may
+            be gone: so a run and its checkpoint, which hold all values, do not depend on it.
 
     Raises:
-        InputError: if there is no such defense.
+        InputError: if there is no such defense, or its file cannot be used.
     """
+    values = {name: option.default for name, option in OPTIONS.items()}
+    values.update(_shipped(f"model/{model}.yaml"))
+    if not (is_file(defense) and set(given).issuperset(OF_A_DEFENSE)):
+        values.update(of_defense(defense))
+    return values | {"defense": defense}
+
+
+def of_defense(defense: str) -> dict[str, Any]:
+    """Return the options that a defense sets: its name is that of a file of properties/defense, or a file's path.
+
+    Raises:
+        InputError: if there is no such defense, its file is no mapping of our options, or it has a name that is taken.
+    """
+    if is_file(defense):
+        return _own(defense)
     names = defenses()
     if defense not in names:
         raise InputError(
             f"defense: no file properties/defense/{defense}.yaml.{suggestion(str(defense), names)} "
             f"Known: {', '.join(names)}"
         )
-    values: dict[str, Any] = {}
-    for name in ("rawp.yaml", f"model/{model}.yaml", f"defense/{defense}.yaml"):
-        resource = properties() / name
-        if resource.is_file():
-            values.update(yaml.safe_load(resource.read_text(encoding="utf-8")) or {})
-    return values | {"defense": defense}
+    return _shipped(f"defense/{defense}.yaml")
+
+
+def is_file(defense: Any) -> bool:
+    """Tell whether a defense is the path of a YAML file, and not one that ships with the package."""
+    return isinstance(defense, str) and defense.endswith((".yaml", ".yml"))
+
+
+def name_of(defense: str) -> str:
+    """Return the name of a defense in records, tables and folders' names: that of its file, without folder and end."""
+    return Path(defense).stem if is_file(defense) else defense
 
 
 def defenses() -> list[str]:
@@ -44,6 +74,32 @@ def properties() -> Path:
     return installed if installed.is_dir() else package.parent / "properties"
 
 
-def default_defense() -> str:
-    """Return the defense where none is named."""
-    return yaml.safe_load((properties() / "rawp.yaml").read_text(encoding="utf-8"))["defense"]
+def _shipped(name: str) -> dict[str, Any]:
+    """Return the values in a file of the properties; nothing if there is none."""
+    file = properties() / name
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
+
+
+def _own(defense: str) -> dict[str, Any]:
+    """Return the values in a user's file of a defense; InputError as `of_defense`."""
+    file = Path(defense).expanduser()
+    if file.stem in defenses():
+        raise InputError(
+            f"defense: '{defense}' has the name of a defense that ships with the package. Rename the file."
+        )
+    if not file.is_file():
+        raise InputError(
+            f"defense: there is no file '{defense}'. Name a YAML file of yours, or one of {', '.join(defenses())}."
+        )
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"defense: cannot read '{defense}': {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"defense: '{defense}' holds no 'key: value' lines. See properties/defense/awp.yaml.")
+    for key in values:
+        if key in OPTIONS and key not in OF_A_DEFENSE:
+            raise InputError(f"defense: '{defense}': {key}: not for a defense to say. Set it beside the defense.")
+        if key not in OPTIONS:
+            raise InputError(f"defense: '{defense}': {no_such(str(key))}")
+    return {key: literal(value) for key, value in values.items()}  # YAML takes 1e-3, which lacks a dot, for a word

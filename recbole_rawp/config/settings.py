@@ -1,17 +1,19 @@
-"""What was set?  Frozen settings, read from any RecBole Config; what a plain one lacks comes from the properties."""
+"""Reads our options from any RecBole Config into frozen settings: once per config, which a job passes on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from recbole.config import Config
 
+from recbole_rawp.config.checks import check_names, check_values
 from recbole_rawp.config.command_line import ALIASES
-from recbole_rawp.config.properties import default_defense, defaults
-from recbole_rawp.config.rules import AUTO, PREFIXES, RULES, check_names, check_values
+from recbole_rawp.config.properties import defaults, name_of
+from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES
 from recbole_rawp.config.suites import threats
 from recbole_rawp.core.objective import Recipe
 from recbole_rawp.core.selection import among_weights
@@ -100,43 +102,65 @@ class Settings:
         values: every option of ours, by name.
         training: of stage 1.
         fine_tuning: of stage 2.
-        attack: of the evaluation under attack.
     """
 
     values: Mapping[str, Any]
     training: Training
     fine_tuning: FineTuning
-    attack: Attack
+
+    @cached_property
+    def attack(self) -> Attack:
+        """Those of the evaluation under attack; the suite, which may be a file, is read when they are first asked for.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        v = self.values
+        return Attack(threats(v), v["attack_batches"], v["attack_negatives"], v["attack_candidates"])
+
+    def check_radius_known(self) -> None:
+        """Raise InputError if stage 2, or an attack that scores, is to use a radius that no training finds before."""
+        if self.values["rawp_radius"] == AUTO and not self.values["ft_radius"]:
+            raise InputError("ft_radius: missing, and rawp_radius=auto is found in stage 1 only. Set ft_radius.")
 
 
 def read(config: Config) -> Settings:
-    """Return all our settings from any RecBole Config.
-
-    Raises:
-        InputError: for a misspelt option, a value out of range, or a suite that cannot be read.
-    """
-    return Settings(values(config), training(config), fine_tuning(config), attack(config))
-
-
-def values(config: Config) -> dict[str, Any]:
-    """Return our options from any RecBole Config; what a plain one lacks is filled in from the properties.
+    """Return our settings: those that a RAWPConfig holds; what a plain Config lacks comes from the properties.
 
     Raises:
         InputError: for a misspelt option or a value out of range.
     """
+    held = getattr(config, "settings", None)
+    if isinstance(held, Settings):
+        return held
     given = {ALIASES.get(key, key): value for key, value in config.final_config_dict.items()}
-    check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - RULES.keys())
-    found = defaults(config["model"], given.get("defense", default_defense()))
-    found.update({key: given[key] for key in RULES if key in given})
-    check_values(found)
-    return found
+    check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - OPTIONS.keys())
+    return complete(config["model"], given)
 
 
-def training(config: Config) -> Training:
-    """Return the settings of stage 1."""
-    v = values(config)
+def complete(model: str, given: Mapping[str, Any]) -> Settings:
+    """Return the settings for a model where some options are given, and the rest is at its default.
+
+    Raises:
+        InputError: for a value out of range, or a defense that does not exist.
+    """
+    found = defaults(model, given.get("defense", OPTIONS["defense"].default), given.keys())
+    return made(found | {key: given[key] for key in OPTIONS if key in given})
+
+
+def made(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that all of our options' values say.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+    check_values(values)
+    return Settings(values, _training(values), _fine_tuning(values))
+
+
+def _training(v: Mapping[str, Any]) -> Training:
     return Training(
-        v["defense"],
+        name_of(v["defense"]),
         v["rawp_target"],
         v["rawp_layer_weights"],
         v["rawp_warmup_epochs"],
@@ -149,9 +173,7 @@ def training(config: Config) -> Training:
     )
 
 
-def fine_tuning(config: Config) -> FineTuning:
-    """Return the settings of stage 2."""
-    v = values(config)
+def _fine_tuning(v: Mapping[str, Any]) -> FineTuning:
     own = ("rounds", "modules", "epochs", "learner", "learning_rate", "momentum", "weight_decay", "clean_tolerance")
     return FineTuning(
         **{name: v[f"ft_{name}"] for name in (*own, "attack_steps")},
@@ -187,24 +209,35 @@ def _radius(v: Mapping[str, Any]) -> float:
     return START if v["rawp_radius"] == AUTO else v["rawp_radius"]
 
 
-def check_radius_known(config: Config) -> None:
-    """Raise InputError if stage 2, or an attack that scores, is to use a radius that no training finds before it."""
-    v = values(config)
-    if v["rawp_radius"] == AUTO and not v["ft_radius"]:
-        raise InputError("ft_radius: missing, and rawp_radius=auto is found in stage 1 only. Set ft_radius.")
-
-
 def _criticality(v: Mapping[str, Any]) -> Criticality:
     return Criticality(
         v["criticality_radius"], v["criticality_granularity"], v["criticality_steps"], v["attack_batches"]
     )
 
 
-def attack(config: Config) -> Attack:
-    """Return the settings of the evaluation under attack.
+# --- for modules that do not hold Settings yet
 
-    Raises:
-        InputError: if the suite cannot be read.
-    """
-    v = values(config)
-    return Attack(threats(v), v["attack_batches"], v["attack_negatives"], v["attack_candidates"])
+
+def values(config: Config) -> Mapping[str, Any]:
+    """Return our options' values."""
+    return read(config).values
+
+
+def training(config: Config) -> Training:
+    """Return the settings of stage 1."""
+    return read(config).training
+
+
+def fine_tuning(config: Config) -> FineTuning:
+    """Return the settings of stage 2."""
+    return read(config).fine_tuning
+
+
+def attack(config: Config) -> Attack:
+    """Return the settings of the evaluation under attack."""
+    return read(config).attack
+
+
+def check_radius_known(config: Config) -> None:
+    """Raise InputError as `Settings.check_radius_known`."""
+    read(config).check_radius_known()

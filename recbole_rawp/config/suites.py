@@ -11,7 +11,7 @@ import yaml
 
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.properties import properties
-from recbole_rawp.config.rules import RULES
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.threat import KINDS, Threat
@@ -107,8 +107,8 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
     if "methods" not in entry:
         raise InputError(f"{where}: methods are missing. Name some, as in methods: [noise, fgsm].")
     methods = entry["methods"]
-    if isinstance(methods, str) or not RULES["attack"].accepts(methods):
-        raise InputError(f"{where}: methods: {methods!r} is not valid; expected {RULES['attack'].text}.")
+    if isinstance(methods, str) or not OPTIONS["attack"].accepts(methods):
+        raise InputError(f"{where}: methods: {methods!r} is not valid; expected {OPTIONS['attack'].expected}.")
     for method in methods:
         _check_method(method, where)
     kinds = {KINDS[method] for method in methods}
@@ -118,9 +118,9 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
     for key, value in entry.items():
         if key != "methods" and key not in known:
             raise InputError(f"{where}: {key}: no such key.{suggestion(str(key), ['methods', *known])}")
-        rule = RULES.get(f"attack_{key}")
-        if rule is not None and not rule.accepts(value):
-            raise InputError(f"{where}: {key}: {value!r} is not valid; expected {rule.text}.")
+        option = OPTIONS.get(f"attack_{key}")
+        if option is not None and not option.accepts(value):
+            raise InputError(f"{where}: {key}: {value!r} is not valid; expected {option.expected}.")
 
 
 def _check_method(method: str, where: str) -> None:

@@ -1,4 +1,4 @@
-"""How is an existing RecBole checkpoint read?  It is a pickle, which can run code: trusted files only."""
+"""Reads checkpoints that RecBole saved. They are pickles, which can run code: trusted files only."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def settings(
     *,
     ours: Mapping[str, Any] | None = None,
     without: str | None = None,
+    argv: Sequence[str] | None = None,
 ) -> RAWPConfig:
-    """Return the checkpoint's settings; `ours`, then files, dictionary and command line win over them.
+    """Return the checkpoint's settings; `ours`, then files, dictionary and command line (`argv`) win over them.
 
     Keys that begin with `without` are left out.
 
@@ -69,7 +70,7 @@ def settings(
         kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
         kept |= begun_from(theirs, checkpoint["path"]) | dict(ours or {})
         first.write_text(environment.as_yaml(kept), encoding="utf-8")
-        config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict)
+        config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict, argv=argv)
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:
             raise InputError(

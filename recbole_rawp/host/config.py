@@ -1,14 +1,11 @@
-"""What may I set?
-
-Our options join RecBole's Config as flat keys, and `RAWPConfig` checks them; `settings` reads them.
-"""
+"""Lets our options join RecBole's Config as flat keys: `RAWPConfig` checks them, and holds them as settings."""
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import importlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,13 @@ from recbole.utils import EvaluatorType, get_model
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from recbole_rawp.config import command_line
-from recbole_rawp.config.command_line import ALIASES
-from recbole_rawp.config.properties import default_defense, defaults
-from recbole_rawp.config.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
+from recbole_rawp.config import settings as options
+from recbole_rawp.config.checks import check_names
+from recbole_rawp.config.command_line import ALIASES, COMMAND_LINE_ONLY
+from recbole_rawp.config.properties import defaults
+from recbole_rawp.config.recbole_options import check_types
+from recbole_rawp.config.schema import OPTIONS
+from recbole_rawp.config.settings import Settings
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host.networks import NETWORKS
 from recbole_rawp.host.pretraining import check_stage
@@ -99,10 +100,19 @@ class RAWPConfig(Config):
 
     It pickles as a plain `recbole.config.Config`, so that checkpoints can be read without this package.
 
+    Args:
+        model, dataset, config_file_list, config_dict: as RecBole's Config takes them.
+        argv: the words that were typed; None, as RecBole, those behind the name of this process's program.
+
+    Attributes:
+        argv: the words that were typed.
+
     Raises:
-        InputError: for an unknown model, option or defense, a value out of range, or a config file that is missing
-            or not YAML.
+        InputError: for an unknown model, option or defense, a value of the wrong type or out of range, or a config file
+            that is missing or not YAML.
     """
+
+    OWN = ("argv", "_settings")  # attributes that the pickle leaves out
 
     def __init__(
         self,
@@ -110,7 +120,11 @@ class RAWPConfig(Config):
         dataset: str | None = None,
         config_file_list: Sequence[str] | None = None,
         config_dict: Mapping[str, Any] | None = None,
+        *,
+        argv: Sequence[str] | None = None,
     ) -> None:
+        self.argv = command_line.words(argv)
+        self._settings: Settings | None = None
         try:
             super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
         except InputError:
@@ -119,16 +133,36 @@ class RAWPConfig(Config):
             reason = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise InputError(f"RecBole refuses the settings: {' '.join(str(reason).split())}") from error
         check_names(self.external_config_dict, self._recbole_keys())
-        check_values(self.final_config_dict)
+        self._settings = options.made(self._ours())
         check_metric(self)
         check_stage(self)
 
+    @property
+    def settings(self) -> Settings:
+        """Our options, read once, and again only after one of them was set otherwise."""
+        values = self._ours()
+        if self._settings is None or self._settings.values != values:
+            self._settings = options.made(values)
+        return self._settings
+
+    def _ours(self) -> dict[str, Any]:
+        return {key: self.final_config_dict[key] for key in OPTIONS}
+
+    def but(self, **changes: Any) -> RAWPConfig:
+        """Return a copy in which these options are set otherwise."""
+        twin = object.__new__(RAWPConfig)
+        twin.__dict__.update(copy.deepcopy(self.__dict__))
+        for key, value in changes.items():
+            twin[key] = value
+        return twin
+
     def __reduce__(self) -> tuple:
-        return copyreg._reconstructor, (Config, object, None), self.__dict__  # type: ignore[attr-defined]
+        state = {key: value for key, value in vars(self).items() if key not in self.OWN}
+        return copyreg._reconstructor, (Config, object, None), state  # type: ignore[attr-defined]
 
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()
-        self.parameters["RAWP"] = list(RULES)
+        self.parameters["RAWP"] = list(OPTIONS)
 
     def _load_config_files(self, file_list: Sequence[str] | None) -> dict[str, Any]:
         for file in file_list or ():
@@ -141,10 +175,8 @@ class RAWPConfig(Config):
         return super()._load_config_files(file_list)
 
     def _load_cmd_line(self) -> dict[str, Any]:
-        if "ipykernel_launcher" in sys.argv[0]:
-            return {}
-        options, _ = command_line.read(sys.argv[1:])
-        return {key: value for key, value in options.items() if key not in COMMAND_LINE_ONLY}
+        typed, _ = command_line.read(self.argv)
+        return {key: value for key, value in typed.items() if key not in COMMAND_LINE_ONLY}
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
         return {key: command_line.literal(value) for key, value in config_dict.items()}
@@ -163,9 +195,11 @@ class RAWPConfig(Config):
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
-        ours = defaults(model, self.external_config_dict.get("defense", default_defense()))
+        given = self.external_config_dict
+        check_types(given, self.internal_config_dict)
+        ours = defaults(model, given.get("defense", OPTIONS["defense"].default), given.keys())
         self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 
     def _recbole_keys(self) -> set[str]:
         listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
-        return (self.internal_config_dict.keys() - RULES.keys()) | set(listed)
+        return (self.internal_config_dict.keys() - OPTIONS.keys()) | set(listed)

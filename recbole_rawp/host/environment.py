@@ -1,4 +1,4 @@
-"""Where was it run, with which versions and settings?"""
+"""Describes where a run ran: command, versions, machine, and its settings as a file that repeats it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import yaml
 from recbole.config import Config
 
 import recbole_rawp
-from recbole_rawp.config.properties import defaults
+from recbole_rawp.config import command_line
+from recbole_rawp.config.properties import defaults, is_file
 
 # Derived, or of one run alone: its place and its processes.
 ONCE = (
@@ -28,11 +28,12 @@ ONCE = (
 PACKAGES = ("recbole", "torch", "numpy", "pandas", "scipy", "ray")
 
 
-def describe(device: torch.device) -> str:
-    """Return the command, versions, commit and machine of this process, a line each."""
+def describe(device: torch.device, argv: Sequence[str] | None = None) -> str:
+    """Return the command, versions, commit and machine of this process, a line each; `argv` as RAWPConfig's."""
     packages = (f"{name} {_version(name)}" for name in PACKAGES)
+    program, *words = command_line.command(argv)
     lines = [
-        f"command: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
+        f"command: {shlex.join([Path(program).name, *words])}",
         f"recbole_rawp {recbole_rawp.__version__}, commit {_commit()}",
         f"Python {platform.python_version()}, {', '.join(packages)}",
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
@@ -49,7 +50,8 @@ def settings(config: Config) -> dict[str, Any]:
 def settings_yaml(config: Config) -> str:
     """Return the settings of the run as YAML that repeats it when read as a config file.
 
-    Options of ours at their default are comments: another --defense brings its own.
+    Options of ours at their default are comments: another --defense brings its own. Where the defense is a file, none
+    is, so that the run goes on without it.
     """
     chosen, at_default = _split(config)
     comments = "".join(f"# {line}\n" for line in as_yaml(at_default).splitlines())
@@ -66,7 +68,7 @@ def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         chosen["ft_rounds"] = config["ft_rounds"]  # a baseline has 0
     for key in ONCE:
         chosen.pop(key, None)
-    ours = defaults(config["model"], config["defense"] or "none")
+    ours = {} if is_file(config["defense"]) else defaults(config["model"], config["defense"] or "none")
     at_default = {
         key: chosen.pop(key) for key in list(chosen) if key != "defense" and chosen[key] == ours.get(key, ...)
     }

@@ -16,6 +16,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils import get_flops, get_model, init_logger, init_seed, set_color
 from torch import nn
 
+from recbole_rawp.config.command_line import command
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
 
@@ -82,7 +83,7 @@ def start_log(config: Config) -> None:
         colorama.deinit()
     init_logger(config)
     _handlers[:] = [handler for handler in logger.handlers if handler not in others]
-    logger.info(sys.argv)
+    logger.info(command(getattr(config, "argv", None)))
     logger.info(config)
 
 

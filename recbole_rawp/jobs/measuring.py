@@ -12,7 +12,8 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_rawp.config import settings as options
-from recbole_rawp.config.rules import MEASURED, RULES
+from recbole_rawp.config.recbole_options import MEASURED
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.suites import written
 from recbole_rawp.core import restoring
 from recbole_rawp.core.overlay import clear_caches
@@ -88,7 +89,7 @@ def under_attack(
         trainer,
         data.train,
         data.test,
-        options.attack(trainer.config),
+        options.read(trainer.config).attack,
         defense=trainer.defense,
         candidates=candidates,
         stage=stage,
@@ -108,14 +109,14 @@ def write(
 
     `dataset` is RecBole's, of which the candidates are.
     """
-    config, text = trainer.config, written(options.attack(trainer.config).threats)
+    config, text = trainer.config, written(options.read(trainer.config).attack.threats)
     if candidates is not None:
         write_candidates(folder / "candidates.npz", candidates, dataset)
     metric, bigger = config["valid_metric"].lower(), config["valid_metric_bigger"]
     facts = {
         "metric": metric,
         "bigger": bigger,
-        "settings": {key: config[key] for key in (*RULES, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
+        "settings": {key: config[key] for key in (*OPTIONS, *MEASURED)} | {"suite.yaml": "\n" + indent(text, "  ")},
         "notes": findings.notes,
         "environment": (folder / "environment.txt").read_text(encoding="utf-8").strip(),
     }
@@ -149,7 +150,7 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     """
     if not data.test:
         raise InputError("eval_args: the attacks are measured on test data, and this split has none. Split some off.")
-    settings = options.attack(config)
+    settings = options.read(config).attack
     possible = [threat for threat in settings.threats if can_move(model, threat)]
     loader, per_user = data.test, [threat for threat in possible if threat.scope == PER_USER]
     if per_user:

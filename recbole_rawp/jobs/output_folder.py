@@ -1,4 +1,4 @@
-"""Where does a run's output go?  Into one folder of its own; nothing is overwritten, no file is half-written."""
+"""Claims the one folder that a run's output goes into: nothing is overwritten, no file is half-written."""
 
 from __future__ import annotations
 

@@ -1,19 +1,16 @@
-"""In what order does it happen?"""
+"""Runs the jobs on one model, step by step: train, go on, harden, rank, attack."""
 
 from __future__ import annotations
 
-import copy
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from recbole.config import Config
 from torch import nn
 
 from recbole_rawp import files
-from recbole_rawp.config import settings as options
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import FAILED, Check
 from recbole_rawp.host import checkpoint, environment
@@ -49,6 +46,8 @@ def run_recbole_rawp(
     config_dict: Mapping[str, Any] | None = None,
     saved: bool = True,
     baseline: bool = False,
+    *,
+    argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train a RecBole model with a defense, attack it on test data, and report: a drop-in for `run_recbole`.
 
@@ -56,6 +55,7 @@ def run_recbole_rawp(
         model, dataset, config_file_list, config_dict, saved: as RecBole's `run_recbole` takes them. Options of ours
             are flat keys like RecBole's; `properties/rawp.yaml` lists them.
         baseline: also train the plain model, first, and put both in one table and picture.
+        argv: the words that were typed, whose options win; None, as RecBole: those this process was started with.
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
@@ -67,19 +67,21 @@ def run_recbole_rawp(
     Raises:
         InputError: for anything in the input that cannot work, before any training.
     """
-    config = RAWPConfig(model, dataset, config_file_list, config_dict)
+    config = RAWPConfig(model, dataset, config_file_list, config_dict, argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     return _run(config, saved=saved, baseline=baseline)
 
 
-def continue_run(folder: str) -> dict[str, Any]:
-    """Go on with the run in `folder` from where it was killed; the end is the same. Return as `run_recbole_rawp`.
+def continue_run(folder: str, *, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Go on with the run in `folder` from where it was killed; the end is the same.
+
+    `argv` and what is returned are those of `run_recbole_rawp`.
 
     Raises:
         InputError: if the folder holds no run, or options on the command line differ from the run's.
     """
     home = Path(folder).expanduser()
-    config = resume.settings(home)
+    config = resume.settings(home, argv=argv)
     with output_folder.held(home):
         file, place = home / "environment.txt", _place(config)
         before = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -89,9 +91,13 @@ def continue_run(folder: str) -> dict[str, Any]:
 
 
 def harden_checkpoint(
-    file: str, config_file_list: Sequence[str] | None = None, config_dict: Mapping[str, Any] | None = None
+    file: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Repair the least robust module of a checkpoint's model: stage 2 alone. Return as `run_recbole_rawp`.
+    """Repair the least robust module of a checkpoint's model: stage 2 alone. `argv`, result: as `run_recbole_rawp`.
 
     The file is not touched; the repaired model lies in a new folder as `model.pth`, beside a copy of the original. Only
     load checkpoints that you trust: a pickle can run code.
@@ -100,16 +106,21 @@ def harden_checkpoint(
         InputError: for a file that is not a RecBole checkpoint or does not fit the data, and for options as above.
     """
     content = checkpoint.read(file)
-    config = checkpoint.settings(content, config_file_list, config_dict, ours=_own(content) | {"ft_rounds": 1})
+    ours = _own(content) | {"ft_rounds": 1}
+    config = checkpoint.settings(content, config_file_list, config_dict, ours=ours, argv=argv)
     if not config["ft_rounds"]:
         raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
-    options.check_radius_known(config)
+    config.settings.check_radius_known()
     output_folder.check_free(config["rawp_output_dir"])
     return _run(config, stage_1=Path(file).expanduser())
 
 
 def rank_checkpoint(
-    file: str, config_file_list: Sequence[str] | None = None, config_dict: Mapping[str, Any] | None = None
+    file: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Rank the modules of the model in a RecBole checkpoint by criticality.
 
@@ -119,15 +130,15 @@ def rank_checkpoint(
     Raises:
         InputError: as `harden_checkpoint`.
     """
-    config = checkpoint.settings(checkpoint.read(file), config_file_list, config_dict)
+    config = checkpoint.settings(checkpoint.read(file), config_file_list, config_dict, argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
-    check_weights(config, network)
+    check_weights(config.settings, network)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
     folder = _reserve(config, "rank")
     trainer = make_trainer(config, network, folder, saved=False)
     ready(trainer, data)
-    settings = options.fine_tuning(config)
+    settings = config.settings.fine_tuning
     weights = perturbed_weights(network, settings.target)
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
     table = stage2.write_ranking(rows, folder, title=f"{config['model']} on {config['dataset']}")
@@ -135,7 +146,11 @@ def rank_checkpoint(
 
 
 def attack_checkpoint(
-    file: str, config_file_list: Sequence[str] | None = None, config_dict: Mapping[str, Any] | None = None
+    file: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
 
@@ -148,7 +163,8 @@ def attack_checkpoint(
         InputError: as `harden_checkpoint`.
     """
     content = checkpoint.read(file)
-    config = checkpoint.settings(content, config_file_list, config_dict, ours=_own(content), without="attack")
+    ours = _own(content)
+    config = checkpoint.settings(content, config_file_list, config_dict, ours=ours, without="attack", argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     candidates = check_attack(config, network, data)
@@ -202,11 +218,11 @@ def _run(
 
 
 def _checked(
-    config: RAWPConfig, current: Config, stage_1: Path | None, findings: Findings
+    config: RAWPConfig, current: RAWPConfig, stage_1: Path | None, findings: Findings
 ) -> tuple[Data, nn.Module, Candidates | None]:
     """Return data, model and attack candidates of the settings `current`, or raise InputError for what cannot work."""
     data, network = prepare(current)
-    check_weights(config, network)
+    check_weights(config.settings, network)
     candidates = check_attack(config, network, data)
     check_training(current, network, data.train)
     if stage_1 is None:
@@ -219,9 +235,9 @@ def _checked(
     return data, network, candidates
 
 
-def _begin(config: RAWPConfig, runs: Sequence[Config], stage_1: Path | None, stack: ExitStack) -> Path:
+def _begin(config: RAWPConfig, runs: Sequence[RAWPConfig], stage_1: Path | None, stack: ExitStack) -> Path:
     """Return a new folder, held by `stack`, with the settings of the runs and a copy of what takes stage 1's place."""
-    folder = _reserve(config, config["defense"] if stage_1 is None else "harden")
+    folder = _reserve(config, config.settings.training.defense if stage_1 is None else "harden")
     stack.enter_context(output_folder.held(folder))
     if stage_1 is not None:
         files.copy(stage_1, folder / ORIGINAL)
@@ -229,7 +245,7 @@ def _begin(config: RAWPConfig, runs: Sequence[Config], stage_1: Path | None, sta
     return folder
 
 
-def _check_stage_1(config: RAWPConfig, current: Config, network: nn.Module, data: Data) -> None:
+def _check_stage_1(config: RAWPConfig, current: RAWPConfig, network: nn.Module, data: Data) -> None:
     """Raise InputError if stage 1 could not harden, or not find what the stage after it needs.
 
     Args:
@@ -239,20 +255,18 @@ def _check_stage_1(config: RAWPConfig, current: Config, network: nn.Module, data
     check_searchable(config, network, data.valid)
     check_hardens(config, network, data)
     if current["ft_rounds"] and (current["defense"] == "none" or not current["epochs"]):
-        options.check_radius_known(current)
+        current.settings.check_radius_known()
 
 
-def unseen(content: Mapping[str, Any], config: Config) -> list[Check]:
+def unseen(content: Mapping[str, Any], config: RAWPConfig) -> list[Check]:
     """Return a failed check if a checkpoint's model may have been trained on what are test data here."""
     other = checkpoint.resplit(content["config"], config)
-    return [Check(config["defense"], "test data were no training data", FAILED, other)] if other else []
+    return [Check(config.settings.training.defense, "test data were no training data", FAILED, other)] if other else []
 
 
-def with_baseline(config: RAWPConfig) -> list[Config]:
+def with_baseline(config: RAWPConfig) -> list[RAWPConfig]:
     """Return the settings of the plain model, then those of the hardened one; one of them if they are the same."""
-    plain = copy.deepcopy(config)
-    plain["defense"], plain["ft_rounds"] = "none", 0
-    return [config] if config["defense"] == "none" else [plain, config]
+    return [config] if config["defense"] == "none" else [config.but(defense="none", ft_rounds=0), config]
 
 
 def _own(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,11 +274,11 @@ def _own(content: Mapping[str, Any]) -> dict[str, Any]:
     return {} if content["config"]["defense"] else {"defense": "none"}
 
 
-def _reserve(config: Config, last: str) -> Path:
+def _reserve(config: RAWPConfig, last: str) -> Path:
     """Return the run's output folder."""
     wanted, names = config["rawp_output_dir"], (config["model"], config["dataset"], last)
     return output_folder.reserve(wanted, *names, environment=_place(config))
 
 
-def _place(config: Config) -> str:
-    return environment.describe(config["device"])
+def _place(config: RAWPConfig) -> str:
+    return environment.describe(config["device"], config.argv)

@@ -1,4 +1,4 @@
-"""How do several runs come into one report?"""
+"""Puts what several runs found into one report."""
 
 from __future__ import annotations
 

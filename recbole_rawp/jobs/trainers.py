@@ -1,4 +1,4 @@
-"""What does each step of a run do?"""
+"""Checks, makes and fits the trainer of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole.utils import get_trainer, set_color
 from torch import nn
 
 from recbole_rawp import files
-from recbole_rawp.config import settings as options
+from recbole_rawp.config.settings import Settings, read
 from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
@@ -26,16 +26,15 @@ from recbole_rawp.training.registration import robustify
 logger = logging.getLogger()
 
 
-def check_weights(config: Config, model: nn.Module) -> None:
+def check_weights(settings: Settings, model: nn.Module) -> None:
     """Raise InputError, naming the option, if there is no weight to perturb."""
-    settings = options.training(config)
-    if settings.defense != "none" or config["ft_rounds"]:
-        chosen_weights(model, settings)
+    if settings.training.defense != "none" or settings.fine_tuning.rounds:
+        chosen_weights(model, settings.training)
 
 
 def check_hardens(config: Config, model: nn.Module, data: Data) -> None:
     """Raise InputError if a defense is wanted, and a plain model would be kept."""
-    settings = options.training(config)
+    settings = read(config).training
     if settings.defense != "none" and not pretraining(model):
         warm_up.check(config, settings.warmup_epochs, data.valid)
     elif settings.defense != "none" and settings.pretraining:
@@ -58,7 +57,7 @@ def write_settings(runs: Sequence[Config], folder: Path) -> None:
         home = folder if config is runs[-1] else folder / "baseline"
         home.mkdir(exist_ok=True)
         files.write_text(home / "settings.yaml", environment.settings_yaml(config))
-        files.write_text(home / "suite.yaml", written(options.attack(config).threats))
+        files.write_text(home / "suite.yaml", written(read(config).attack.threats))
 
 
 def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) -> RAWPFTTrainer:

@@ -1,8 +1,7 @@
-"""Which settings are best?  One trial of a search: train with some, and see what an attack leaves on valid data."""
+"""Runs one trial of a search for settings: train with some, and see what an attack leaves on valid data."""
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recbole_rawp.config import settings as options
-from recbole_rawp.config.rules import RULES
-from recbole_rawp.config.settings import FineTuning
+from recbole_rawp.config.schema import OPTIONS
+from recbole_rawp.config.settings import FineTuning, complete
 from recbole_rawp.errors import naming
 from recbole_rawp.host import checkpoint, environment
 from recbole_rawp.host.config import RAWPConfig
@@ -24,7 +22,11 @@ from recbole_rawp.training.stage2.robust_score import Judge
 
 
 def objective_function(
-    config_dict: Mapping[str, Any] | None = None, config_file_list: Sequence[str] | None = None, saved: bool = False
+    config_dict: Mapping[str, Any] | None = None,
+    config_file_list: Sequence[str] | None = None,
+    saved: bool = False,
+    *,
+    argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train with these settings and score the best model under attack: a drop-in for RecBole's `objective_function`.
 
@@ -35,6 +37,7 @@ def objective_function(
         config_dict: the settings of this trial, as `HyperTuning` passes them; or all settings.
         config_file_list: the settings that all trials share.
         saved: whether to keep the model, in a new folder of `runs`.
+        argv: as RAWPConfig's.
 
     Returns:
         `model`; `best_valid_score`, that score, unrounded, infinitely bad where scores are NaN; `valid_score_bigger`;
@@ -44,10 +47,10 @@ def objective_function(
     Raises:
         InputError: for anything in the input that cannot work, before any training.
     """
-    config = RAWPConfig(config_file_list=config_file_list, config_dict=config_dict)
+    config = RAWPConfig(config_file_list=config_file_list, config_dict=config_dict, argv=argv)
     attack = fixed_attack(config)
     data, network = prepare(config)
-    check_weights(config, network)
+    check_weights(config.settings, network)
     check_choosable(network, data)
     with naming("rawp_target"):
         perturbed_weights(network, attack.target)
@@ -79,18 +82,16 @@ def fixed_attack(config: RAWPConfig) -> FineTuning:
     shared: dict[str, Any] = config.file_config_dict | config.cmd_config_dict
     if "model" in config.variable_config_dict:
         shared = config.external_config_dict
-    fixed = copy.copy(config)
-    fixed.final_config_dict = {key: value for key, value in config.final_config_dict.items() if key not in RULES}
-    fixed.final_config_dict |= {key: shared[key] for key in RULES.keys() & shared.keys()}
-    options.check_radius_known(fixed)
-    return options.fine_tuning(fixed)
+    settings = complete(config["model"], {key: shared[key] for key in OPTIONS.keys() & shared.keys()})
+    settings.check_radius_known()
+    return settings.fine_tuning
 
 
 @contextmanager
 def trial_folder(config: RAWPConfig, saved: bool) -> Iterator[Path]:
     """Give the checkpoints of a trial a folder, gone afterwards unless `saved`."""
     if saved:
-        place = environment.describe(config["device"])
+        place = environment.describe(config["device"], config.argv)
         folder = output_folder.reserve(None, config["model"], config["dataset"], "trial", environment=place)
         write_settings([config], folder)
         yield folder

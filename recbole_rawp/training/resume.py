@@ -8,7 +8,9 @@ each epoch. RecBole makes a new GradScaler in each epoch, so there is none to ke
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from recbole.config import Config
 
 from recbole_rawp.config import settings as options
 from recbole_rawp.config.properties import defaults
-from recbole_rawp.config.rules import RULES
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.core import restoring
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.errors import InputError
@@ -30,6 +32,7 @@ from recbole_rawp.training.outside_state import Outside, copied, moved, plain, p
 
 State = dict[str, Any]
 NAME = "resume.pt"
+PLACES = ("rawp_output_dir", "attack_candidates")  # settings.yaml says the latter
 FREE = ("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir")  # do not change the result
 KEYS = (
     *("fingerprint", "stage", "counters", "weights", "outside", "optimizers", "optimizer_names", "generators"),
@@ -152,13 +155,15 @@ def load(file: Path, fingerprint: str) -> State | None:
 
 def fingerprint(folder: Path, config: Config) -> str:
     """Return the digest of the settings in `folder` and of our options' values, defaults too."""
-    ours = sorted((key, repr(config[key])) for key in RULES if key != "rawp_output_dir")
+    ours = sorted((key, repr(config[key])) for key in OPTIONS if key not in PLACES)
     ours.append(("threats", repr(options.attack(config).threats)))  # a suite is a file, which may change
     return hashlib.sha256((folder / "settings.yaml").read_bytes() + repr(ours).encode()).hexdigest()
 
 
-def settings(folder: Path) -> RAWPConfig:
+def settings(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfig:
     """Return the settings of the run in `folder`; the command line may only add what does not change its result.
+
+    Candidates that settings.yaml places relative to the folder, as a comparison does, are found wherever that lies.
 
     Raises:
         InputError: if there are none, or the command line differs from them.
@@ -166,9 +171,12 @@ def settings(folder: Path) -> RAWPConfig:
     file = folder / "settings.yaml"
     if not file.is_file():
         raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
-    config = RAWPConfig(config_file_list=[str(file)])
+    config = RAWPConfig(config_file_list=[str(file)], argv=argv)
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    written = {**defaults(written["model"], written["defense"]), **written}
+    written = {**defaults(written["model"], written["defense"], written), **written}
+    shared = str(written["attack_candidates"])
+    if shared.startswith("../") and (folder / shared).is_file():
+        config["attack_candidates"] = os.path.normpath(folder / shared)
     for key, value in config.cmd_config_dict.items():
         if key not in FREE and value != written.get(key):
             raise InputError(

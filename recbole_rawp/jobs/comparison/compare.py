@@ -1,8 +1,7 @@
-"""Does it hold across defenses, models, data sets and seeds?  A grid of runs that goes on after a kill."""
+"""Compares defenses over models, data sets and seeds: a grid of runs that goes on after a kill."""
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ import yaml
 
 from recbole_rawp import files
 from recbole_rawp.config import command_line
-from recbole_rawp.config.command_line import typed
-from recbole_rawp.config.rules import GRID
+from recbole_rawp.config.command_line import GRID
+from recbole_rawp.config.properties import is_file, name_of
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.jobs import output_folder, pipeline
@@ -27,7 +26,7 @@ from recbole_rawp.report.comparison.summary import FAILED, FINISHED
 from recbole_rawp.training import resume
 from recbole_rawp.training.resume import FREE
 
-FILE, ROWS = "comparison.yaml", "runs.csv"
+FILE, ROWS, DEFENSES = "comparison.yaml", "runs.csv", "defenses"
 OURS = (*GRID, "model", "dataset", "defense", "config_files", "resume", "rawp_output_dir")  # not options of a run
 
 Rows = dict[str, dict[str, Any]]  # by the run's name
@@ -41,8 +40,8 @@ def compare(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     folder: str | None = None,
-    going_on: bool = False,
-    say: Callable[[str], Any] = print,
+    *,
+    argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train every defense on every model and data set from every seed, attack all alike, and report.
 
@@ -52,8 +51,7 @@ def compare(
         config_dict: options of all runs. Those on the command line win, as everywhere.
         folder: of the comparison, new, empty, or one to go on with: then what is not named is as it was, finished
             runs are kept, one that was killed goes on, one that failed is tried again. None: comparisons/TIME.
-        going_on: whether the folder must hold a comparison.
-        say: is told of each run.
+        argv: the words that were typed; None, as RecBole: those this process was started with.
 
     Returns:
         `rows` (one dictionary per run), `table` (Markdown), `verdict`, `failed` (name -> reason) and `output_dir`.
@@ -61,9 +59,10 @@ def compare(
     Raises:
         InputError: for what cannot work, before the first training; or if a run that was begun had other settings.
     """
-    words, _ = command_line.read(sys.argv[1:])
+    argv = command_line.words(argv)
+    words, _ = command_line.read(argv)
     asked = {**(config_dict or {}), **{key: value for key, value in words.items() if key not in OURS}}
-    before = read_grid(Path(folder).expanduser(), wanted=going_on) if folder else {}
+    before = read_grid(Path(folder).expanduser()) if folder else {}
     wanted = grid.read(
         before.get("models") if models is None else models,
         before.get("datasets") if datasets is None else datasets,
@@ -74,38 +73,46 @@ def compare(
     )
     check_grown(wanted, before)
     home = Path(folder or output_folder.unused("comparisons")).expanduser()
-    made = feasibility.make(wanted, home)
-    place = environment.describe(next(iter(made.configs.values()))["device"])
+    made = feasibility.make(wanted)
+    place = environment.describe(next(iter(made.configs.values()))["device"], argv)
     if not before:
         home = output_folder.reserve(str(home), "", "", "", environment=place)
     with output_folder.held(home):
         begin(made, wanted, home, place)
-        rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS], say)
+        rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS])
         return summary.write(home, list(rows.values()), made.notes)
 
 
-def read_grid(home: Path, *, wanted: bool) -> dict[str, Any]:
+def check_begun(folder: str) -> None:
+    """Raise InputError if the folder holds no comparison."""
+    if not (Path(folder).expanduser() / FILE).is_file():
+        raise InputError(f"resume: '{folder}' holds no {FILE}. Name the folder of a comparison.")
+
+
+def read_grid(home: Path) -> dict[str, Any]:
     """Return what the comparison in a folder was asked for; nothing if the folder is new or empty.
 
     Raises:
-        InputError: if it holds something else, or nothing where a comparison is `wanted`.
+        InputError: if it holds something else, or the file cannot be read.
     """
     file = home / FILE
     if not file.is_file():
-        if wanted:
-            raise InputError(f"resume: '{home}' holds no {FILE}. Name the folder of a comparison.")
         output_folder.check_free(str(home))
         return {}
     try:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, TypeError, ValueError, yaml.YAMLError) as error:
+        before = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        before["defenses"] = [str(home / name) if is_file(name) else name for name in before["defenses"]]
+        return before
+    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"resume: cannot read '{file}': {' '.join(str(error).split())}. Start anew.") from error
 
 
 def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
     """Raise InputError if runs of the comparison that goes on are asked for no longer; more of them are welcome."""
     for key in GRID:
-        if missing := [str(entry) for entry in before.get(key, ()) if entry not in getattr(wanted, key)]:
+        called: Callable[[Any], str] = name_of if key == "defenses" else str
+        now = set(map(called, getattr(wanted, key)))
+        if missing := [name for name in map(called, before.get(key, ())) if name not in now]:
             raise InputError(
                 f"{key}: {', '.join(missing)} missing, which the comparison that goes on has. Name all of them, or "
                 f"leave --{key} out; for fewer start anew."
@@ -113,7 +120,7 @@ def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
 
 
 def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
-    """Write what the runs need into the folder: settings and `place` of each, candidates of each data set.
+    """Write what the runs need into the folder: the grid, settings and `place` of each, candidates of each data set.
 
     Raises:
         InputError: if a run that was begun had other settings.
@@ -121,12 +128,10 @@ def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
     for cell, config in made.configs.items():
         folder = home / cell.name
         if (folder / "settings.yaml").exists():
-            with typed():
-                feasibility.check_unchanged(config, resume.settings(folder), str(folder))
+            feasibility.check_unchanged(config, resume.settings(folder, argv=[]), folder)
             suite = folder / "suite.yaml"
             feasibility.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
-    asked = {key: list(getattr(wanted, key)) for key in GRID} | {"config_files": list(wanted.files)}
-    files.write_text(home / FILE, environment.as_yaml(asked | {"options": wanted.options}))
+    write_grid(wanted, home)
     made.save_candidates(home)
     for cell, config in made.configs.items():
         folder = home / cell.name
@@ -136,23 +141,37 @@ def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
             write_settings([config], folder)
 
 
-def run_all(made: Plan, home: Path, words: Sequence[str], say: Callable[[str], Any]) -> Rows:
+def write_grid(wanted: Grid, home: Path) -> None:
+    """Write what was asked for as `read_grid` reads it from any other folder, and copies of the defenses' files."""
+    defenses = []
+    for defense in wanted.defenses:
+        kept = home / DEFENSES / f"{name_of(defense)}.yaml"
+        if is_file(defense) and not (kept.exists() and kept.samefile(Path(defense).expanduser())):
+            kept.parent.mkdir(exist_ok=True)
+            files.copy(Path(defense).expanduser(), kept)
+        defenses.append(f"{DEFENSES}/{kept.name}" if is_file(defense) else defense)
+    axes = {key: list(getattr(wanted, key)) for key in GRID} | {"defenses": defenses}
+    rest = {"config_files": wanted.whole_paths(), "options": wanted.options}
+    files.write_text(home / FILE, environment.as_yaml(axes | rest))
+
+
+def run_all(made: Plan, home: Path, words: Sequence[str]) -> Rows:
     """Run what is not finished, each run to its end or failure; write its row at once. Return all rows in order."""
     rows = read_rows(home)
     cells = list(made.configs)
     for number, cell in enumerate(cells, 1):
         name = f"[{number}/{len(cells)}] {cell.name}"
         if finished(rows.get(cell.name), home):
-            say(f"{name}: finished before")
+            print(f"{name}: finished before")
             continue
         if reason := made.impossible.get(cell):
             rows[cell.name] = failure(cell, reason)
         else:
-            say(f"{name}: begins")
+            print(f"{name}: begins")
             rows[cell.name] = run(cell, home, words)
         row = rows[cell.name]
         files.whole(home / ROWS, lambda path: pd.DataFrame(list(rows.values())).to_csv(path, index=False))
-        say(f"{name}: {row['status']}" + f": {row['reason']}" * (row["status"] == FAILED))
+        print(f"{name}: {row['status']}" + f": {row['reason']}" * (row["status"] == FAILED))
     return {cell.name: rows[cell.name] for cell in cells}
 
 
@@ -162,8 +181,7 @@ def run(cell: Cell, home: Path, words: Sequence[str]) -> dict[str, Any]:
     trace = folder / "failure.txt"
     trace.unlink(missing_ok=True)
     try:
-        with typed("train", f"--resume={folder}", *words):
-            result = pipeline.continue_run(str(folder))
+        result = pipeline.continue_run(str(folder), argv=["train", f"--resume={folder}", *words])
         return described(cell) | run_rows.measure(folder) | {"status": FINISHED, "seconds": result["seconds"]}
     except InputError as error:
         return failure(cell, str(error))

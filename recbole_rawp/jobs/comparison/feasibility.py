@@ -1,4 +1,4 @@
-"""Can every run of a comparison work, and do they compare?  Looked at before the first one trains."""
+"""Looks, before the first run of a comparison trains, whether each can work and whether they compare."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from recbole.utils.argument_list import dataset_arguments
 from torch import nn
 
-from recbole_rawp.config import settings as options
-from recbole_rawp.config.rules import RULES
+from recbole_rawp.config.properties import name_of
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.suites import read as suite
 from recbole_rawp.config.suites import written
 from recbole_rawp.core.selection import among_weights
@@ -30,7 +30,7 @@ from recbole_rawp.training.resume import FREE
 SAME = (  # what all runs of a model on a data set share: data, ranking, attack
     *("valid_metric", "valid_metric_bigger", "metrics", "topk", "eval_args", "repeatable"),
     *("data_path", *dataset_arguments),
-    *(key for key in RULES if key.startswith("attack")),
+    *(key for key in OPTIONS if key.startswith("attack")),
 )
 Configs = dict[Cell, RAWPConfig]
 
@@ -59,12 +59,12 @@ class Plan:
 
 
 def candidate_file(folder: Path, dataset: str) -> Path:
-    """Return the file of candidates that all runs of a data set rank."""
+    """Return the file of candidates that all runs of a data set rank; `folder` is the comparison's."""
     return folder / f"candidates-{dataset}.npz"
 
 
-def make(grid: Grid, folder: Path) -> Plan:
-    """Return the plan of a comparison in `folder`; nothing is written.
+def make(grid: Grid) -> Plan:
+    """Return the plan of a comparison; nothing is written.
 
     Raises:
         InputError: for settings that cannot work or do not compare, or if no run could work.
@@ -75,13 +75,13 @@ def make(grid: Grid, folder: Path) -> Plan:
         comparable({cell: config for cell, config in asked.items() if cell.place == place})
     plan = Plan()
     for place in dict.fromkeys(cell.place for cell in cells):
-        look(plan, grid, {cell: config for cell, config in asked.items() if cell.place == place}, folder)
+        look(plan, grid, {cell: config for cell, config in asked.items() if cell.place == place})
     if len(plan.impossible) == len(cells):
         raise InputError(next(iter(plan.impossible.values())))
     return plan
 
 
-def look(plan: Plan, grid: Grid, asked: Configs, folder: Path) -> None:
+def look(plan: Plan, grid: Grid, asked: Configs) -> None:
     """Add the runs of a model on a data set to the plan."""
     first = next(iter(asked))
     data, network = prepare(asked[first])
@@ -100,7 +100,7 @@ def look(plan: Plan, grid: Grid, asked: Configs, folder: Path) -> None:
             plan.impossible[cell] = reasons[cell.defense]
     possible = {cell: config for cell, config in configs.items() if cell not in plan.impossible}
     if possible and share_candidates(plan, possible, data, network):
-        extra["attack_candidates"] = str(candidate_file(folder, first.dataset))
+        extra["attack_candidates"] = str(candidate_file(Path(".."), first.dataset))  # from each run's folder
         configs = {cell: grid.settings(cell, extra) for cell in asked}
     plan.configs |= configs
 
@@ -108,7 +108,7 @@ def look(plan: Plan, grid: Grid, asked: Configs, folder: Path) -> None:
 def hindrance(config: RAWPConfig, network: nn.Module, data: Data) -> str:
     """Return why this defense, or its attack, finds nothing to move in the model; nothing if it does."""
     try:
-        check_weights(config, network)
+        check_weights(config.settings, network)
         check_attack(config, network, data)
     except InputError as error:
         return str(error)
@@ -191,31 +191,34 @@ def fits(shared: ranking.Candidates, dataset: Any, data: Data, config: RAWPConfi
     if any(getattr(dataset, name) != getattr(data.test._dataset, name) for name in IDENTITY):
         return False
     try:
-        ranking.check(shared, ranking.sampled_loader(config, data.test, options.attack(config).negatives))
+        ranking.check(shared, ranking.sampled_loader(config, data.test, config.settings.attack.negatives))
     except InputError:
         return False
     return True
 
 
-def check_unchanged(config: RAWPConfig, before: RAWPConfig, where: str) -> None:
-    """Raise InputError if a run that was begun had other settings than it has now."""
+def check_unchanged(config: RAWPConfig, before: RAWPConfig, folder: Path) -> None:
+    """Raise InputError if the run in `folder`, which was begun, had other settings than it has now."""
     for key in sorted(before.final_config_dict.keys() | config.final_config_dict.keys()):
-        old, new = (plain(placed(key, one.final_config_dict.get(key))) for one in (before, config))
+        old, new = (plain(placed(key, one.final_config_dict.get(key), folder)) for one in (before, config))
         if old != new and key not in (*FREE, *environment.ONCE, "checkpoint_dir", "device"):
             raise InputError(
-                f"{key}: {config[key]!r}, but the run in '{where}' has {before[key]!r}. A comparison goes on as it "
+                f"{key}: {config[key]!r}, but the run in '{folder}' has {before[key]!r}. A comparison goes on as it "
                 f"began: leave {key} as it was, or name a new --rawp_output_dir."
             )
 
 
-def placed(key: str, value: Any) -> Any:
-    """Return the setting; the file of candidates, which the comparison's folder holds, by its whole path."""
-    return Path(value).resolve() if key == "attack_candidates" and value else value
+def placed(key: str, value: Any, folder: Path) -> Any:
+    """Return the setting as it stays when the comparison moves: candidates by their whole path, a defense by name."""
+    if key == "attack_candidates" and value:
+        near = folder / value
+        return (near if near.is_file() else Path(value)).resolve()
+    return name_of(value) if key == "defense" else value
 
 
 def check_suite(config: RAWPConfig, before: str, where: str) -> None:
     """Raise InputError if the suite is a file that has changed since a run that was begun wrote its threats down."""
-    if written(options.attack(config).threats) != before:
+    if written(config.settings.attack.threats) != before:
         raise InputError(
             f"attack: {config['attack']!r} holds other threats than '{where}'. A comparison goes on as it began: put "
             "them back, or name a new --rawp_output_dir."

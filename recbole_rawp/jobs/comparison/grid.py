@@ -1,14 +1,13 @@
-"""Which runs does a comparison hold?  Every defense on every model, data set and seed, each with its settings."""
+"""Lists the runs of a comparison: every defense on every model, data set and seed, each with its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_rawp.config.command_line import typed
-from recbole_rawp.config.properties import defenses as known_defenses
+from recbole_rawp.config.properties import name_of, of_defense
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host.config import RAWPConfig
 
@@ -18,7 +17,7 @@ SEEDS = 3  # where none are named
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison."""
+    """One run of a comparison; its defense is called by its name, also where it is a file."""
 
     model: str
     dataset: str
@@ -41,7 +40,7 @@ class Grid:
     """The runs of a comparison, and what they are set to.
 
     Attributes:
-        models, datasets, defenses, seeds: every combination is a run.
+        models, datasets, defenses, seeds: every combination is a run. A defense is a name or the path of a file.
         files: config files; `NAME:FILE` is for the runs of that model, data set or defense alone.
         options: of all runs; they win over the files.
     """
@@ -56,7 +55,7 @@ class Grid:
     def cells(self) -> list[Cell]:
         """Return the runs in order: all defenses of a seed, then the next, so that a part is a comparison, too."""
         return [
-            Cell(model, dataset, defense, seed)
+            Cell(model, dataset, name_of(defense), seed)
             for dataset in self.datasets
             for model in self.models
             for seed in self.seeds
@@ -69,16 +68,16 @@ class Grid:
         Raises:
             InputError: for what `RAWPConfig` refuses.
         """
-        own = {"defense": cell.defense, "seed": cell.seed, "rawp_output_dir": None}
+        (defense,) = (defense for defense in self.defenses if name_of(defense) == cell.defense)
+        own = {"defense": defense, "seed": cell.seed, "rawp_output_dir": None}
         names = (cell.model, cell.dataset, cell.defense)
         mine = [file for owner, file in map(self.owned, self.files) if owner is None or owner in names]
-        with typed():
-            return RAWPConfig(cell.model, cell.dataset, mine, {**self.options, **own, **extra})
+        return RAWPConfig(cell.model, cell.dataset, mine, {**self.options, **own, **extra}, argv=[])
 
     def owned(self, file: str) -> tuple[str | None, str]:
         """Return whose config file it is, None for everybody's, and its path."""
         owner, colon, path = file.partition(":")
-        names = (*self.models, *self.datasets, *self.defenses)
+        names = (*self.models, *self.datasets, *map(name_of, self.defenses))
         if not colon or (owner not in names and Path(file).exists()):
             return None, file
         if owner not in names:
@@ -87,6 +86,11 @@ class Grid:
                 f"{suggestion(owner, names)} Before the colon stands the one whose runs the file is for."
             )
         return owner, path
+
+    def whole_paths(self) -> list[str]:
+        """Return the config files by their whole paths, for whoever goes on from another folder."""
+        found = map(self.owned, self.files)
+        return [f"{owner}:{Path(path).resolve()}" if owner else str(Path(path).resolve()) for owner, path in found]
 
 
 def read(
@@ -107,23 +111,31 @@ def read(
     protectors = names("defenses", defenses)
     if not protectors:
         raise InputError("--defenses: missing. Name them, as in --defenses=none,awp,rawp.")
-    for name in protectors:
-        if name not in known_defenses():
-            raise InputError(
-                f"defenses: no file properties/defense/{name}.yaml.{suggestion(name, known_defenses())} "
-                f"Known: {', '.join(known_defenses())}"
-            )
+    check_defenses(protectors)
     files = tuple(files)
     for key, several in found.items():
         if not several and not files and key[:-1] not in options:
             raise InputError(f"--{key[:-1]}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
     shared = [file for file in files if ":" not in file or Path(file).exists()]
     first_model, first_dataset = (next(iter(several), None) for several in found.values())
-    with typed():
-        base = RAWPConfig(first_model, first_dataset, shared, {**options, "rawp_output_dir": None})
+    base = RAWPConfig(first_model, first_dataset, shared, {**options, "rawp_output_dir": None}, argv=[])
     model, dataset = (several or (base[key[:-1]],) for key, several in found.items())
     kept = {key: value for key, value in options.items() if key not in ("model", "dataset", "seed")}
     return Grid(model, dataset, protectors, numbers(seeds, base["seed"]), files, kept)
+
+
+def check_defenses(defenses: Sequence[str]) -> None:
+    """Raise InputError for a defense that does not exist, or two files of one name."""
+    called: dict[str, str] = {}
+    for defense in defenses:
+        try:
+            of_defense(defense)
+        except InputError as error:
+            raise InputError(str(error).replace("defense:", "defenses:", 1)) from error
+        if called.setdefault(name_of(defense), defense) != defense:
+            raise InputError(
+                f"defenses: '{called[name_of(defense)]}' and '{defense}' have the same name. Rename one of the files."
+            )
 
 
 def names(key: str, value: Any) -> tuple[str, ...]:

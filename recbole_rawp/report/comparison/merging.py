@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_rawp.config.rules import MEASURED
+from recbole_rawp.config.recbole_options import MEASURED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
 from recbole_rawp.evaluation.records import FAILED, Check

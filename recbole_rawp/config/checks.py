@@ -1,0 +1,74 @@
+"""Checks names and values of options, and says what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from recbole_rawp.config.command_line import COMMAND_LINE_ONLY
+from recbole_rawp.config.option import Option
+from recbole_rawp.config.recbole_options import UNLISTED
+from recbole_rawp.config.schema import OPTIONS, PREFIXES
+from recbole_rawp.errors import InputError, suggestion
+
+logger = logging.getLogger()
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise InputError for the first of our keys whose value has the wrong type or range."""
+    for key, option in OPTIONS.items():
+        if key in values and not option.accepts(values[key]):
+            raise InputError(
+                f"{key}: {values[key]!r} is not valid; expected {option.expected}.{_word_hint(option, values[key])}"
+            )
+    if values.get("rawp_granularity") in ("global", "element") and values.get("rawp_layer_weights") != "uniform":
+        raise InputError(
+            f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
+            f"{values['rawp_granularity']!r}. Use rawp_layer_weights=uniform or rawp_granularity=tensor."
+        )
+    if values.get("rawp_target") == "activations":
+        _check_activations(values)
+
+
+def _check_activations(values: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that shifts of activations, one for each row of the batch, cannot have."""
+    possible = {
+        "rawp_granularity": ("row", "sign"),
+        "rawp_direction": ("gradient", "noise"),
+        "rawp_ascent_fraction": (1,),
+    }
+    for key, known in possible.items():
+        if values[key] not in known:
+            raise InputError(
+                f"{key}: {values[key]!r} does not go with rawp_target=activations. "
+                f"Use {key}={' or '.join(map(str, known))}."
+            )
+
+
+def _word_hint(option: Option, value: Any) -> str:
+    return suggestion(value, option.expected.split(" | ")) if isinstance(value, str) and "|" in option.expected else ""
+
+
+def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
+    """Raise InputError for a misspelt key of ours; warn about a near miss of a key of RecBole's."""
+    known = set(recbole_keys) | UNLISTED
+    for key in given:
+        if not isinstance(key, str):
+            raise InputError(f"{key!r}: option names are words.")
+        if key in COMMAND_LINE_ONLY:
+            raise InputError(f"{key}: not a setting. Use --{key}, or the argument of the function.")
+        if key in OPTIONS or key in known:
+            continue
+        ours = difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.8)
+        theirs = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if key.startswith(PREFIXES) or (ours and not theirs):
+            raise InputError(no_such(key))
+        if theirs:
+            logger.warning(f"{key}: not an option that RecBole knows. Did you mean '{theirs[0]}'?")
+
+
+def no_such(key: str) -> str:
+    """Return the line about a key that is none of ours."""
+    return f"{key}: no such option.{suggestion(key, OPTIONS)} All options: properties/rawp.yaml"
