@@ -14,7 +14,7 @@ from recbole_rawp.config.checks import check_names, check_values
 from recbole_rawp.config.command_line import ALIASES
 from recbole_rawp.config.properties import defaults, name_of
 from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES
-from recbole_rawp.config.suites import threats
+from recbole_rawp.config.suites import check_listed, threats
 from recbole_rawp.core.objective import Recipe
 from recbole_rawp.core.selection import among_weights
 from recbole_rawp.errors import InputError
@@ -155,6 +155,7 @@ def made(values: Mapping[str, Any]) -> Settings:
         InputError: for a value out of range.
     """
     check_values(values)
+    check_listed(values["attack"])
     return Settings(values, _training(values), _fine_tuning(values))
 
 

@@ -83,12 +83,18 @@ def listed(methods: Sequence[str]) -> list[dict[str, Any]]:
         InputError: for a method that does not exist.
     """
     by_kind: dict[type[Threat], list[str]] = {}
+    check_listed(methods)
     for method in methods:
-        _check_method(method, "attack")
         by_kind.setdefault(KINDS[method], []).append(method)
     quick = read("quick")[0]
     own = {KINDS[quick["methods"][0]]: quick}
     return [own.get(kind, {}) | {"methods": names} for kind, names in by_kind.items()]
+
+
+def check_listed(suite: str | Sequence[str]) -> None:
+    """Raise InputError if a suite is a list that names a method which does not exist."""
+    if not isinstance(suite, str) and not KINDS.keys() >= set(suite):
+        raise InputError(f"attack: {suite!r} is not valid; expected suite, YAML file, or list of {' | '.join(KINDS)}.")
 
 
 def written(found: Sequence[Threat]) -> str:
