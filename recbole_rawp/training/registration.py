@@ -64,7 +64,7 @@ def reaches_super(function: Any, method: str, seen: tuple[Any, ...] = ()) -> boo
 
     A decorator's function that does not use the decorated one, has its own loop: `__wrapped__` alone says nothing.
     """
-    if isinstance(function, type) or any(function is other for other in seen):
+    if isinstance(function, type) or len(seen) > 20 or any(function is other for other in seen):
         return False
     if isinstance(function, FunctionType):
         if names_super(function.__code__, method):
