@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from recbole_rawp.core.ball import normalize, random_direction
-from recbole_rawp.core.selection import select
+from recbole_rawp.core.selection import select, sized
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
@@ -325,7 +325,7 @@ def test_recboles_models_get_the_slow_ways_attack_by_hooks_for_fifty_users(setti
     batch = interactions(model, data, 50, 9)
     if dtype is torch.float64:
         batch = Interaction({k: v.double() if v.is_floating_point() else v for k, v in batch.interaction.items()})
-    weights = select(model, target, vocabulary=[model.n_users, model.n_items] if name == "NeuMF" else [])
+    weights = select(model, target, tables=sized(model, [model.n_users, model.n_items]) if name == "NeuMF" else [])
     mask = torch.ones(50, 9, dtype=torch.bool)
     mask[::7, 5:] = False
     labels = (torch.rand(50, 9, generator=torch.Generator().manual_seed(1)) < 0.5).to(dtype)

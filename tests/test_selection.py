@@ -1,4 +1,4 @@
-"""Are exactly the intended weights selected?"""
+"""Exactly the intended weights are selected."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Toy(nn.Module):
     ],
 )
 def test_a_target_names_its_weights(target, expected):
-    assert list(selection.select(Toy(), target, vocabulary=[5, 7])) == expected
+    assert list(selection.select(Toy(), target, tables=selection.sized(Toy(), [5, 7]))) == expected
 
 
-def test_without_vocabulary_sizes_only_the_owner_decides():
+def test_without_tables_only_the_owner_decides():
     assert "to_items.weight" in selection.select(Toy(), "hidden")
 
 
 def test_a_size_one_off_is_not_the_vocabulary():
-    assert "to_items.weight" in selection.select(Toy(), "hidden", vocabulary=[5, 8])
+    assert "to_items.weight" not in selection.sized(Toy(), [5, 8])
 
 
 def test_a_pattern_that_matches_nothing_names_what_there_is():

@@ -106,7 +106,8 @@ def test_scores_that_are_drawn_are_compared_with_the_same_numbers_and_noted(sett
     monkeypatch.setitem(sys.modules, "torch_scatter", stand_ins.torch_scatter())
     words = "The model draws its scores anew on each call"
     for dropout, drawn in ((0.5, True), (0.0, False)):
-        given = GRAPH | {"defense": "none", "node_dropout_rate": dropout, "attack": "[fgsm]", "attack_radii": "[0.1]"}
+        given = GRAPH | {"defense": "none", "rawp_target": "embeddings", "node_dropout_rate": dropout}
+        given |= {"attack": "[fgsm]", "attack_radii": "[0.1]"}
         result = run_recbole_rawp(config_dict=settings("KGIN", **given))
         statuses = {check.name: check.status for check in result["checks"]}
         assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"

@@ -1,4 +1,4 @@
-"""What must an extra pass leave as it found it?  Random generators, and the model's state outside its weights."""
+"""Puts back what an extra pass changed: random generators, and the model's state outside its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-CLONE_LIMIT = 2**16  # entries; larger plain tensors are watched, not cloned (interaction histories, graphs)
+from recbole_rawp.core.copies import IN_PLACE, Copies
 
 
 def rng_state() -> tuple[Any, ...]:
@@ -46,51 +46,33 @@ def rng(others: Iterable[torch.Generator] = ()) -> Iterator[None]:
 def state(model: nn.Module) -> Iterator[None]:
     """Let a pass change buffers and plain attributes of `model` freely, then put the originals back.
 
-    Covers BatchNorm statistics, step counters (MultiVAE), loss histories (DiffRec), pair pointers (LINE). The pass
-    works on copies and the original objects return, untouched: an autograd graph that saved them stays valid.
+    Covers BatchNorm statistics, step counters (MultiVAE), loss histories (DiffRec), pair pointers (LINE), and what is
+    in lists, dictionaries, sets and deques. The pass works on copies (`Copies`) and the original objects return,
+    untouched: an autograd graph that saved them stays valid.
 
     Raises:
-        RuntimeError: if the pass changed, in place, a plain tensor too large to be copied on every batch.
+        RuntimeError: if the pass changed, in place, what is too large to be copied on every batch.
     """
     originals = [(module, dict(module._buffers), module.__dict__.copy()) for module in model.modules()]
-    copies: dict[int, Any] = {}
-    watched = []
+    copies, lost = Copies(), ""
     for module, buffers, attributes in originals:
         for name, buffer in buffers.items():
-            module._buffers[name] = _copied(buffer, copies, limit=None)
+            module._buffers[name] = copies.copied(buffer, limit=None)
         for name, value in attributes.items():
-            if isinstance(value, (torch.Tensor, np.ndarray)) and not name.startswith("_"):
-                copy = module.__dict__[name] = _copied(value, copies, limit=CLONE_LIMIT)
-                if copy is value and isinstance(value, torch.Tensor):
-                    watched.append((type(module).__name__, name, value, value._version))
+            if not name.startswith("_") and isinstance(value, IN_PLACE):
+                module.__dict__[name] = copies.note(value, f"{type(module).__name__}.{name}")
     try:
         yield
     finally:
+        lost = copies.restore()
         for module, buffers, attributes in originals:
             module._buffers.update(buffers)
             if module.__dict__.keys() != attributes.keys():
                 for name in module.__dict__.keys() - attributes.keys():
                     del module.__dict__[name]
             module.__dict__.update(attributes)
-    for owner, name, value, version in watched:
-        if value._version != version:
-            raise RuntimeError(
-                f"{owner}.{name} changed in place inside the loss and is too large to copy on each batch"
-            )
-
-
-def _copied(value: Any, copies: dict[int, Any], *, limit: int | None) -> Any:
-    """Copy a dense tensor or array up to `limit` entries, once per object; return anything else as it is."""
-    if id(value) in copies:
-        return copies[id(value)]
-    if isinstance(value, torch.Tensor):
-        dense = value.layout is torch.strided and not isinstance(value, nn.Parameter)
-        if not dense or (limit is not None and value.numel() > limit):
-            return value
-        copies[id(value)] = value.detach().clone()
-    elif isinstance(value, np.ndarray) and (limit is None or value.size <= limit):
-        copies[id(value)] = value.copy()
-    return copies.get(id(value), value)
+    if lost:
+        raise RuntimeError(f"{lost} changed in place inside the loss and is too large to copy on each batch")
 
 
 SEED = 2020  # of whatever RecBole draws while measuring: the same attacked batches everywhere

@@ -1,8 +1,8 @@
-"""Which weights are perturbed, how strongly, and which of them now?"""
+"""Selects the weights that are perturbed, how strongly each is, and which of them now."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations
 
@@ -36,14 +36,15 @@ def matrices(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
     return found
 
 
-def vocabulary_sizes(sizes: Iterable[int]) -> frozenset[int]:
-    """Return the dimensions that betray an embedding table: each vocabulary size and each sum of two.
+def sized(model: nn.Module, vocabulary: Iterable[int]) -> frozenset[str]:
+    """Return the names of the weights with a dimension that is a number in `vocabulary`, or the sum of two.
 
-    A matrix with such a dimension holds one row or column per user, item or entity, whatever module owns it
-    (MultiDAE's first Linear, say). Exactly these numbers: one more or less would hit innocent layers.
+    Such a matrix holds one row or column per user, item or entity, whatever module owns it (MultiDAE's first Linear,
+    say), or a hidden layer has that width by chance. Exactly these numbers: one off would hit more innocent layers.
     """
-    sizes = sorted({size for size in sizes if size > 1})
-    return frozenset(sizes) | {a + b for a, b in combinations(sizes, 2)}
+    sizes = sorted({size for size in vocabulary if size > 1})
+    big = frozenset(sizes) | {a + b for a, b in combinations(sizes, 2)}
+    return frozenset(name for name, (_, weight) in matrices(model).items() if not big.isdisjoint(weight.shape))
 
 
 def among_weights(target: str | Sequence[str]) -> str | Sequence[str]:
@@ -51,27 +52,22 @@ def among_weights(target: str | Sequence[str]) -> str | Sequence[str]:
     return "hidden" if target == "activations" else target
 
 
-def select(model: nn.Module, target: str | Sequence[str], *, vocabulary: Iterable[int] = ()) -> Weights:
+def select(model: nn.Module, target: str | Sequence[str], *, tables: Collection[str] = ()) -> Weights:
     """Return the weights that `target` names, in the model's order.
 
     Args:
         model: any module.
-        target: `hidden` (neither embedding table nor vocabulary-sized), `embeddings` (the others), `all`, or
+        target: `hidden` (neither of an embedding module nor in `tables`), `embeddings` (the others), `all`, or
             one or more fnmatch patterns over parameter names.
-        vocabulary: numbers of users, items and entities.
+        tables: names of weights that are embeddings, whatever module owns them.
 
     Raises:
         InputError: if a pattern, or the target as a whole, matches no weight.
     """
     found = matrices(model)
     if isinstance(target, str) and target in TARGETS:
-        big = vocabulary_sizes(vocabulary)
-        tables = {
-            name
-            for name, (module, weight) in found.items()
-            if isinstance(module, EMBEDDING_MODULES) or not big.isdisjoint(weight.shape)
-        }
-        wanted = {"hidden": found.keys() - tables, "embeddings": tables, "all": found.keys()}[target]
+        embeddings = {name for name, (at, _) in found.items() if isinstance(at, EMBEDDING_MODULES) or name in tables}
+        wanted = {"hidden": found.keys() - embeddings, "embeddings": embeddings, "all": found.keys()}[target]
         if not wanted:
             raise nothing_selected(type(model).__name__, target)
     else:

@@ -19,6 +19,7 @@ from torch import nn
 from recbole_rawp.config.command_line import command
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
+from recbole_rawp.host import vocabulary
 
 logger = logging.getLogger()
 _handlers: list[logging.Handler] = []  # those that RecBole added for our run before
@@ -49,6 +50,7 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     with recboles("model"):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
     check_clusters(model)
+    vocabulary.note(model, config, data.train._dataset)
     logger.info(model)
     count_flops(config, model, dataset)
     return data, model

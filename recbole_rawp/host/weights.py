@@ -1,4 +1,4 @@
-"""Which weights of a RecBole model are meant?"""
+"""Selects the weights of a RecBole model that a target names."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from recbole_rawp.config.settings import Training
 from recbole_rawp.core import selection
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.errors import InputError, naming
+from recbole_rawp.host import vocabulary
 
 
 def perturbed_weights(model: nn.Module, target: Any) -> Weights:
-    """Return the weights of a RecBole model that `target` names; vocabulary sizes are the model's own.
+    """Return the weights of a RecBole model that `target` names; `vocabulary.tables` knows its embeddings.
 
     Raises:
         InputError: if there is none.
     """
-    sizes = (getattr(model, name, None) for name in ("n_users", "n_items", "n_entities"))
-    return selection.select(model, target, vocabulary=[size for size in sizes if isinstance(size, int)])
+    return selection.select(model, target, tables=vocabulary.tables(model).names)
 
 
 def hidden_layers(model: nn.Module) -> dict[str, nn.Linear]:
@@ -62,7 +62,7 @@ def chosen_weights(model: nn.Module, settings: Training) -> tuple[Weights, dict[
 
 
 def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], defense: str) -> str:
-    """Return the table of perturbed weights: name, shape, share of all parameters, omega."""
+    """Return the table of perturbed weights: name, shape, share of all parameters, omega; and what an embedding is."""
     total = sum(parameter.numel() for parameter in model.parameters())
     rows = [
         (name, " x ".join(map(str, weight.shape)), f"{weight.numel() / total:.2%}", f"{omega[name]:.3g}")
@@ -70,4 +70,5 @@ def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], de
     ]
     share = sum(weight.numel() for weight in weights.values()) / total
     title = f"Defense {defense} perturbs {len(rows)} weights of {type(model).__name__} ({share:.2%} of its parameters)"
-    return f"{title}\n{tabulate(rows, headers=['weight', 'shape', 'parameters', 'omega'], disable_numparse=True)}"
+    table = tabulate(rows, headers=["weight", "shape", "parameters", "omega"], disable_numparse=True)
+    return f"{title}\n{table}\nNot hidden: embedding modules, and {vocabulary.tables(model).rule}."

@@ -30,7 +30,7 @@ from recbole_rawp.core.objective import Objective
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.errors import InputError
-from recbole_rawp.host import checkpoint, quirks
+from recbole_rawp.host import checkpoint, quirks, vocabulary
 from recbole_rawp.host.config import check_gradient
 from recbole_rawp.host.pretraining import pretraining
 from recbole_rawp.host.weights import chosen_weights, weight_table
@@ -238,6 +238,8 @@ class RAWPTrainer(Trainer):
             RuntimeError: if epochs were to be hardened and none was.
             InputError: if no hardened model would be kept, or if a radius is to be found and there are no valid data.
         """
+        if self.perturbable:  # RecBole's own run brings the data as late as this
+            vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
         self.loaders = [loader for loader in (train_data, valid_data) if loader is not None]
         state, self.resumed = self.resumed, None
         train = partial(super().fit, train_data, valid_data, verbose)
