@@ -10,8 +10,9 @@ import pytest
 import torch
 from recbole.model.general_recommender import NCL
 
-from recbole_rawp import InputError, attack_checkpoint, compat, run_recbole_rawp
+from recbole_rawp import InputError, attack_checkpoint, run_recbole_rawp
 from recbole_rawp.cli import dispatch
+from recbole_rawp.host.compat import awaited
 from recbole_rawp.host.config import NEEDS, RAWPConfig
 from tests import stand_ins
 from tests.test_radius_search import fit as train
@@ -36,7 +37,7 @@ CLUSTERS = {"num_clusters": 5, "warm_up_step": 2, "rawp_target": "embeddings", "
 def kgat(settings, monkeypatch):
     """Return a function: overrides -> settings of KGAT, for which a `dgl` is there."""
     module = stand_ins.dgl()
-    compat.old_dgl_calls(module)
+    awaited.old_dgl_calls(module)
     monkeypatch.setitem(sys.modules, "dgl", module)
     graph = stand_ins.Graph.adjacency_matrix
     yield lambda **overrides: settings("KGAT", **GRAPH | overrides)

@@ -24,6 +24,7 @@ from recbole_rawp.config.command_line import ALIASES
 from recbole_rawp.config.properties import default_defense, defaults
 from recbole_rawp.config.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
 from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.host import compat
 from recbole_rawp.host.networks import NETWORKS
 from recbole_rawp.host.pretraining import check_stage
 
@@ -111,6 +112,7 @@ class RAWPConfig(Config):
         config_file_list: Sequence[str] | None = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
+        compat.apply()
         try:
             super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
         except InputError:
