@@ -11,7 +11,7 @@ import pytest
 from recbole.quick_start import run_recbole
 
 from recbole_rawp import attack_checkpoint, harden_checkpoint, register, run_recbole_rawp
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli import main as dispatch
 from recbole_rawp.errors import InputError
 from recbole_rawp.training.registration import unregister
 

@@ -9,7 +9,7 @@ import torch
 from recbole.quick_start import load_data_and_model
 
 from recbole_rawp import harden_checkpoint, rank_checkpoint
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli import main as dispatch
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig

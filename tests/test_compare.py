@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli import main as dispatch
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import statistics
 from recbole_rawp.jobs import pipeline

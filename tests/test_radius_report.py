@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli import main as dispatch
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.training.radius.search import RadiusSearch
 

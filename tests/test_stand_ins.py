@@ -11,7 +11,7 @@ import torch
 from recbole.model.general_recommender import NCL
 
 from recbole_rawp import InputError, attack_checkpoint, run_recbole_rawp
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli import main as dispatch
 from recbole_rawp.host.compat import awaited
 from recbole_rawp.host.config import NEEDS, RAWPConfig
 from tests import stand_ins

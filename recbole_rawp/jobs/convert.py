@@ -1,4 +1,4 @@
-"""How does a published split become RecBole's?  From the three files in which NCF, DeepCF and others give theirs."""
+"""Makes RecBole's files of a published split: the three files in which NCF, DeepCF and others give theirs."""
 
 from __future__ import annotations
 
