@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from recbole_rawp.cli.dispatch import main
+from recbole_rawp.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,7 +32,7 @@ setup(
     python_requires=">=3.9",
     packages=[*find_packages(include=["recbole_rawp", "recbole_rawp.*"]), "recbole_rawp.properties"],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
-    package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"]},
+    package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"], "recbole_rawp.report": ["*.j2"]},
     install_requires=[
         f"recbole==1.2.1; {BEFORE_312}",
         *(f"{package}; {SINCE_312}" for package in RECBOLE_WITHOUT_RAY),
@@ -42,10 +42,13 @@ setup(
         "scipy",
         "setuptools<81",  # ray 2.6.3 imports pkg_resources, thop distutils
         "pyyaml",
+        "filelock",
+        "jinja2",
+        "markdown-it-py",
         "matplotlib",
         "tabulate",
         "tqdm",
     ],
     extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate"]},
-    entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli.dispatch:main"]},
+    entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli.main:main"]},
 )

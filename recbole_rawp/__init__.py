@@ -1,7 +1,8 @@
 """RAWP-FT for RecBole: train models whose ranking survives small changes of their weights.
 
-Qian et al., Knowledge-Based Systems 314 (2025) 113181. The numeric core (`selection`, `ball`, `preserve`,
-`overlay`, `perturbation`, `objective`) needs torch and numpy; everything that needs RecBole is imported when used.
+Qian et al., Knowledge-Based Systems 314 (2025) 113181. Importing this package changes nothing and imports
+nothing heavy: each public name is imported when it is first used, and RecBole is mended for today's libraries
+(`compat`) when a job starts, by `register()` and `robustify()`, or by `compat.apply()`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from recbole_rawp.errors import InputError
-from recbole_rawp.host import compat, networks
 
 if TYPE_CHECKING:
+    from recbole_rawp.host import compat
     from recbole_rawp.host.config import RAWPConfig
     from recbole_rawp.jobs.pipeline import (
         attack_checkpoint,
@@ -33,6 +34,7 @@ __all__ = [
     "RAWPFTTrainer",
     "RAWPTrainer",
     "attack_checkpoint",
+    "compat",
     "continue_run",
     "harden_checkpoint",
     "objective_function",
@@ -43,10 +45,7 @@ __all__ = [
     "unregister",
 ]
 
-compat.apply()
-networks.apply()
-
-_HOME = {
+_HOME = {  # public name -> the module that holds it
     "RAWPConfig": "host.config",
     "run_recbole_rawp": "jobs.pipeline",
     "attack_checkpoint": "jobs.pipeline",
@@ -63,6 +62,12 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compat":
+        return importlib.import_module("recbole_rawp.host.compat")
     if name not in _HOME:
         raise AttributeError(f"module 'recbole_rawp' has no attribute '{name}'")
     return getattr(importlib.import_module(f"recbole_rawp.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

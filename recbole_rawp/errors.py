@@ -1,4 +1,4 @@
-"""What did the user get wrong?  One line: the value, the reason and the remedy."""
+"""Says what the user got wrong, in one line: the value, the reason and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a file written?  Whole or not at all. Every package may import this; it imports none of ours."""
+"""Writes files whole or not at all. Every package may import this; it imports none of ours."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_text(path: Path, text: str) -> None:
@@ -18,6 +19,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz whole or not at all, under the very name that is given."""
+    import numpy as np
 
     def write(partial: Path) -> None:
         """Write through an open file: given a name, numpy would append .npz."""

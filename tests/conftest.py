@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_rawp import compat
 from recbole_rawp.core import ascent, objective
 from tests import toy_data
 from tests.support_table import pytest_addoption, pytest_sessionfinish, support
 
 __all__ = ["pytest_addoption", "pytest_sessionfinish", "support"]
+
+compat.apply()  # before the tests import RecBole's quick start, which may meet a ray that does not import
 
 TOY = {
     "dataset": "toy",

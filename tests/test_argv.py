@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import recbole_rawp
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs import pipeline
@@ -55,7 +55,7 @@ def test_the_command_line_hands_its_words_to_the_job_and_leaves_the_process_alon
     words = [["train", "-m", "NeuMF", "-d", "ml-100k"], ["attack", "x.pth", "--epochs=2"]]
     for typed in words:
         with pytest.raises(SystemExit):
-            dispatch.main(typed)
+            main(typed)
     assert [asked["argv"] for asked in seen] == words and sys.argv == before
 
 

@@ -11,7 +11,7 @@ import pytest
 from recbole.quick_start import run_recbole
 
 from recbole_rawp import attack_checkpoint, harden_checkpoint, register, run_recbole_rawp
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.errors import InputError
 from recbole_rawp.training.registration import unregister
 
@@ -110,7 +110,7 @@ def test_published_candidates_are_ranked(settings, data_path):
 def test_runs_are_put_side_by_side(settings, capsys):
     for defense in ("none", "awp"):
         run_recbole_rawp(config_dict=settings("NeuMF", defense=defense, rawp_output_dir=defense, **QUICK))
-    assert dispatch.main(["report", "none", "awp", "--rawp_output_dir=both"]) == 0
+    assert main(["report", "none", "awp", "--rawp_output_dir=both"]) == 0
     out = capsys.readouterr().out
     assert "| plain " in out and "| awp " in out and "both/report.html" in out
     assert REPORT - {"environment.txt"} <= {path.name for path in Path("both").iterdir()}
@@ -135,7 +135,7 @@ def test_runs_are_put_side_by_side(settings, capsys):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(words, message, plain, capsys):
-    assert dispatch.main([str(plain) if word == "PLAIN" else word for word in words]) == 2
+    assert main([str(plain) if word == "PLAIN" else word for word in words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("recbole-rawp: ") and message in error and error.count("\n") == 1, error
     assert not Path("runs").exists() and not Path("reports").exists()

@@ -9,7 +9,7 @@ import torch
 from recbole.quick_start import load_data_and_model
 
 from recbole_rawp import harden_checkpoint, rank_checkpoint
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
@@ -82,7 +82,7 @@ def test_what_is_no_checkpoint_is_one_line_and_status_2(plain, tmp_path, capsys)
             ([str(plain), "--ft_epoch=3"], "ft_epoch: no such option. Did you mean 'ft_epochs'?"),
             ([str(plain), "--rawp_target=mpl*"], "rawp_target: pattern 'mpl*' matches no weight of NeuMF"),
         ):
-            assert dispatch.main([command, *words]) == 2
+            assert main([command, *words]) == 2
             error = capsys.readouterr().err
             assert error.startswith(f"recbole-rawp: {message}") and error.count("\n") == 1, error
     assert not Path("runs").exists()
@@ -160,6 +160,6 @@ def test_hardening_without_a_round_or_valid_data_is_refused_before_anything_is_w
         ("--eval_args={'split': {'RS': [0.9, 0, 0.1]}}", "eval_args: the choice is made on valid data"),
         ("--baseline", "--baseline: goes with train, not with harden"),
     ):
-        assert dispatch.main(["harden", str(plain), word]) == 2
+        assert main(["harden", str(plain), word]) == 2
         assert message in capsys.readouterr().err
     assert not Path("runs").exists()

@@ -1,4 +1,4 @@
-"""Does bad input get one clear line and status 2, before any training, and good input a table?"""
+"""Bad input gets one clear line and status 2, before any training, and good input a table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import COMMANDS, main
+from recbole_rawp.config import rules
 
 ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments, capsys=None):
-    status = dispatch.main(list(arguments))
+    status = main(list(arguments))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -102,6 +103,24 @@ def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
 def test_help_lists_every_option_and_warns_of_pickles(capsys):
     status, out, _ = run("--help", capsys=capsys)
     assert status == 0 and "rawp_mask_probability: 0.5" in out and "load only files that you trust" in out
+
+
+def test_every_option_of_the_command_line_alone_belongs_to_a_command():
+    assert {key for command in COMMANDS.values() for key in command.own} == rules.COMMAND_LINE_ONLY
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_what_only_prints_imports_nothing_heavy(word):
+    code = f"import sys; from recbole_rawp.cli.main import main; main([{word!r}]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    heavy = {"torch", "numpy", "pandas", "scipy", "matplotlib", "recbole", "jinja2", "markdown_it"}
+    assert done.returncode == 0 and not heavy & set(done.stdout.splitlines()[-1].split()), done.stderr
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "recbole_rawp", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert re.fullmatch(r"recbole-rawp \d+\.\d+\.\d+\n", done.stdout), done.stderr
 
 
 def test_the_script_of_the_source_tree_runs_from_anywhere(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import statistics
 from recbole_rawp.jobs import pipeline
@@ -336,13 +336,13 @@ LINE = ["compare", "--model=NeuMF", "-d", "toy", "--epochs=1", "--state=error", 
 
 def test_the_command_line_goes_from_grid_to_table_and_says_what_failed_by_status_1(data_path, capsys, monkeypatch):
     words = [*LINE, f"--data_path={data_path}", "--attack_radii=[0.1]", "--attack_batches=1", "--seeds=2020,2021"]
-    assert dispatch.main([*words, "--defenses=none", "--rawp_output_dir=cmp"]) == 0
+    assert main([*words, "--defenses=none", "--rawp_output_dir=cmp"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\| plain +\| 2 ", out) and "[2/2] NeuMF-toy-none-2021: finished" in out
     assert "report:  cmp/report.md" in out
-    assert dispatch.main(["compare", "--resume=cmp"]) == 0 and "finished before" in capsys.readouterr().out
+    assert main(["compare", "--resume=cmp"]) == 0 and "finished before" in capsys.readouterr().out
     monkeypatch.setattr(pipeline, "continue_run", lambda folder, **_: 1 / 0)
-    assert dispatch.main([*words, "--defenses=none", "--rawp_output_dir=broken"]) == 1
+    assert main([*words, "--defenses=none", "--rawp_output_dir=broken"]) == 1
     err = capsys.readouterr().err
     assert err == "recbole-rawp: 2 runs failed: NeuMF-toy-none-2020, NeuMF-toy-none-2021\n"
 
@@ -369,7 +369,7 @@ def test_bad_input_is_one_line_and_status_2_before_any_training(words, message, 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("recbole_rawp.training.trainer.RAWPTrainer._train_epoch", lambda *_: pytest.fail("trained"))
     Path("own.yaml").write_text("topk: [5, 10]\n")
-    status = dispatch.main([*LINE, f"--data_path={data_path}", *words])
+    status = main([*LINE, f"--data_path={data_path}", *words])
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if line.startswith("recbole-rawp: ")]
     assert status == 2 and len(lines) == 1 and message in lines[0], captured.err
@@ -377,5 +377,5 @@ def test_bad_input_is_one_line_and_status_2_before_any_training(words, message, 
 
 
 def test_seeds_are_of_compare_alone(capsys):
-    assert dispatch.main(["train", "-m", "NeuMF", "-d", "toy", "--seeds=3"]) == 2
+    assert main(["train", "-m", "NeuMF", "-d", "toy", "--seeds=3"]) == 2
     assert "--seeds: goes with compare, not with train" in capsys.readouterr().err

@@ -1,11 +1,14 @@
-"""Is each shim applied exactly where its defect is, and only for RecBole?"""
+"""Each shim is applied exactly where its defect is, and only for RecBole."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import io
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import scipy.sparse
 import torch
 
 from recbole_rawp import compat
+from recbole_rawp.host.compat import awaited, libraries
 from tests import stand_ins
 
 SINGLE = np.ones((2, 3), dtype=np.float32)
@@ -40,7 +44,7 @@ def call_from(module, function, *args):
 
 def test_with_the_defect_recbole_loads_objects_and_others_do_not(monkeypatch):
     monkeypatch.setattr(torch, "load", strict_load)
-    assert compat.torch_load_refuses_objects()
+    assert libraries.torch_load_refuses_objects()
     assert "torch.load" in compat.apply()
     assert call_from("recbole.trainer.trainer", torch.load, checkpoint())["config"].seed == 1
     for other in ("somebody", "recbole_rawp.host.config", "__main__"):
@@ -97,7 +101,7 @@ def numpy_two(name):
 
 def test_with_the_defect_recbole_finds_numpys_old_names_and_others_do_not(monkeypatch):
     monkeypatch.setattr(np, "__getattr__", numpy_two)
-    for name in compat.OLD_NAMES:
+    for name in libraries.OLD_NAMES:
         monkeypatch.delitem(vars(np), name, raising=False)
     assert "numpy.float" in compat.apply()
     assert "numpy.float" not in compat.apply()
@@ -109,10 +113,27 @@ def test_with_the_defect_recbole_finds_numpys_old_names_and_others_do_not(monkey
 
 
 def test_a_numpy_with_the_names_is_left_alone(monkeypatch):
-    for name, value in compat.OLD_NAMES.items():
+    for name, value in libraries.OLD_NAMES.items():
         monkeypatch.setitem(vars(np), name, value)
     monkeypatch.setattr(np, "__getattr__", numpy_two)
     assert "numpy.float" not in compat.apply() and np.__getattr__ is numpy_two
+
+
+def names_of_numpy(source):
+    """Return the names that a file reads of numpy, where it imports numpy as np; those that it writes are none."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    return {
+        n.attr for n in nodes if isinstance(n.value, ast.Name) and n.value.id == "np" and isinstance(n.ctx, ast.Load)
+    }
+
+
+def test_there_is_no_other_name_of_numpy_that_recbole_reads_and_numpy_lacks():
+    home = Path(importlib.util.find_spec("recbole").origin).parent
+    read = set().union(*(names_of_numpy(file.read_text(encoding="utf-8")) for file in home.rglob("*.py")))
+    assert {"long", "float", "bool", "str"} <= read
+    code = f"import numpy as np; print([n for n in {sorted(read)} if not hasattr(np, n)])"  # fresh: no Config was made
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert set(ast.literal_eval(done.stdout)) <= libraries.OLD_NAMES.keys(), done.stderr
 
 
 def quick_start_with(ray, folder, monkeypatch):
@@ -122,7 +143,7 @@ def quick_start_with(ray, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setitem(sys.modules, "ray", None)  # so that what this test leaves there goes afterwards
     del sys.modules["ray"]
-    spec = next(spec for finder in sys.meta_path if (spec := finder.find_spec(compat.QUICK_START, path)))
+    spec = next(spec for finder in sys.meta_path if (spec := finder.find_spec(awaited.QUICK_START, path)))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -153,11 +174,11 @@ def test_dgl_is_mended_as_soon_as_somebody_imports_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dgl", None)  # so that what this test leaves there goes afterwards
     del sys.modules["dgl"]
     dgl = importlib.import_module("dgl")
-    assert dgl.edge_subgraph is not stand_ins.edge_subgraph and compat.old_dgl_calls(dgl) == []
+    assert dgl.edge_subgraph is not stand_ins.edge_subgraph and awaited.old_dgl_calls(dgl) == []
 
 
 def test_recbole_finds_numpys_old_names_before_its_config_puts_them_back_and_others_do_not(monkeypatch):
-    for name in compat.OLD_NAMES:
+    for name in libraries.OLD_NAMES:
         monkeypatch.delitem(vars(np), name, raising=False)  # a Config in an earlier test may have put it there
 
     def lacking(name):
@@ -166,6 +187,7 @@ def test_recbole_finds_numpys_old_names_before_its_config_puts_them_back_and_oth
     monkeypatch.setattr(np, "__getattr__", lacking)
     assert "numpy.float" in compat.apply() and compat.apply() == []
     assert call_from("recbole.evaluator.metrics", getattr, np, "float") is np.float64
+    assert call_from("recbole.model.layers", getattr, np, "long") is np.int_
     for module, name in (("somebody", "float"), ("recbole.evaluator.metrics", "no_such_name")):
         with pytest.raises(AttributeError):
             call_from(module, getattr, np, name)
@@ -176,8 +198,8 @@ def test_recboles_models_get_preloaded_vectors_in_single_precision_and_others_as
         def get_preload_weight(self, field):
             return {"vector": np.full((2, 3), 0.1), "single": SINGLE}[field]
 
-    compat.mend_preloaded(Dataset)
-    compat.mend_preloaded(Dataset)
+    module = types.SimpleNamespace(Dataset=Dataset)
+    assert awaited.mend_preloaded(module) == ["Dataset.get_preload_weight"] and awaited.mend_preloaded(module) == []
     read = Dataset().get_preload_weight
     assert call_from("recbole.model.sequential_recommender.ksr", read, "vector").dtype == np.float32
     assert call_from("recbole.model.sequential_recommender.ksr", read, "single") is SINGLE

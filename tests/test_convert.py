@@ -1,4 +1,4 @@
-"""Does a published split become a data set that RecBole loads, whole or not at all, and is it ranked as published?"""
+"""A published split becomes a data set that RecBole loads, whole or not at all, and is ranked as published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from recbole_rawp import run_recbole_rawp
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.config.properties import properties
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
@@ -85,7 +85,7 @@ def test_ratings_and_timestamps_may_be_missing(columns, published):
 
 
 def test_recbole_ranks_the_published_negatives(published, capsys):
-    assert dispatch.main(["convert", "Data/toy", "--dataset=toy-loo", "--data_path=data"]) == 0
+    assert main(["convert", "Data/toy", "--dataset=toy-loo", "--data_path=data"]) == 0
     assert "data/toy-loo: 25 users, 131 items; " in capsys.readouterr().out
     tiny = {key: TOY[key] for key in ("epochs", "ft_epochs", "state", "show_progress")}
     config = {**tiny, "data_path": "data", "defense": "none", "attack_radii": [0.01], "rawp_output_dir": "out"}
@@ -132,7 +132,7 @@ def test_a_line_that_cannot_be_right_is_named_and_nothing_is_written(part, line,
     edit(part, line, new)
     with pytest.raises(InputError, match=message):
         convert.convert("Data/toy", "toy-loo", data_path="data")
-    assert dispatch.main(["convert", "Data/toy", "--dataset=toy-loo", "--data_path=data"]) == 2
+    assert main(["convert", "Data/toy", "--dataset=toy-loo", "--data_path=data"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("recbole-rawp: convert: ") and error.count("\n") == 1
     assert not Path("data").exists()
@@ -195,6 +195,6 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(published, monkeypa
     ],
 )
 def test_a_wrong_command_is_one_line_and_status_2(words, message, published, capsys):
-    assert dispatch.main(words) == 2
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not Path("dataset").exists()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "recbole_rawp"
 ORDER = ("core", "model", "threats", "config", "host", "training", "evaluation", "report", "jobs", "cli")
 GROUND = ("errors", "files")
 FILES = 12  # in a folder
-CHAIN, CHAIN_WITHIN = 21, 7  # files in the longest chain of imports, and of those within one package
+CHAIN, CHAIN_WITHIN = 22, 7  # files in the longest chain of imports, and of those within one package
 
 
 def modules() -> dict[str, Path]:
@@ -22,6 +22,7 @@ def modules() -> dict[str, Path]:
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found["recbole_rawp.__main__"]  # a script, like run_recbole_rawp.py
     return found
 
 

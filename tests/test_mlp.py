@@ -144,6 +144,7 @@ def test_recbole_finds_it_by_its_name_and_in_a_checkpoint(settings, tmp_path):
     fresh = """
 import sys
 import recbole_rawp
+recbole_rawp.compat.apply()
 assert not any(name.startswith("recbole.") for name in sys.modules)
 from recbole.quick_start import load_data_and_model, run_recbole
 config, model, dataset, train, valid, test = load_data_and_model("run/model.pth")

@@ -1,4 +1,4 @@
-"""Does the page say what report.md says, and need nothing else?"""
+"""The page says what report.md says, and needs nothing else."""
 
 from __future__ import annotations
 
@@ -88,18 +88,18 @@ def test_a_picture_of_weights_that_a_pattern_names_is_embedded(tmp_path):
 
 def test_text_is_escaped_and_marked_up(html):
     assert "<strong>plain</strong> keeps 5% of &lt;its&gt; <code>a_b &lt; c</code> &amp; more." in html
-    assert "<li>one</li><li><code>two</code></li>" in html
+    assert "<li>one</li>\n<li><code>two</code></li>" in html
 
 
 def test_a_blank_line_does_not_end_fenced_code(html):
-    assert "<pre><code>a: &lt;1&gt;\n\nb: **2**</code></pre>" in html
+    assert '<pre><code class="language-yaml">a: &lt;1&gt;\n\nb: **2**\n</code></pre>' in html
 
 
 def test_tables_scroll_have_headers_and_show_failures(html):
-    assert '<div class="scroll" tabindex="0"><table><thead><tr><th class="short">defense</th>' in html
-    assert (
-        '<td class="short"><code>rawp</code></td><td class="number">0.2 (5%)</td><td class="failed">FAILED</td>' in html
-    )
+    tight = html.replace(">\n<", "><")
+    assert '<div class="scroll" tabindex="0"><table><thead><tr><th class="short">defense</th>' in tight
+    cells = '<td class="short"><code>rawp</code></td><td class="number">0.2 (5%)</td><td class="failed">FAILED</td>'
+    assert cells in tight
 
 
 def test_a_bar_in_a_name_ends_no_cell(tmp_path):
@@ -118,3 +118,14 @@ def test_every_chapter_is_linked(html):
 def test_a_warning_stands_out(tmp_path):
     text = html_page.render("t", ["# t", "**Do not trust these numbers: 1 self-check failed**"], tmp_path)
     assert re.search(r'<p class="warning"><strong>Do not trust', text)
+
+
+def test_html_stays_text_no_link_runs_code_and_nothing_from_elsewhere_is_shown(tmp_path):
+    parts = ["# t", "<script>alert(1)</script> [a](javascript:alert(1)) ![b](https://x.org/b.png)", "<b>bold</b>"]
+    outline = Outline(html_page.render("t", parts, tmp_path))
+    assert not outline.of("script") and not outline.of("a") and not outline.of("img") and not outline.of("b")
+
+
+def test_names_and_patterns_are_shown_as_they_are_written(tmp_path):
+    html = html_page.render("t", ["# t", "a.*, b.* of __init__ and *x*, **bold**"], tmp_path)
+    assert "<p>a.*, b.* of __init__ and *x*, <strong>bold</strong></p>" in html

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.training.radius.search import RadiusSearch
 
@@ -79,7 +79,7 @@ def test_a_run_over_the_budget_says_so_on_the_page_on_the_screen_and_in_the_log(
     words = ["-m", "NeuMF", "-d", "toy", f"--data_path={settings('NeuMF')['data_path']}", "--defense=rawp"]
     words += ["--rawp_radius=auto", "--epochs=3"]
     words += ["--attack_radii=[0.1]", "--attack=[fgsm]", "--state=warning", "--show_progress=False"]
-    assert dispatch.main([*words, "--rawp_output_dir=out", "--train_batch_size=256"]) == 0
+    assert main([*words, "--rawp_output_dir=out", "--train_batch_size=256"]) == 0
     assert "the budget of 1 % is not kept" in capsys.readouterr().out and "not kept" in caplog.text
     assert "**the budget of 1 % is not kept**" in Path("out/report.md").read_text()
     page = Path("out/report.html").read_text()

@@ -10,7 +10,7 @@ import pytest
 import recbole
 import yaml
 
-from recbole_rawp.cli import dispatch
+from recbole_rawp.cli.main import main
 from recbole_rawp.config.recbole_options import ANY_NUMBER, ANY_VALUE, check_types
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
@@ -53,7 +53,7 @@ def test_it_is_refused_wherever_it_stands_before_any_work(capsys, monkeypatch):
     monkeypatch.setattr("recbole_rawp.jobs.pipeline.prepare", lambda *_: pytest.fail("prepared"))
     Path("my.yaml").write_text("epochs: 3.5\n")
     for words in (["--epochs=3.5"], ["--config_files=my.yaml"]):
-        assert dispatch.main(["train", "-m", "NeuMF", "-d", "ml-100k", *words]) == 2
+        assert main(["train", "-m", "NeuMF", "-d", "ml-100k", *words]) == 2
         assert "recbole-rawp: epochs: 3.5 is not valid; expected int" in capsys.readouterr().err
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from recbole.model.general_recommender import NCL
 
-from recbole_rawp import InputError, attack_checkpoint, compat, run_recbole_rawp
-from recbole_rawp.cli import dispatch
+from recbole_rawp import InputError, attack_checkpoint, run_recbole_rawp
+from recbole_rawp.cli.main import main
+from recbole_rawp.host.compat import awaited
 from recbole_rawp.host.config import NEEDS, RAWPConfig
 from tests import stand_ins
 from tests.test_radius_search import fit as train
@@ -36,7 +37,7 @@ CLUSTERS = {"num_clusters": 5, "warm_up_step": 2, "rawp_target": "embeddings", "
 def kgat(settings, monkeypatch):
     """Return a function: overrides -> settings of KGAT, for which a `dgl` is there."""
     module = stand_ins.dgl()
-    compat.old_dgl_calls(module)
+    awaited.old_dgl_calls(module)
     monkeypatch.setitem(sys.modules, "dgl", module)
     graph = stand_ins.Graph.adjacency_matrix
     yield lambda **overrides: settings("KGAT", **GRAPH | overrides)
@@ -125,7 +126,7 @@ def test_a_model_whose_package_is_missing_or_broken_is_refused_in_one_line(
 ):
     package, command = NEEDS[model]
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    assert dispatch.main([f"--model={model}", "--dataset=toy"]) == 2
+    assert main([f"--model={model}", "--dataset=toy"]) == 2
     line = f"recbole-rawp: model: {model} needs the package '{package}', which is not installed. Try `{command}`.\n"
     assert capsys.readouterr().err == line
     monkeypatch.delitem(sys.modules, package)

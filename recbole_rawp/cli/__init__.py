@@ -1,4 +1,4 @@
-"""What can be typed.
+"""What can be typed: `main` finds the command among the words, `commands` holds one file for each.
 
-May import: everything; but only when a command runs. Must not enter: work.
+May import: everything; but only when a command runs, so that `--help` answers at once. Must not enter: work.
 """

@@ -25,6 +25,7 @@ from recbole_rawp.config.recbole_options import check_types
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
 from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.host import compat
 from recbole_rawp.host.networks import NETWORKS
 from recbole_rawp.host.pretraining import check_stage
 
@@ -123,6 +124,7 @@ class RAWPConfig(Config):
         *,
         argv: Sequence[str] | None = None,
     ) -> None:
+        compat.apply()
         self.argv = command_line.words(argv)
         self._settings: Settings | None = None
         try:

@@ -1,4 +1,4 @@
-"""How does RecBole find our networks?  It looks for modules named like the model; ours answer to such names."""
+"""Lets RecBole find our networks: it looks for modules named like the model, and ours answer to such names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ class Finder(MetaPathFinder, Loader):
         module.__spec__ = self.spec
 
 
-def apply() -> None:
-    """Let RecBole's `get_model` find our networks; a model of RecBole's own with such a name comes first."""
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())
+def apply() -> list[str]:
+    """Let RecBole's `get_model` find our networks; a model of RecBole's own with such a name comes first.
+
+    Returns the names of the networks that this call added.
+    """
+    if any(isinstance(finder, Finder) for finder in sys.meta_path):
+        return []
+    sys.meta_path.append(Finder())
+    return list(NETWORKS)

@@ -1,4 +1,4 @@
-"""Makes RecBole's files of a published split, from the three files in which NCF, DeepCF and others give theirs."""
+"""Makes RecBole's files of a published split: the three files in which NCF, DeepCF and others give theirs."""
 
 from __future__ import annotations
 

@@ -1,15 +1,19 @@
-"""Claims the one folder that a run's output goes into: nothing is overwritten, no file is half-written."""
+"""Gives a run's output one folder of its own, and keeps other processes out of it; nothing is overwritten."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from recbole_rawp.errors import InputError
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems answer that have none
 
 
 def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, environment: str) -> Path:
@@ -60,20 +64,22 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         InputError: if another one is at work in it, or nothing can be written.
     """
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        (folder / ".lock").touch()
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"rawp_output_dir: another process is at work in '{folder}'. Wait for its end, or name another folder."
+        ) from error
+    except NotImplementedError:  # what filelock 3 raises where there are no locks
+        pass
     except OSError as error:
-        raise unwritable(folder, error) from error
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"rawp_output_dir: another process is at work in '{folder}'. Wait for its end, or name another folder."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+        if error.errno not in WITHOUT_LOCKS:
+            raise unwritable(folder, error) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def unused(parent: str) -> str:

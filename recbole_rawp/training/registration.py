@@ -11,6 +11,7 @@ import recbole.trainer
 from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
 
 from recbole_rawp.errors import InputError
+from recbole_rawp.host import compat
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.trainer import RAWPTrainer
 
@@ -27,6 +28,7 @@ def robustify(trainer_class: Any) -> Any:
     Raises:
         InputError: if `trainer_class` is not a trainer that descends a gradient.
     """
+    compat.apply()
     if issubclass(trainer_class, RAWPTrainer):
         return trainer_class
     if issubclass(trainer_class, (TraditionalTrainer, DecisionTreeTrainer)) or not issubclass(trainer_class, Trainer):
@@ -100,6 +102,7 @@ def register() -> None:
     that cannot be hardened train plainly, with one warning. Idempotent: called again, it takes the trainers that an
     extension put there since. `unregister` undoes it.
     """
+    compat.apply()
     for name, cls in list(vars(recbole.trainer).items()):
         if not isinstance(cls, type) or RAWPTrainer in cls.__mro__:
             continue

@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 from recbole.config import Config
-from recbole.data.dataset import Dataset
 from recbole.trainer.trainer import NCLTrainer, Trainer
 from recbole.utils import set_color
 from torch import nn
 
-from recbole_rawp import compat
 from recbole_rawp.config import settings as options
 from recbole_rawp.config.suites import WORDS
 from recbole_rawp.core.activation_objective import ActivationObjective
@@ -30,7 +28,7 @@ from recbole_rawp.core.objective import Objective
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.errors import InputError
-from recbole_rawp.host import checkpoint, quirks, vocabulary
+from recbole_rawp.host import checkpoint, compat, quirks, vocabulary
 from recbole_rawp.host.config import check_gradient
 from recbole_rawp.host.pretraining import pretraining
 from recbole_rawp.host.weights import chosen_weights, weight_table
@@ -38,8 +36,6 @@ from recbole_rawp.training import resume, warm_up
 from recbole_rawp.training.radius import searching
 from recbole_rawp.training.radius.search import RadiusSearch
 from recbole_rawp.training.stage2 import criticality
-
-compat.mend_preloaded(Dataset)
 
 
 class RAWPTrainer(Trainer):
@@ -71,6 +67,7 @@ class RAWPTrainer(Trainer):
     lenient = False  # set by `register`: a model that cannot be hardened trains plainly, with one warning
 
     def __init__(self, config: Config, model: nn.Module) -> None:
+        compat.apply()
         super().__init__(config, model)
         self.settings = options.training(config)
         self.generator = torch.Generator().manual_seed(config["seed"])

@@ -1,7 +1,6 @@
-"""What keeps RecBole 1.2.1 alive on today's Python, torch, numpy, scipy and dgl, and its KSR at all?
+"""Mends modules when they are imported: RecBole's quick start, its Dataset, and dgl.
 
-Each shim acts only where its defect is found and only for code inside the package `recbole`, and can be
-applied any number of times. RecBole itself is not imported here: `trainer` hands over the class to mend.
+Each takes seconds to import, and most runs need none but the Dataset: so each is waited for.
 """
 
 from __future__ import annotations
@@ -10,42 +9,16 @@ import builtins
 import functools
 import importlib.machinery
 import inspect
-import io
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
+from recbole_rawp.host.compat.callers import called_from_recbole
 
-def apply() -> list[str]:
-    """Apply every shim whose defect is present; return the names of those applied by this call."""
-    applied = []
-    if torch_load_refuses_objects():
-        torch.load = trusting_load(torch.load)
-        applied.append("torch.load")
-    dok_matrix = scipy_dok_matrix()
-    if dok_matrix is not None and not hasattr(dok_matrix, "_update"):
-        dok_matrix._update = dok_update
-        applied.append("dok_matrix._update")
-    if numpy_lacks_old_names():
-        vars(np)["__getattr__"] = remembering_old_names(np.__getattr__)
-        applied.append("numpy.float")
-    for name, run, shim in ((QUICK_START, without_ray, "ray"), ("dgl", then_mended, "dgl, when it is imported")):
-        if not any(isinstance(finder, Finder) and finder.name == name for finder in sys.meta_path):
-            sys.meta_path.insert(0, Finder(name, run))
-            applied.append(shim)
-    if "dgl" in sys.modules:
-        applied += old_dgl_calls(sys.modules["dgl"])
-    return applied
-
-
-def called_from_recbole(depth: int) -> bool:
-    """Tell whether the caller `depth` frames up is RecBole's own code."""
-    name = sys._getframe(depth).f_globals.get("__name__", "")
-    return name == "recbole" or name.startswith("recbole.")
+Run = Callable[[Callable[..., Any], types.ModuleType], None]
 
 
 class Finder:
@@ -54,7 +27,7 @@ class Finder:
     What mends a module can wait there until RecBole asks for it.
     """
 
-    def __init__(self, name: str, run: Callable[[Callable[..., Any], types.ModuleType], None]) -> None:
+    def __init__(self, name: str, run: Run) -> None:
         self.name, self.run = name, run
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
@@ -67,82 +40,6 @@ class Finder:
             execute = spec.loader.exec_module
             spec.loader.exec_module = functools.partial(self.run, execute)  # type: ignore[method-assign]
         return spec
-
-
-# --- torch >= 2.6: torch.load defaults to weights_only=True; RecBole's checkpoints hold a pickled Config.
-#     Remove when RecBole passes weights_only=False itself.
-
-
-def torch_load_refuses_objects() -> bool:
-    """Tell whether `torch.load`, called as RecBole calls it, refuses a checkpoint with a Python object."""
-    if getattr(torch.load, "trusts_recbole", False):
-        return False
-    buffer = io.BytesIO()
-    torch.save({"config": types.SimpleNamespace()}, buffer)
-    buffer.seek(0)
-    try:
-        torch.load(buffer)
-    except Exception:
-        return True
-    return False
-
-
-def trusting_load(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `torch.load` so that calls from inside RecBole load whole objects, as they did before torch 2.6."""
-
-    @functools.wraps(load)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:  # its docstring is torch.load's own, by `wraps`
-        if called_from_recbole(2):
-            kwargs.setdefault("weights_only", False)
-        return load(*args, **kwargs)
-
-    wrapper.trusts_recbole = True  # type: ignore[attr-defined]
-    return wrapper
-
-
-# --- scipy >= 1.13: dok_matrix lost the private `_update`, which seven RecBole models call to fill a matrix.
-#     Remove when RecBole builds its adjacency matrices without it.
-
-
-def scipy_dok_matrix() -> Any:
-    """Return scipy's dok_matrix class, or None where scipy is not installed."""
-    try:
-        from scipy.sparse import dok_matrix
-    except ImportError:
-        return None
-    return dok_matrix
-
-
-def dok_update(matrix: Any, entries: dict) -> None:
-    """Set `matrix[key] = value` for each entry; private to RecBole, like the method it replaces."""
-    if not called_from_recbole(2):
-        raise AttributeError("'dok_matrix' object has no attribute '_update'")
-    matrix._dict.update(entries)
-
-
-# --- numpy >= 1.24 lost the first three names, which RecBole reads, numpy >= 2 the others, which every Config reads. A
-#     Config puts the first back when it is made, but not when it is read from a checkpoint, so that
-#     `load_data_and_model` alone leaves RecBole's evaluator without them. Remove when RecBole does without.
-
-OLD_NAMES = {"float": np.float64, "bool": np.bool_, "str": np.str_}
-OLD_NAMES |= {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}
-
-
-def numpy_lacks_old_names() -> bool:
-    """Tell whether a name that RecBole reads is gone from numpy, and not yet given to it."""
-    return not getattr(np.__getattr__, "remembers", False) and not OLD_NAMES.keys() <= vars(np).keys()
-
-
-def remembering_old_names(missing: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Wrap numpy's answer to names that it lacks, so that code inside RecBole gets the old ones."""
-
-    def wrapper(name: str) -> Any:
-        if name in OLD_NAMES and called_from_recbole(2):
-            return OLD_NAMES[name]
-        return missing(name)
-
-    wrapper.remembers = True  # type: ignore[attr-defined]
-    return wrapper
 
 
 # --- ray <= 2.6.3, which `recbole.quick_start` imports for one call, `tune.report`, has no wheel for Python 3.12 and
@@ -177,11 +74,14 @@ def unread(**result: Any) -> None:
 #     Remove when RecBole's Dataset gives them in single precision.
 
 
-def mend_preloaded(dataset_class: Any) -> None:
-    """Let `get_preload_weight` of RecBole's Dataset give its models vectors in the precision of their weights."""
-    theirs = dataset_class.get_preload_weight
+def mend_preloaded(module: Any) -> list[str]:
+    """Let `Dataset.get_preload_weight` give RecBole's models vectors in the precision of their weights.
+
+    Returns the names of the shims applied.
+    """
+    theirs = module.Dataset.get_preload_weight
     if getattr(theirs, "mended", False):
-        return
+        return []
 
     @functools.wraps(theirs)
     def get_preload_weight(dataset: Any, field: str) -> Any:  # its docstring is RecBole's own, by `wraps`
@@ -189,18 +89,13 @@ def mend_preloaded(dataset_class: Any) -> None:
         return matrix.astype(np.float32, copy=False) if called_from_recbole(2) else matrix
 
     get_preload_weight.mended = True  # type: ignore[attr-defined]
-    dataset_class.get_preload_weight = get_preload_weight
+    module.Dataset.get_preload_weight = get_preload_weight
+    return ["Dataset.get_preload_weight"]
 
 
 # --- dgl >= 0.7 and 1.0: `edge_subgraph` lost `preserve_nodes`, `adjacency_matrix` its forms of scipy; KGAT calls both.
 #     dgl takes seconds to import and only KGAT needs it, so that its import, whenever it comes, is waited for.
 #     Remove when KGAT builds its graph without them.
-
-
-def then_mended(execute: Callable[..., Any], dgl: types.ModuleType) -> None:
-    """Run dgl as it would be, and mend it."""
-    execute(dgl)
-    old_dgl_calls(dgl)
 
 
 def old_dgl_calls(dgl: Any) -> list[str]:
@@ -244,3 +139,23 @@ def scipy_adjacency(adjacency_matrix: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapper.knows_recboles_options = True  # type: ignore[attr-defined]
     return wrapper
+
+
+MENDED: dict[str, Callable[[Any], list[str]]] = {"recbole.data.dataset.dataset": mend_preloaded, "dgl": old_dgl_calls}
+
+
+def then_mended(mend: Callable[[Any], list[str]], execute: Callable[..., Any], module: types.ModuleType) -> None:
+    """Run a module as it would be, and mend it."""
+    execute(module)
+    mend(module)
+
+
+def apply() -> list[str]:
+    """Wait for each of these modules; mend one that is imported already. Return the names of the shims applied."""
+    runs: dict[str, Run] = {QUICK_START: without_ray}
+    runs |= {name: functools.partial(then_mended, mend) for name, mend in MENDED.items()}
+    waiting = {finder.name for finder in sys.meta_path if isinstance(finder, Finder)}
+    sys.meta_path[:0] = [Finder(name, run) for name, run in runs.items() if name not in waiting]
+    applied = [f"{name}, when it is imported" for name in runs if name not in waiting]
+    imported = ((sys.modules.get(name), mend) for name, mend in MENDED.items())  # None also stands for one ruled out
+    return applied + [shim for module, mend in imported if module is not None for shim in mend(module)]

@@ -1,0 +1,19 @@
+"""`recbole-rawp attack CHECKPOINT`: attacks a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_rawp.cli.command import Command, config_files
+from recbole_rawp.cli.printing import show
+
+
+def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
+    """Attack the model in a checkpoint, and report."""
+    from recbole_rawp.jobs import pipeline
+
+    return show(pipeline.attack_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv))
+
+
+COMMAND = Command(run, words=1)

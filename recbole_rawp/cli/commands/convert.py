@@ -1,0 +1,30 @@
+"""`recbole-rawp convert PREFIX`: makes RecBole's files of a published split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_rawp.cli.command import Command
+from recbole_rawp.errors import InputError
+
+
+def run(options: dict[str, Any], prefix: str, *, argv: Sequence[str]) -> int:
+    """Make RecBole's files of a published split, and say what they hold."""
+    from recbole_rawp.jobs.convert import SEED
+    from recbole_rawp.jobs.convert import convert as converted
+
+    for key in options.keys() - {"dataset", "data_path", "seed"}:
+        raise InputError(f"--{key}: convert takes --dataset, --data_path and --seed alone. Leave it out.")
+    if "dataset" not in options:
+        raise InputError("--dataset: missing. Name the data set that is written, as in --dataset=yelp-loo.")
+    name, place, seed = options["dataset"], str(options.get("data_path", "dataset")), options.get("seed", SEED)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed: {seed!r} is not valid; expected int >= 0.")
+    found = converted(prefix, name, data_path=place, seed=seed)
+    print("{folder}: {users} users, {items} items; {train} interactions to train, ".format(**found), end="")
+    print("{valid} to validate and {test} to test on, each of these with {negatives} negatives".format(**found))
+    return 0
+
+
+COMMAND = Command(run, words=1, takes="the beginning of the files' names", example="Data/yelp")

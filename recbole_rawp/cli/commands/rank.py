@@ -1,0 +1,21 @@
+"""`recbole-rawp rank CHECKPOINT`: ranks the modules of a model, least robust first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_rawp.cli.command import Command, config_files
+
+
+def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
+    """Print the modules of the model in a checkpoint, least robust first."""
+    from recbole_rawp.jobs import pipeline
+
+    result = pipeline.rank_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv)
+    folder = result["output_dir"]
+    print(f"\n{result['table']}\n\nrows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
+    return 0
+
+
+COMMAND = Command(run, words=1)

@@ -1,0 +1,91 @@
+"""Runs the command line: finds the command among the words, checks which options go with it, and runs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import recbole_rawp
+from recbole_rawp.cli.command import Command
+from recbole_rawp.cli.commands import attack, compare, convert, harden, rank, report, train
+from recbole_rawp.cli.usage import USAGE, option_reference
+from recbole_rawp.errors import InputError, suggestion
+
+COMMANDS: dict[str, Command] = {
+    "train": train.COMMAND,  # which is also the command where none is named
+    "rank": rank.COMMAND,
+    "harden": harden.COMMAND,
+    "attack": attack.COMMAND,
+    "report": report.COMMAND,
+    "compare": compare.COMMAND,
+    "convert": convert.COMMAND,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 with one line on stderr for input that cannot work.
+
+    1: some runs of a comparison failed.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
+    try:
+        if "--help" in arguments or "-h" in arguments:
+            print(USAGE + "\n" + option_reference(), flush=True)
+            return 0
+        if "--version" in arguments:
+            print(f"recbole-rawp {recbole_rawp.__version__}")
+            return 0
+        return run(arguments)
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as error:
+        print(f"recbole-rawp: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:  # some of RecBole's models import what they need only while training
+        print(f"recbole-rawp: the package '{error.name}' is needed and not installed. Install it.", file=sys.stderr)
+        return 2
+
+
+def run(arguments: list[str]) -> int:
+    """Find the command among the words, and run it."""
+    from recbole_rawp.config import command_line
+    from recbole_rawp.config.checks import check_values
+
+    options, rest = command_line.read(arguments)
+    name = rest.pop(0) if rest and rest[0] in COMMANDS else "train"
+    check_words(name, COMMANDS[name], rest, options)
+    check_options(name, options)
+    check_values({key: options[key] for key in ("rawp_output_dir",) if key in options})  # report reads no settings
+    return COMMANDS[name].run(options, *rest, argv=arguments)
+
+
+def check_words(name: str, command: Command, rest: list[str], options: dict[str, Any]) -> None:
+    """Raise InputError if the words beside the options are not those that the command takes."""
+    wanted = len(rest) if command.words is None else command.words
+    for word in rest[wanted:] + [word for word in rest[:wanted] if word.startswith("-")]:
+        if word.startswith("-"):
+            raise InputError(f"{word}: no value given. Write {word}=VALUE.")
+        hint = " Quote several config files: --config_files='a.yaml b.yaml'." * ("config_files" in options)
+        raise InputError(f"'{word}': not a command or option.{suggestion(word, COMMANDS)}{hint} Try --help.")
+    if len(rest) < wanted or (command.words is None and not rest):
+        raise InputError(f"{name}: name {command.takes}, as in `recbole-rawp {name} {command.example}`.")
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise InputError for an option of another command, and for what no command can do."""
+    owners: dict[str, list[str]] = {}
+    for command, found in COMMANDS.items():
+        for key in found.own:
+            owners.setdefault(key, []).append(command)
+    for key, commands in owners.items():
+        if key in options and name not in commands:
+            raise InputError(f"--{key}: goes with {' and '.join(commands)}, not with {name}. Leave it out.")
+    if "baseline" in options and "resume" in options:
+        raise InputError("--baseline: a run that goes on knows whether it has one. Leave it out.")
+    if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):
+        raise InputError("nproc: robustness is measured in one process. Leave nproc and world_size out.")

@@ -1,0 +1,22 @@
+"""Prints what a job found, and where it lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def show(result: dict[str, Any]) -> int:
+    """Print what a run found and where it lies."""
+    from recbole_rawp.report.scores import label
+
+    folder = result["output_dir"]
+    print(f"\n{result['table']}\n")
+    if result.get("overview"):
+        print(f"{result['overview']}\n")
+    for line in filter(None, [result.get("search"), *result.get("repair", [])]):
+        print(line + "\n")
+    for check in result.get("checks", []):
+        if check.status == "failed":
+            print(f"SELF-CHECK FAILED ({label(check.defense)}): {check.name}; not at {check.detail}")
+    print(f"report:  {folder}/report.md, {folder}/report.html\npicture: {folder}/robustness.png")
+    return 0
