@@ -13,6 +13,7 @@ from recbole.model.general_recommender import NCL
 from recbole_rawp import InputError, attack_checkpoint, compat, run_recbole_rawp
 from recbole_rawp.cli import dispatch
 from recbole_rawp.host.config import NEEDS, RAWPConfig
+from recbole_rawp.host.quirks import counted
 from tests import stand_ins
 from tests.test_radius_search import fit as train
 from tests.training import fit
@@ -89,10 +90,10 @@ def test_what_ncl_drops_in_its_warm_up_moves_nothing(ncl):
 def test_ncls_loss_keeps_its_length_and_gradient_in_the_warm_up(ncl):
     trainer, _ = fit(RAWPConfig(config_dict=ncl(defense="rawp", epochs=1)))
     weight = torch.ones(3, requires_grad=True)
-    parts = trainer._counted(lambda batch: (weight.sum(), 2 * weight.sum(), 4 * weight.sum()), 1)(None)
+    parts = counted(trainer, lambda batch: (weight.sum(), 2 * weight.sum(), 4 * weight.sum()), 1)(None)
     assert [float(part) for part in parts] == [3, 6, 0]
     assert torch.autograd.grad(sum(parts), weight)[0].tolist() == [3, 3, 3]
-    assert trainer._counted(NCL.calculate_loss, 2) is NCL.calculate_loss
+    assert counted(trainer, NCL.calculate_loss, 2) is NCL.calculate_loss
 
 
 def test_a_radius_is_found_in_ncls_own_loop_too(ncl):

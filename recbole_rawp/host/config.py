@@ -25,7 +25,7 @@ from recbole_rawp.config.properties import default_defense, defaults
 from recbole_rawp.config.rules import COMMAND_LINE_ONLY, RULES, check_names, check_values
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host.networks import NETWORKS
-from recbole_rawp.host.pretraining import check_stage
+from recbole_rawp.host.quirks.pretraining import check_run
 
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 NO_GRADIENT = {
@@ -121,7 +121,7 @@ class RAWPConfig(Config):
         check_names(self.external_config_dict, self._recbole_keys())
         check_values(self.final_config_dict)
         check_metric(self)
-        check_stage(self)
+        check_run(self)
 
     def __reduce__(self) -> tuple:
         return copyreg._reconstructor, (Config, object, None), self.__dict__  # type: ignore[attr-defined]

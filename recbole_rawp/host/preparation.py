@@ -18,6 +18,7 @@ from torch import nn
 
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
+from recbole_rawp.host.quirks import check_built
 
 logger = logging.getLogger()
 _handlers: list[logging.Handler] = []  # those that RecBole added for our run before
@@ -47,17 +48,10 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     with recboles("model"):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
-    check_clusters(model)
+    check_built(model)
     logger.info(model)
     count_flops(config, model, dataset)
     return data, model
-
-
-def check_clusters(model: Any) -> None:
-    """Raise InputError if NCL is to find more clusters than there are points."""
-    points = min(getattr(model, "n_users", 0), getattr(model, "n_items", 0))
-    if hasattr(model, "run_kmeans") and model.k > points:
-        raise InputError(f"num_clusters: {model.k}, but there are {points} users or items. Choose {points} at most.")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.host.preparation import Data, recboles
-from recbole_rawp.host.pretraining import pretraining
+from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training import resume, warm_up
 from recbole_rawp.training.ft_trainer import RAWPFTTrainer

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset
-from recbole.trainer.trainer import NCLTrainer, Trainer
+from recbole.trainer.trainer import Trainer
 from recbole.utils import set_color
 from torch import nn
 
@@ -32,7 +32,7 @@ from recbole_rawp.core.selection import Weights
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint, quirks
 from recbole_rawp.host.config import check_gradient
-from recbole_rawp.host.pretraining import pretraining
+from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.weights import chosen_weights, weight_table
 from recbole_rawp.training import resume, warm_up
 from recbole_rawp.training.radius import searching
@@ -134,7 +134,7 @@ class RAWPTrainer(Trainer):
     ) -> float | tuple[float, ...]:
         loss_func = loss_func or self.model.calculate_loss
         if self.hardened is not None:
-            loss_func = self.hardened(self._counted(loss_func, epoch_idx))
+            loss_func = self.hardened(quirks.counted(self, loss_func, epoch_idx))
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if self.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
             self._save_state(1, epoch_idx)
@@ -144,7 +144,7 @@ class RAWPTrainer(Trainer):
         if not self._hardening or epoch_idx < self.settings.warmup_epochs:
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         objective = self._begin(train_data, epoch_idx, first)
-        counted = self._counted(loss_func, epoch_idx)
+        counted = quirks.counted(self, loss_func, epoch_idx)
         result = super()._train_epoch(train_data, epoch_idx, lambda batch: objective(counted, batch), show_progress)
         if objective.batches == 0:
             raise RuntimeError(
@@ -163,18 +163,6 @@ class RAWPTrainer(Trainer):
         """Whether this training is the one that hardens, after plain epochs or none."""
         plain = self._pretrains_plainly or (self.search is not None and not self.search.trained_plainly)
         return self.hardens and not plain
-
-    def _counted(self, loss_func: LossFunction, epoch_idx: int) -> LossFunction:
-        """Return the loss with 0 for a part that the loop drops, so that delta does not climb it: NCL's warm-up."""
-        if not isinstance(self, NCLTrainer) or epoch_idx >= self.config["warm_up_step"]:
-            return loss_func
-
-        def counted(batch: Any) -> Any:
-            """Return as many parts as the model does."""
-            loss = loss_func(batch)
-            return (*loss[:-1], torch.zeros_like(loss[-1])) if isinstance(loss, tuple) else loss
-
-        return counted
 
     def _begin(self, train_data: Any, epoch_idx: int, first: bool) -> Objective:
         """Return the objective for this pass; the first of an epoch draws masks and, where due, measures omega."""

@@ -18,7 +18,7 @@ from recbole_rawp.config.settings import FineTuning, Training
 from recbole_rawp.core import ball, restoring
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
-from recbole_rawp.host.pretraining import pretraining
+from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training import resume
 from recbole_rawp.training.radius.search import RadiusSearch

@@ -18,8 +18,8 @@ from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.selection import Weights, mean_one, modules
 from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
-from recbole_rawp.host.training_loss import training_loss
 
 Row = dict[str, Any]
 
