@@ -12,7 +12,7 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.quirks.pretraining import pretrained
 from recbole_rawp.jobs.trainers import check_hardens
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo
 
 
@@ -44,7 +44,7 @@ def test_pretraining_is_plain_unless_asked_and_says_so(settings, asked):
     trainer.fit(data.train, data.valid, saved=False)
     assert (trainer.objective is not None) == asked
     assert trainer.defense == ("awp" if asked else "none")
-    assert trainer.progress is None
+    assert trainer.state.progress is None
 
 
 @pytest.mark.parametrize("asked", [False, True])

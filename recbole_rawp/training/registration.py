@@ -9,8 +9,7 @@ import recbole.trainer
 from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
 
 from recbole_rawp.errors import InputError
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
-from recbole_rawp.training.trainer import RAWPTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 
 
 @cache
