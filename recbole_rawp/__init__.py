@@ -23,9 +23,8 @@ if TYPE_CHECKING:
         run_recbole_rawp,
     )
     from recbole_rawp.jobs.tuning import objective_function
-    from recbole_rawp.training.ft_trainer import RAWPFTTrainer
     from recbole_rawp.training.registration import register, robustify, unregister
-    from recbole_rawp.training.trainer import RAWPTrainer
+    from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,7 +53,7 @@ _HOME = {  # public name -> the module that holds it
     "rank_checkpoint": "jobs.pipeline",
     "objective_function": "jobs.tuning",
     "RAWPTrainer": "training.trainer",
-    "RAWPFTTrainer": "training.ft_trainer",
+    "RAWPFTTrainer": "training.trainer",
     "robustify": "training.registration",
     "register": "training.registration",
     "unregister": "training.registration",

@@ -9,7 +9,7 @@ from recbole_rawp.core.gradients import total
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.training_loss import training_loss
+from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.weights import hidden_layers
 from recbole_rawp.threats.adversarial import METHODS, run
 from recbole_rawp.threats.adversarial.activations import ActivationLoss

@@ -22,9 +22,9 @@ QUICK = {"attack_radii": [0.2], "attack_batches": 2, "attack_steps": 2, "ft_epoc
 def test_a_plain_checkpoint_is_ranked(plain):
     before = plain.read_bytes()
     result = rank_checkpoint(str(plain), config_dict={"rawp_output_dir": "out", **QUICK})
-    rises = [row["rise"] for row in result["rows"]]
+    rises = [row.rise for row in result["rows"]]
     assert rises == sorted(rises, reverse=True) and len(rises) == 3 and rises[0] > 0
-    assert {row["metric"] for row in result["rows"]} == {"mrr@10"}
+    assert {row.metric for row in result["rows"]} == {"mrr@10"}
     names = {path.name for path in Path("out").iterdir()}
     assert {"criticality.csv", "criticality.png", "environment.txt"} == names
     assert plain.read_bytes() == before and list(Path("theirs").iterdir()) == [plain]

@@ -60,11 +60,11 @@ def test_value_and_order_on_two_linear_layers_are_the_closed_form(linear, granul
         settings=Criticality(radius, granularity, steps, batches=2),
     )
     expected = sorted([("first", float(first)), ("second", float(second))], key=lambda pair: -pair[1])
-    assert [row["module"] for row in rows] == [name for name, _ in expected]
+    assert [row.module for row in rows] == [name for name, _ in expected]
     loss = float(w2 @ W1 @ x)
     for row, (_, rise) in zip(rows, expected):
-        assert row["rise"] == pytest.approx(rise, rel=1e-5) and row["loss"] == pytest.approx(loss)
-        assert row["relative_rise"] == pytest.approx(rise / abs(loss), rel=1e-5) and "drop" not in row
+        assert row.rise == pytest.approx(rise, rel=1e-5) and row.loss == pytest.approx(loss)
+        assert row.relative_rise == pytest.approx(rise / abs(loss), rel=1e-5) and "drop" not in row.columns()
 
 
 def test_omega_is_the_one_step_rise_of_each_tensor_with_mean_1(linear):
@@ -89,12 +89,12 @@ def test_each_row_is_projected_ascent_on_that_module_alone_written_in_place(sett
     trainer, data = trained(settings, epochs=8)
     model, how = trainer.model, Criticality(0.2, "row", 3, batches=2)
     rows = criticality.rank(trainer, data.train, data.valid, weights=perturbed_weights(model, "hidden"), settings=how)
-    assert [row["rise"] for row in rows] == sorted((row["rise"] for row in rows), reverse=True)
+    assert [row.rise for row in rows] == sorted((row.rise for row in rows), reverse=True)
     model.eval()
     batches = fixed_batches(data.train, 2, trainer.device)
     clean = trainer.evaluate(data.valid, load_best_model=False)[trainer.valid_metric]
     for row in rows:
-        weight = model.get_parameter(row["weights"])
+        weight = model.get_parameter(row.weights)
         start = weight.detach().clone()
         bound = how.radius * start.norm(dim=1, keepdim=True)
         for _ in range(how.steps):
@@ -105,9 +105,9 @@ def test_each_row_is_projected_ascent_on_that_module_alone_written_in_place(sett
                 delta = weight - start + step
                 weight.copy_(start + delta * (bound / delta.norm(dim=1, keepdim=True)).nan_to_num(1.0).clamp(max=1.0))
         loss = float(sum(model.calculate_loss(batch) for batch in batches)) / 2
-        assert row["worst_loss"] == pytest.approx(loss, rel=1e-4)
+        assert row.worst_loss == pytest.approx(loss, rel=1e-4)
         attacked = trainer.evaluate(data.valid, load_best_model=False)[trainer.valid_metric]
-        assert row["drop"] == pytest.approx(clean - attacked, abs=2e-3)
+        assert row.drop == pytest.approx(clean - attacked, abs=2e-3)
         with torch.no_grad():
             weight.copy_(start)
 
@@ -121,7 +121,7 @@ def test_ranking_leaves_weights_generators_and_state_as_they_were(settings, name
     rng = restoring.rng_state()
     weights = perturbed_weights(trainer.model, "hidden")
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=Criticality(0.1, "row", 2, 2))
-    assert {n for row in rows for n in row["weights"].split(",")} == set(weights)
+    assert {n for row in rows for n in row.weights.split(",")} == set(weights)
     assert all(torch.equal(before[n], value) for n, value in trainer.model.state_dict().items())
     after = [g.get_state() for loader in data[:2] for g in loader_generators(loader)]
     assert all(map(torch.equal, generators, after)) and trainer.model.training
@@ -133,7 +133,7 @@ def test_where_less_is_better_a_drop_is_a_rise(settings):
     trainer, data = trained(settings, "DCN", valid_metric="LogLoss", epochs=4)
     weights = perturbed_weights(trainer.model, "hidden")
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=Criticality(0.5, "tensor", 5, 2))
-    assert rows[0]["drop"] == pytest.approx(rows[0]["attacked"] - rows[0]["clean"]) and rows[0]["drop"] > 0
+    assert rows[0].drop == pytest.approx(rows[0].attacked - rows[0].clean) and rows[0].drop > 0
 
 
 def test_a_module_is_the_leaf_that_owns_the_weight_and_a_raw_parameter_is_its_own():

@@ -17,7 +17,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer
 
 UNIT = {"rawp_radius_jitter": 0.0, "rawp_mask_probability": 1.0}
 

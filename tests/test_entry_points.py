@@ -17,7 +17,7 @@ from recbole.utils import get_trainer
 
 import recbole_rawp
 from recbole_rawp.core import overlay
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo
 
 ROOT = Path(__file__).parent.parent
@@ -64,10 +64,9 @@ def scores(file):
 @pytest.fixture
 def always_repaired(monkeypatch):
     """Stage 2 keeps whatever it did, so that its end differs from stage 1's."""
-    monkeypatch.setattr("recbole_rawp.training.stage2.robust_score.Judge.keeps", lambda *_, **__: True)
-    monkeypatch.setattr(
-        "recbole_rawp.training.stage2.robust_score.Judge.better", lambda self, score, than: than is None or score >= 0
-    )
+    scores = "recbole_rawp.training.stage2.valid_scores.ValidScores"
+    monkeypatch.setattr(f"{scores}.keeps", lambda *_, **__: True)
+    monkeypatch.setattr(f"{scores}.better", lambda self, score, than: than is None or score >= 0)
 
 
 ROUTES = {
@@ -81,7 +80,7 @@ ROUTES = {
 def test_recboles_result_is_that_of_the_repaired_model(route, settings, fits, always_repaired):
     result = ROUTES[route](settings("NeuMF", **REPAIR), True)
     (trainer,) = fits
-    assert trainer.progress.changed()
+    assert trainer.state.progress.changed()
     kept = torch.load(final(), weights_only=False)["state_dict"]
     assert all(torch.equal(value, kept[name]) for name, value in trainer.model.state_dict().items())
     recbole_rawp.unregister()
@@ -106,8 +105,8 @@ def test_hyper_tuning_ranks_by_the_repaired_models(algo, settings, fits):
     files = {"params_file": "gamma.hyper", "fixed_config_file_list": ["fixed.yaml"]}
     tuning = HyperTuning(objective_function, algo=algo, max_evals=2, **files)
     tuning.run()
-    scored = {str(t.settings.recipe.radius): t.best_valid_score for t in fits}
-    assert all(trainer.progress is not None for trainer in fits) and len(fits) == 2
+    scored = {str(t.settings.training.recipe.radius): t.best_valid_score for t in fits}
+    assert all(trainer.state.progress is not None for trainer in fits) and len(fits) == 2
     assert tuning.best_score == max(scored.values()) == scored[str(tuning.best_params["rawp_radius"])]
     assert algo == "bayes" or len(scored) == 2
 
@@ -120,7 +119,7 @@ def test_a_checkpoint_reads_without_caches_in_a_process_that_only_applies_our_sh
         ours |= {"mlp_hidden_size": [8, 4], "rawp_warmup_epochs": 0}
     result = run_recbole(config_dict=ours)
     (trainer,) = fits
-    assert trainer.progress is not None
+    assert trainer.state.progress is not None
     content = torch.load(final(), weights_only=False)
     cached = [v for k, v in (content["other_parameter"] or {}).items() if k.startswith(overlay.CACHES)]
     assert cached == ([None, None] if name == "LightGCN" else [])

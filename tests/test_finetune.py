@@ -18,10 +18,10 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.report.sections.stage2 import outcome
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
-from recbole_rawp.training.stage2 import repair
+from recbole_rawp.training.stage2 import interpolation, tuning
+from recbole_rawp.training.stage2.interpolation import ALPHAS
 from recbole_rawp.training.stage2.progress import Progress, summary
-from recbole_rawp.training.stage2.repair import ALPHAS
-from recbole_rawp.training.stage2.robust_score import Judge
+from recbole_rawp.training.stage2.valid_scores import ValidScores
 from tests.training import made
 
 
@@ -38,35 +38,35 @@ def repaired(settings, name, **overrides):
 
 @pytest.mark.parametrize("name", ["NeuMF", "DCN", "MKR", "RecVAE"])
 def test_only_the_chosen_modules_weights_differ_buffers_included(settings, name, monkeypatch):
-    monkeypatch.setattr(Judge, "keeps", lambda *_, **__: True)
-    monkeypatch.setattr(Judge, "better", lambda self, score, than: True)  # whatever stage 2 did is kept
+    monkeypatch.setattr(ValidScores, "keeps", lambda *_, **__: True)
+    monkeypatch.setattr(ValidScores, "better", lambda self, score, than: True)  # whatever stage 2 did is kept
     trainer, before, after = repaired(settings, name, ft_learning_rate=0.1)
-    (chosen,) = [row for row in trainer.progress.ranking if row["repaired"]]
-    assert chosen == trainer.progress.ranking[0]
-    owner = chosen["module"]
+    (chosen,) = [row for row in trainer.state.progress.ranking if row.repaired]
+    assert chosen == trainer.state.progress.ranking[0]
+    owner = chosen.module
     assert before.keys() == after.keys()
     differ = {key for key in before if not torch.equal(before[key], after[key])}
     assert {key.rpartition(".")[0] for key in differ if not key.startswith("prior.")} == {owner}
-    assert set(chosen["weights"].split(",")) <= differ
+    assert set(chosen.weights.split(",")) <= differ
     assert name == "RecVAE" or not any(key.startswith("prior.") for key in differ)
     if name == "DCN":
         assert any("running_mean" in key for key in before)
     assert all(p.requires_grad for n, p in trainer.model.named_parameters() if not n.startswith("prior."))
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert held <= {id(p) for p in trainer.model.parameters()} and (name == "RecVAE" or len(held) > 2)
-    assert trainer.hardened is None
+    assert trainer.callbacks[-1].keeps_best(trainer) is False  # those of stage 1 are back
 
 
 def test_the_repaired_model_is_the_best_one_with_its_clean_score(settings):
     trainer, before, after = repaired(settings, "NeuMF", ft_learning_rate=0.05, epochs=4)
-    progress = trainer.progress
-    (chosen,) = [row for row in progress.sweep if row["chosen"]]
-    name = next(row["weights"] for row in progress.ranking if row["repaired"])
+    progress = trainer.state.progress
+    (chosen,) = [row for row in progress.sweep if row.chosen]
+    name = next(row.weights for row in progress.ranking if row.repaired)
     weight = trainer.model.get_parameter(name)
     assert torch.equal(weight, after[name]) and torch.equal(before[name], progress.original[name])
-    assert trainer.best_valid_score == pytest.approx(chosen["clean"], abs=1e-4)
+    assert trainer.best_valid_score == pytest.approx(chosen.clean, abs=1e-4)
     assert trainer.best_valid_score == trainer.best_valid_result[trainer.valid_metric]
-    with repair.undone(trainer.model, progress):
+    with interpolation.undone(trainer.model, progress):
         assert torch.equal(weight, before[name])
     assert torch.equal(weight, after[name])
 
@@ -94,29 +94,29 @@ def test_stage_2_starts_from_the_best_weights_not_the_last(settings):
         callback_fn=lambda *_: states.append(trainer.model.predict_layer.weight.detach().clone()),
     )
     now = trainer.model.predict_layer.weight.detach()
-    assert torch.equal(states[1], trainer.progress.original.get("predict_layer.weight", now))
+    assert torch.equal(states[1], trainer.state.progress.original.get("predict_layer.weight", now))
     assert not torch.equal(states[1], states[3])
 
 
 def test_rounds_repair_one_module_after_another_and_top_k_several_at_once(settings):
     trainer, _, _ = repaired(settings, "NeuMF", ft_rounds=5)
-    modules = [row["module"] for row in trainer.progress.ranking if row["repaired"]]
-    assert len(modules) == len(set(modules)) == trainer.progress.round == 3  # NeuMF has three; then it ends
+    modules = [row.module for row in trainer.state.progress.ranking if row.repaired]
+    assert len(modules) == len(set(modules)) == trainer.state.progress.round == 3  # NeuMF has three; then it ends
     trainer, _, _ = repaired(settings, "NeuMF", ft_modules=2)
-    first = trainer.progress.ranking
-    assert [row["repaired"] for row in first] == [True, True, False]
+    first = trainer.state.progress.ranking
+    assert [row.repaired for row in first] == [True, True, False]
 
 
 @pytest.mark.parametrize("learner", ["sgd", "adam", "adamw", "adagrad", "rmsprop"])
 def test_learners_and_the_step_at_half_time(settings, learner, monkeypatch):
     rates = []
-    alone = repair.alone
+    alone = tuning.alone
 
     def spy(trainer, parameters, optimizer, objective):
         rates.append((type(optimizer).__name__.lower(), optimizer.param_groups[0]["lr"]))
         return alone(trainer, parameters, optimizer, objective)
 
-    monkeypatch.setattr(repair, "alone", spy)
+    monkeypatch.setattr(tuning, "alone", spy)
     repaired(settings, "NeuMF", ft_learner=learner, ft_epochs=5, ft_learning_rate=0.1)
     assert [name for name, _ in rates] == [learner] * 5
     assert [rate for _, rate in rates] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
@@ -139,7 +139,7 @@ def test_after_register_recboles_own_run_gets_the_repaired_model(settings):
 
 
 class Fake:
-    """A judge whose clean and robust scores are functions of the one weight."""
+    """Valid scores whose clean and robust scores are functions of the one weight."""
 
     def __init__(self, model, clean, robust, bigger=True, tolerance=0.985):
         self.model, self._clean, self._robust = model, clean, robust
@@ -152,7 +152,7 @@ class Fake:
     def robust(self):
         return self._robust(self.model.weight.item())
 
-    better, keeps = Judge.better, Judge.keeps
+    better, keeps = ValidScores.better, ValidScores.keeps
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_the_best_robust_score_whose_clean_score_stays_within_the_tolerance(clea
     progress = Progress(
         start_epoch=0, clean=clean(0.0), robust=robust(0.0), before={"weight": before}, best={"weight": tuned}
     )
-    judge = Fake(model, lambda a: clean(round(a, 6)), lambda a: robust(round(a, 6)), bigger)
-    repair.interpolate(model, {"weight": model.weight}, judge, progress)
-    assert [row["alpha"] for row in progress.sweep] == list(ALPHAS)
-    assert [row["alpha"] for row in progress.sweep if row["chosen"]] == [alpha]
+    scores = Fake(model, lambda a: clean(round(a, 6)), lambda a: robust(round(a, 6)), bigger)
+    interpolation.interpolate(model, ["weight"], scores, progress)
+    assert [row.alpha for row in progress.sweep] == list(ALPHAS)
+    assert [row.alpha for row in progress.sweep if row.chosen] == [alpha]
     assert model.weight.item() == pytest.approx(alpha) and progress.changed() == (alpha > 0)
     if alpha in (0.0, 1.0):
         assert torch.equal(model.weight.detach(), tuned if alpha else before)
@@ -190,14 +190,14 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     fgsm = Perturbation(("fgsm",), "hidden", (0.0, 0.3), iterations=1)
     records = robustness.under_attack(trainer, data.train, data.valid, Attack((fgsm,), batches=2), defense="x").records
     found = {r.level: r.value for r in records if r.metric == trainer.valid_metric}
-    judge = Judge(trainer, data.train, data.valid, weights, trainer.fine_tuning)
-    assert judge.robust() == found[0.3] and judge.clean() == found[0.0] and found[0.0] != found[0.3]
+    scores = ValidScores(trainer, data.train, data.valid, weights, trainer.fine_tuning)
+    assert scores.robust() == found[0.3] and scores.clean() == found[0.0] and found[0.0] != found[0.3]
 
 
 def test_alpha_0_leaves_everything_as_it_was_what_the_model_copies_from_itself_too(settings, monkeypatch):
-    monkeypatch.setattr(Judge, "better", lambda self, score, than: than is None)  # no alpha beats 0
+    monkeypatch.setattr(ValidScores, "better", lambda self, score, than: than is None)  # no alpha beats 0
     trainer, before, after = repaired(settings, "RecVAE", ft_modules=99, ft_learning_rate=0.01)
-    assert not trainer.progress.changed()
+    assert not trainer.state.progress.changed()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
@@ -206,17 +206,18 @@ def test_a_repair_that_diverges_is_given_up_not_the_run(settings, caplog):
     assert any("Stage 2 diverged" in r.message for r in caplog.records)
     assert all(torch.equal(value, after[key]) or value.isfinite().all() for key, value in after.items())
     assert all(value.isfinite().all() for value in after.values()) and before.keys() == after.keys()
-    assert [row["alpha"] for row in trainer.progress.sweep] == [0.0]  # nothing was tuned: nothing to interpolate
-    assert math.isnan(trainer.progress.epochs[-1]["loss"])
+    assert [row.alpha for row in trainer.state.progress.sweep] == [0.0]  # nothing was tuned: nothing to interpolate
+    assert math.isnan(trainer.state.progress.epochs[-1].loss)
     said = " Its training diverged in epoch 0: try a smaller ft_learning_rate, or ft_learner: adam."
-    assert summary(trainer.progress, "NDCG@10")[0].endswith(said) and said in outcome(trainer.progress, "NDCG@10")
+    progress = trainer.state.progress
+    assert summary(progress, "NDCG@10")[0].endswith(said) and said in outcome(progress, "NDCG@10")
 
 
 def test_measuring_omega_leaves_the_knowledge_graph_loader_in_its_mode(settings):
     config = RAWPConfig(config_dict=settings("MKR", rawp_layer_weights="criticality", criticality_every=1))
     trainer, data = made(config)
     modes = []
-    inner = trainer.build_objective()
+    inner = trainer.hardening.build(trainer)
     call = inner.__class__.__call__
 
     class Spy(inner.__class__):

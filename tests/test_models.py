@@ -33,9 +33,8 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidates import draw, frozen, sampled_loader
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
-from recbole_rawp.training.resume import optimizers_of
-from recbole_rawp.training.stage2 import repair
+from recbole_rawp.training.stage2 import interpolation, repair, tuning
+from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo
 from tests.training import made
 
@@ -200,9 +199,9 @@ class Repaired:
         self.tuned: list[SimpleNamespace] = []
         self.stage_1: State = {}
         patch.setattr(objective, "shifted_loss", self.watch_shift(objective.shifted_loss))
-        patch.setattr(repair, "ALPHAS", (0.0, 0.5, 1.0))  # the others cost time and show nothing here
-        patch.setattr(repair, "tune", self.watch_tune(repair.tune))
-        patch.setattr(self.trainer, "_load_best", self.watch_end(self.trainer._load_best))
+        patch.setattr(interpolation, "ALPHAS", (0.0, 0.5, 1.0))  # the others cost time and show nothing here
+        patch.setattr(tuning, "tune", self.watch_tune(tuning.tune))
+        patch.setattr(repair, "load_best", self.watch_end(repair.load_best))
         self.trainer.fit(self.data.train, self.data.valid)
 
     def watch_shift(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -225,9 +224,9 @@ class Repaired:
     def watch_tune(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Note the weights before and after tuning, which interpolation then mixes."""
 
-        def tune(trainer: Any, train_data: Any, weights: State, parameters: State, *rest: Any) -> None:
+        def tune(trainer: Any, weights: State, parameters: State, scores: Any) -> None:
             before = weights_of(trainer.model)
-            original(trainer, train_data, weights, parameters, *rest)
+            original(trainer, weights, parameters, scores)
             changed = different(before, weights_of(trainer.model))
             self.tuned.append(SimpleNamespace(names=set(parameters), changed=changed))
 
@@ -236,9 +235,9 @@ class Repaired:
     def watch_end(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Note the weights at the end of stage 1."""
 
-        def load_best(saved: bool) -> None:
-            self.stage_1 = weights_of(self.trainer.model)
-            original(saved)
+        def load_best(trainer: Any) -> None:
+            self.stage_1 = weights_of(trainer.model)
+            original(trainer)
 
         return load_best
 
@@ -265,7 +264,7 @@ def paths(model: torch.nn.Module) -> dict[str, set[str]]:
 
 def a_real_delta_changes_training(runs: Runs) -> None:
     """A real delta gives other weights than the plain run."""
-    assert runs.repaired.trainer.settings.defense == "rawp_ft" and runs.repaired.stage_1
+    assert runs.repaired.trainer.settings.training.defense == "rawp_ft" and runs.repaired.stage_1
     assert different(runs.first, runs.repaired.stage_1)
 
 
@@ -289,14 +288,14 @@ def delta_moves_exactly_what_is_selected(runs: Runs) -> None:
 def stage_2_changes_the_weakest_module_only(runs: Runs) -> None:
     """One round ranks every module, tunes the weakest, and leaves all other weights and buffers as they were."""
     run = runs.repaired
-    progress = run.trainer.progress
+    progress = run.trainer.state.progress
     assert progress is not None and progress.round == 1
-    rises = [row["rise"] for row in progress.ranking]
-    assert {row["module"] for row in progress.ranking} == modules(run.trainer.model, run.selected).keys()
+    rises = [row.rise for row in progress.ranking]
+    assert {row.module for row in progress.ranking} == modules(run.trainer.model, run.selected).keys()
     assert all(map(math.isfinite, rises)) and rises == sorted(rises, reverse=True)
-    (repaired,) = (row["module"] for row in progress.ranking if row["repaired"])
+    (repaired,) = (row.module for row in progress.ranking if row.repaired)
     (tuned,) = run.tuned
-    assert repaired == progress.ranking[0]["module"]
+    assert repaired == progress.ranking[0].module
     model = run.trainer.model
     other = tuned.changed - {path for name in tuned.names for path in paths(model)[name]}
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -315,7 +314,7 @@ def the_optimizer_holds_every_weight_after_a_load(runs: Runs) -> None:
     }
     for name, load in loads.items():
         load()
-        held = {id(p) for opt in optimizers_of(trainer).values() for group in opt.param_groups for p in group["params"]}
+        held = {id(p) for opt in trainer.optimizers().values() for group in opt.param_groups for p in group["params"]}
         now = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
         assert not {n for n, p in now.items() if id(p) not in held}, f"{name}: the optimizer lost weights"
         assert {id(p) for p in every} == {id(p) for p in now.values()}, name
@@ -399,7 +398,7 @@ def pretraining_is_plain_unless_asked(runs: Runs) -> None:
     for asked in (False, True):
         trainer, data = runs.start(defense="rawp_ft", rawp_pretraining=asked)
         trainer.fit(data.train, data.valid, saved=False)
-        assert (trainer.objective is not None) == asked and trainer.progress is None
+        assert (trainer.objective is not None) == asked and trainer.state.progress is None
         results[asked] = different(runs.first, weights_of(trainer.model))
     assert not results[False] and results[True]
 

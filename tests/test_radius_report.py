@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,8 @@ def searched(scores, *, bigger=True, budget=0.01, plain=0.5):
 
 
 def trainer(search):
-    return SimpleNamespace(search=search, valid_metric="ndcg@10", config={"model": "M", "dataset": "D"})
+    config, state = {"model": "M", "dataset": "D"}, SimpleNamespace(search=search)
+    return SimpleNamespace(state=state, valid_metric="ndcg@10", config=config)
 
 
 def test_within_the_budget_the_cost_is_told_beside_the_plain_model():
@@ -64,7 +66,7 @@ def test_the_path_is_in_the_file_and_in_the_picture(scores):
     title, *_, shown = radius_search.sections(trainer(search), Path("."))
     assert title == "## The radius that was found" and "](radius.png)" in shown
     written = pd.read_csv("radius.csv", float_precision="round_trip")
-    assert written.to_dict("records") == search.path and written["chosen"].sum() == 1
+    assert written.to_dict("records") == list(map(asdict, search.path)) and written["chosen"].sum() == 1
     assert imread("radius.png").shape == (750, 900, 4) and not list(Path(".").glob("*.partial"))
 
 

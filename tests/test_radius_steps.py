@@ -10,16 +10,16 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import get_trainer
 
 from recbole_rawp import objective_function, register, run_recbole_rawp
-from recbole_rawp.config.settings import START, fine_tuning
+from recbole_rawp.config.settings import START, fine_tuning, training
 from recbole_rawp.core import objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.jobs.pipeline import harden_checkpoint
-from recbole_rawp.training import resume
-from recbole_rawp.training.radius import searching
-from recbole_rawp.training.radius.search import RadiusSearch
+from recbole_rawp.training.plain_values import copied
+from recbole_rawp.training.radius import checks, searching
+from recbole_rawp.training.radius.search import RadiusSearch, Validation
 from recbole_rawp.training.registration import robustify, unregister
 from recbole_rawp.training.stage2 import repair
 from tests.test_radius_search import config_of, fit
@@ -38,15 +38,15 @@ def scored(monkeypatch, scores):
 def test_the_search_goes_on_while_it_chooses_and_stops_as_recbole_when_it_does_not(settings, monkeypatch):
     scored(monkeypatch, [*[0.5] * 12, *(0.5 - 0.0002 * k for k in range(12))])
     trainer, scores = fit(config_of(settings, epochs=12, stopping_step=1))
-    assert [row["chosen"] for row in trainer.search.path] == [*[False] * 6, True, False, False]
-    assert trainer.search.path[6]["radius"] == 1.0 and len(scores) == 9
+    assert [row.chosen for row in trainer.state.search.path] == [*[False] * 6, True, False, False]
+    assert trainer.state.search.path[6].radius == 1.0 and len(scores) == 9
     assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 6}
 
 
 def test_a_plain_model_that_stopped_early_leaves_the_search_all_of_its_epochs(settings, monkeypatch):
     scored(monkeypatch, [0.5, 0.4, 0.4, *[0.5] * 6])
     trainer, scores = fit(config_of(settings, epochs=6, stopping_step=1))
-    assert trainer.search.plain == [0.5, 0.4, 0.4] and len(scores) == 6
+    assert trainer.state.search.plain == [0.5, 0.4, 0.4] and len(scores) == 6
 
 
 # --- what is kept
@@ -56,18 +56,15 @@ def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, m
     """The first is chosen, while the clean score goes on rising."""
 
     def first(self, epoch, score):
-        row = {"attempt": 1, "epoch": epoch, "radius": 0.1, "score": score, "confirmed": score, "needed": 0.0}
-        self.path.append(row | {"passed": True, "kept": True, "waits": False, "chosen": not self.path})
+        self.path.append(Validation(1, epoch, 0.1, score, score, 0.0, True, True, False, chosen=not self.path))
         return True
 
     begun = []
     monkeypatch.setattr(RadiusSearch, "decide", first)
-    monkeypatch.setattr(
-        repair, "repair", lambda trainer, *_, **__: begun.append(resume.copied(trainer.model.state_dict()))
-    )
+    monkeypatch.setattr(repair, "repair", lambda trainer, *_, **__: begun.append(copied(trainer.model.state_dict())))
     for saved, folder in ((False, "none"), (True, "files")):
         trainer, scores = fit(config_of(settings, defense="rawp_ft", checkpoint_dir=folder), saved=saved)
-        assert max(scores) > scores[0] and trainer.search.chosen["epoch"] == 0
+        assert max(scores) > scores[0] and trainer.state.search.chosen.epoch == 0
     assert same(*begun)
 
 
@@ -89,29 +86,29 @@ def test_the_file_of_the_chosen_model_tells_its_own_score(settings, monkeypatch)
     scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496])
     trainer, _ = fit(config_of(settings, checkpoint_dir="saved"), saved=True)
     best = checkpoint.read(trainer.saved_model_file)
-    assert best["best_valid_score"] == trainer.search.chosen["score"] == trainer.best_valid_score < 0.5
-    assert best["epoch"] == trainer.search.chosen["epoch"]
+    assert best["best_valid_score"] == trainer.state.search.chosen.score == trainer.best_valid_score < 0.5
+    assert best["epoch"] == trainer.state.search.chosen.epoch
 
 
 def test_what_was_cached_of_refused_weights_is_forgotten(settings):
     trainer, _ = made(config_of(settings, "LightGCN", rawp_target="embeddings"))
-    state = resume.copied(resume.trained(trainer, trainer.outside))
+    state = copied(trainer.trained())
     trainer.model.restore_user_e = torch.ones(1)
-    resume.put_trained(trainer, state)
+    trainer.put_trained(state)
     assert trainer.model.restore_user_e is None
 
 
 def test_a_warm_up_counts_as_passed(settings):
     search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.2, 0.3, 0.4], trained_plainly=True, warmed=3)
-    assert not search.decide(3, 0.25) and search.path[0]["needed"] == search.needed(4)
+    assert not search.decide(3, 0.25) and search.path[0].needed == search.needed(4)
     trainer, _ = fit(config_of(settings, rawp_warmup_epochs=3, rawp_clean_budget=0.5))
-    assert trainer.search.path[0]["needed"] == trainer.search.needed(4)
+    assert trainer.state.search.path[0].needed == trainer.state.search.needed(4)
 
 
 def test_a_late_model_that_learns_after_the_warm_up_is_kept(settings, monkeypatch):
     scored(monkeypatch, [0.5] * 5 + [0.3, 0.3, 0.4, 0.2, 0.496])
     trainer, _ = fit(config_of(settings, epochs=5, rawp_warmup_epochs=2))
-    assert [(row["kept"], row["passed"]) for row in trainer.search.path] == [
+    assert [(row.kept, row.passed) for row in trainer.state.search.path] == [
         (True, False),
         (False, False),
         (True, True),
@@ -128,7 +125,7 @@ def test_no_radius_is_found_by_an_epoch_before_which_nothing_was_perturbed(setti
 
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
     trainer, _ = fit(config_of(settings, **given))
-    assert [row["epoch"] for row in trainer.search.path] == [1, 2] and trainer.search.path[0]["radius"] == START
+    assert [row.epoch for row in trainer.state.search.path] == [1, 2] and trainer.state.search.path[0].radius == START
     monkeypatch.setattr(objective, "draw_mask", lambda names, *_: dict.fromkeys(names, False))
     with pytest.raises(InputError, match="^rawp_radius: auto saw no validation after a perturbation"):
         fit(config_of(settings, **given))
@@ -143,9 +140,9 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
 
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
     trainer, _ = fit(config_of(settings, rawp_clean_budget=0.9, rawp_mask_every="epoch"))
-    path = [(row["epoch"], row["radius"] / START) for row in trainer.search.path]
-    assert path == [(0, 1), (2, 4), (4, 16)] and trainer.search.warmed == 3
-    assert trainer.search.path[-1]["needed"] == trainer.search.needed(5)
+    path = [(row.epoch, row.radius / START) for row in trainer.state.search.path]
+    assert path == [(0, 1), (2, 4), (4, 16)] and trainer.state.search.warmed == 3
+    assert trainer.state.search.path[-1].needed == trainer.state.search.needed(5)
 
 
 def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
@@ -156,15 +153,15 @@ def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
         return dict.fromkeys(names, len(drawn) != 5)
 
     def watched(trainer, *args):
-        states.append(resume.copied(trainer.model.state_dict()))
+        states.append(copied(trainer.model.state_dict()))
         before(trainer, *args)
 
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
     monkeypatch.setattr(searching, "_decide", watched)
     scored(monkeypatch, [*[0.5] * 5, 0.5, 0.5, 0.1, 0.12, 0.13])
     trainer, _ = fit(config_of(settings, epochs=5, rawp_mask_every="epoch"))
-    found = trainer.search
-    assert [(row["epoch"], row["kept"]) for row in found.path] == [(0, True), (1, True), (2, False), (4, False)]
+    found = trainer.state.search
+    assert [(row.epoch, row.kept) for row in found.path] == [(0, True), (1, True), (2, False), (4, False)]
     assert found.kept_score == 0.5 and same(found.kept["weights"], states[1]) and found.warmed == 0
 
 
@@ -174,7 +171,7 @@ def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
 
     def left(plain, score):
         search = RadiusSearch(0.1, bigger, 1.0, plain=[plain, plain])
-        search.path.append({"radius": 0.2, "score": score, "confirmed": score, "chosen": True})
+        search.path.append(Validation(1, 0, 0.2, score, score, 0.0, True, True, False, chosen=True))
         return searching.with_found(ft, search, {"ft_radius": None}).clean_tolerance
 
     assert ft.clean_tolerance == 0.985
@@ -190,7 +187,7 @@ def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
 @pytest.mark.parametrize("defense", ["sam", "asam", "apr"])
 def test_an_absolute_radius_is_no_larger_than_the_weights(defense, settings):
     trainer, _ = made(config_of(settings, defense=defense))
-    weights, _ = chosen_weights(trainer.model, trainer.settings)
+    weights, _ = chosen_weights(trainer.model, trainer.settings.training)
     everything = torch.cat([weight.detach().flatten() for weight in weights.values()])
     sizes = {
         "sam": everything.norm(),
@@ -203,8 +200,8 @@ def test_an_absolute_radius_is_no_larger_than_the_weights(defense, settings):
 def test_without_that_bound_the_radius_would_grow_until_the_loss_is_nan(settings, monkeypatch):
     options = {"defense": "sam", "rawp_clean_budget": 0.99, "epochs": 24, "train_batch_size": 8192}
     trainer, _ = fit(config_of(settings, **options))
-    radii = [row["radius"] for row in trainer.search.path]
-    assert len(radii) == 24 and max(radii) == trainer.search.largest < 100
+    radii = [row.radius for row in trainer.state.search.path]
+    assert len(radii) == 24 and max(radii) == trainer.state.search.largest < 100
     monkeypatch.setattr(searching, "size", lambda trainer: float("inf"))
     with pytest.raises(ValueError, match="Training loss is nan"):
         fit(config_of(settings, **options | {"epochs": 40}))
@@ -247,18 +244,18 @@ def test_several_processes_and_hardened_pretraining_are_refused(settings):
     trainer, data = made(config_of(settings))
     trainer.config["single_spec"] = False
     with pytest.raises(InputError, match="^nproc: "):
-        searching.check_searchable(trainer.config, trainer.model, data.valid)
+        checks.check_searchable(trainer.settings.training, trainer.config, trainer.model, data.valid)
     config = config_of(settings, rawp_pretraining=True)
     data, model = prepare(config)
     model.train_stage = "pretrain"
     for refused in (
-        lambda: searching.check_searchable(config, model, data.valid),
+        lambda: checks.check_searchable(training(config), config, model, data.valid),
         lambda: robustify(get_trainer(config["MODEL_TYPE"], "NeuMF"))(config, model),
     ):
         with pytest.raises(InputError, match="^rawp_radius: auto goes by valid scores, and pretraining has none"):
             refused()
     config["rawp_pretraining"] = False
-    searching.check_searchable(config, model, None)
+    checks.check_searchable(training(config), config, model, None)
 
 
 def test_a_budget_that_nothing_keeps_is_one_line_and_leaves_the_plain_model(settings, monkeypatch):

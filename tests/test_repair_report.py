@@ -13,19 +13,21 @@ from matplotlib.image import imread
 from recbole_rawp.config.settings import Criticality, FineTuning
 from recbole_rawp.core.objective import Recipe
 from recbole_rawp.report.sections import stage2
+from recbole_rawp.training.stage2.criticality import ModuleCriticality
+from recbole_rawp.training.stage2.interpolation import Mixture
 from recbole_rawp.training.stage2.progress import Progress, summary
+from recbole_rawp.training.stage2.tuning import TunedEpoch
 
 
 def row(module, rise, repaired, round_=0):
-    drop = {"metric": "ndcg@10", "clean": 0.2, "attacked": 0.15, "drop": 0.05}
-    scores = {"loss": 0.5, "worst_loss": 0.5 + rise, "rise": rise, "relative_rise": rise / 0.5}
-    about = {"round": round_, "module": module, "weights": f"{module}.weight", "parameters": 12}
-    return about | scores | drop | {"repaired": repaired}
+    losses = (0.5, 0.5 + rise, rise, rise / 0.5)
+    drop = ("ndcg@10", 0.2, 0.15, 0.05)
+    return ModuleCriticality(module, f"{module}.weight", 12, *losses, *drop, repaired, round_)
 
 
 def sweep(alpha, round_=0):
     return [
-        {"round": round_, "alpha": a, "clean": 0.2 - 0.01 * a, "robust": 0.1 + 0.05 * a, "chosen": a == alpha}
+        Mixture(round_, alpha=a, clean=0.2 - 0.01 * a, robust=0.1 + 0.05 * a, chosen=a == alpha)
         for a in (0.0, 0.5, 1.0)
     ]
 
@@ -34,12 +36,11 @@ def trainer(progress):
     criticality = Criticality(0.008, "row", 10, 10)
     settings = FineTuning(1, 1, 5, "sgd", 0.01, 0.9, 0.0, 0.985, 5, "hidden", Recipe(0.3), criticality)
     return SimpleNamespace(
-        progress=progress,
+        state=SimpleNamespace(progress=progress, seconds=40.0),
         fine_tuning=settings,
         valid_metric="ndcg@10",
         valid_metric_bigger=True,
         config={"model": "M", "dataset": "D"},
-        seconds=40.0,
         train_loss_dict={0: 1.0},
     )
 
@@ -51,7 +52,7 @@ def test_the_parts_name_the_module_the_choice_and_the_cost(rounds):
         names = [("predict", 0.1, number == 0), ("mlp.0", 0.02, number == 1)]
         progress.ranking += [row(*name, number) for name in names]
         progress.sweep += sweep((1.0, 0.0)[number], number)
-        progress.epochs += [{"round": number, "epoch": 0, "loss": 1.0, "robust": 0.15}]
+        progress.epochs.append(TunedEpoch(number, 0, loss=1.0, robust=0.15))
     text = "\n".join(stage2.sections(trainer(progress), Path(".")))
     assert "| predict  | 12" in text.replace("| 1       ", "") and "20.0%" in text and "drop of NDCG@10" in text
     assert "Repaired `predict`. **alpha = 1: clean NDCG@10 0.2000 -> 0.1900, robust 0.1000 -> 0.1500.**" in text
@@ -68,7 +69,7 @@ def test_the_parts_name_the_module_the_choice_and_the_cost(rounds):
 
 def test_an_absolute_radius_is_no_share_of_the_norm():
     progress = Progress(start_epoch=3, clean=0.2, robust=0.1, ranking=[row("predict", 0.1, True)], sweep=sweep(1.0))
-    progress.epochs = [{"round": 0, "epoch": 0, "loss": 1.0, "robust": 0.15}]
+    progress.epochs = [TunedEpoch(0, 0, loss=1.0, robust=0.15)]
     own = trainer(progress)
     own.fine_tuning = replace(own.fine_tuning, recipe=Recipe(0.3, relative=False))
     text = "\n".join(stage2.sections(own, Path(".")))
@@ -82,7 +83,7 @@ def test_without_stage_2_there_are_no_parts_and_no_files():
 @pytest.mark.parametrize(("robust", "clean", "blind"), [(0.0, 0.6, True), (0.04, 0.6, False), (0.9, 0.5, False)])
 def test_where_the_attack_leaves_nothing_the_report_and_the_lines_say_so(robust, clean, blind):
     """The last is LogLoss, which grows under attack."""
-    rows = [{"round": 0, "alpha": a, "clean": clean, "robust": robust, "chosen": a == 0} for a in (0.0, 0.1)]
+    rows = [Mixture(0, a, clean, robust, chosen=a == 0) for a in (0.0, 0.1)]
     progress = Progress(start_epoch=3, round=1, ranking=[row("predict", 0.1, True)], sweep=rows)
     for text in (stage2.outcome(progress, "NDCG@10"), *summary(progress, "ndcg@10")):
         assert ("leaves less than 5% of the clean score" in text and "ft_radius" in text) == blind

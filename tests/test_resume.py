@@ -19,9 +19,10 @@ from torch import nn
 
 from recbole_rawp import continue_run, run_recbole_rawp
 from recbole_rawp.errors import InputError
-from recbole_rawp.training import resume
+from recbole_rawp.training.outside_state import Outside, put_outside
+from recbole_rawp.training.plain_values import plain
 from recbole_rawp.training.radius.search import RadiusSearch
-from recbole_rawp.training.stage2 import robust_score
+from recbole_rawp.training.stage2 import valid_scores
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +69,7 @@ def kill_at(monkeypatch, moment):
 
     monkeypatch.setattr(Trainer, "_check_nan", counting(Trainer._check_nan))
     monkeypatch.setattr(os, "replace", counting(os.replace))  # a file is written, not yet in its place
-    monkeypatch.setattr(robust_score, "ranked", counting(robust_score.ranked))
+    monkeypatch.setattr(valid_scores, "ranked", counting(valid_scores.ranked))
     return calls
 
 
@@ -81,6 +82,7 @@ SPECIAL = {
 def phase(folder):
     """Return the stage in which a run was killed, or of stage 1 with a search which half."""
     state = torch.load(Path(folder, "resume.pt"), weights_only=True)
+    state = state["training"]
     if state["stage"] > 1 or not state["search"]:
         return state["stage"]
     return "search" if state["search"]["trained_plainly"] else "plain"
@@ -127,10 +129,10 @@ def test_a_run_killed_after_a_refusal_that_waits_ends_bit_equal(settings, monkey
     decide = RadiusSearch.decide
 
     def by_radius(trainer, *_, **__):
-        search = trainer.search
+        search = trainer.state.search
         score = 0.1 if search.trained_plainly and search.radius > 0.01 else 0.5
-        trainer.valid_result = {"mrr@10": score}
-        return score, trainer.valid_result
+        trainer.state.valid_result = {"mrr@10": score}
+        return score, trainer.state.valid_result
 
     def killed(self, epoch, score):
         if self.rows and self.rows[-1]["waits"]:
@@ -144,7 +146,7 @@ def test_a_run_killed_after_a_refusal_that_waits_ends_bit_equal(settings, monkey
         patch.setattr(RadiusSearch, "decide", killed)
         with pytest.raises(Killed):
             run_recbole_rawp(config_dict=options(settings, "NeuMF", "killed", **special) | {"epochs": 6})
-    assert torch.load("killed/resume.pt", weights_only=True)["search"]["path"][-1]["waits"]
+    assert torch.load("killed/resume.pt", weights_only=True)["training"]["search"]["path"][-1]["waits"]
     continue_run("killed")
     assert equal(content("whole"), content("killed"))
     assert Path("whole/radius.csv").read_text() == Path("killed/radius.csv").read_text()
@@ -195,8 +197,9 @@ def finished(settings):
 
 def test_the_file_loads_with_weights_only_and_is_rewritten_whole(finished):
     state = torch.load(finished / "resume.pt", weights_only=True)
-    assert state["stage"] == 3 and not list(finished.rglob("*.partial"))
-    assert {"optimizers", "rng", "generators", "masks", "weights", "outside", "counters"} <= state.keys()
+    assert state["training"]["stage"] == 3 and not list(finished.rglob("*.partial"))
+    assert {"optimizers", "rng", "generators", "training", "weights", "outside", "counters"} <= state.keys()
+    assert state["training"].keys() >= {"masks", "plain_until", "search", "progress", "seconds"}
 
 
 def test_a_finished_run_is_reported_again_without_training(finished, monkeypatch):
@@ -245,6 +248,15 @@ def test_a_folder_without_a_run_and_a_damaged_file_are_one_line(finished):
             continue_run("run")
 
 
+def test_the_state_of_another_version_is_refused_in_one_line(settings):
+    run_recbole_rawp(config_dict=options(settings, "NeuMF", "auto", **AUTO, defense="rawp"))
+    state = torch.load("auto/resume.pt", weights_only=True)
+    state["training"]["search"]["path"][0]["hurries"] = True
+    torch.save(state, "auto/resume.pt")
+    with pytest.raises(InputError, match=r"^resume: another version wrote the saved state \(.*'hurries'\)"):
+        continue_run("auto")
+
+
 def test_a_pickle_in_place_of_the_state_is_not_executed(finished):
     class Evil:
         def __reduce__(self):
@@ -290,14 +302,14 @@ def test_state_outside_the_state_dict_is_what_changed():
         return model
 
     model = Stateful()
-    watch = resume.Outside(model)
+    watch = Outside(model)
     assert watch.changed() == {}
-    state = (changed(model), watch.changed())[1]
+    state = (changed(model), plain(watch.changed()))[1]
     assert set(state) == {"/history", "/pairs", "/pointer", "/late", "/attention", "/scratch"}
     torch.save(state, "state.pt")
     twin = Stateful()
     alias = twin.history
-    resume.put_outside(twin, torch.load("state.pt", weights_only=True))
+    put_outside(twin, torch.load("state.pt", weights_only=True))
     assert alias.tolist() == [1.0, 1.0] and twin.history is alias  # in place
     assert twin.pairs.tolist() == [7, 1, 7, 3] and twin.pairs.dtype == model.pairs.dtype
     assert (twin.pointer, twin.share, twin.late.tolist()) == (3, 0.5, [1.0, 1.0])

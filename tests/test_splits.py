@@ -12,7 +12,7 @@ from recbole_rawp import continue_run, run_recbole_rawp
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests.training import QUICK, fit, run, same, stage_1
 
 SKIPPED = "Stage 2 is skipped: it chooses by valid data, and there are none."
@@ -31,9 +31,9 @@ def test_without_validations_stage_2_repairs_the_last_weights_and_those_are_eval
     trainer.fit(data.train, data.valid, saved=saved)
     result = trainer.evaluate(data.test, load_best_model=saved)
     now = {name: value.clone() for name, value in model.state_dict().items()}
-    assert same(last, {**now, **trainer.progress.original})
-    chosen = [row for row in trainer.progress.sweep if row["chosen"]]
-    assert trainer.progress.changed() == (not same(last, now)) == (chosen[0]["alpha"] > 0)
+    assert same(last, {**now, **trainer.state.progress.original})
+    chosen = [row for row in trainer.state.progress.sweep if row.chosen]
+    assert trainer.state.progress.changed() == (not same(last, now)) == (chosen[0].alpha > 0)
     _, fresh = prepare(config)
     fresh.load_state_dict(now)
     other = RAWPFTTrainer(config, fresh)
@@ -64,7 +64,7 @@ def test_without_test_data_there_is_nothing_to_attack(settings):
     with pytest.raises(InputError, match="^eval_args: the attacks are measured on test data, and this split has none"):
         run_recbole_rawp(config_dict=settings("NeuMF", **split(order="TO", LS="valid_only")))
     trainer, _ = fit(RAWPConfig(config_dict=settings("NeuMF", **split(order="TO", LS="valid_only"), **QUICK)))
-    assert trainer.progress is not None  # both stages run, as in RecBole's own `run_recbole`
+    assert trainer.state.progress is not None  # both stages run, as in RecBole's own `run_recbole`
 
 
 def test_early_stopping_ends_stage_1_and_stage_2_goes_on_from_there(settings):
@@ -74,7 +74,7 @@ def test_early_stopping_ends_stage_1_and_stage_2_goes_on_from_there(settings):
     scores = iter([0.5, 0.9, 0.3, 0.2, 0.1])
     trainer._valid_epoch = lambda *_, **__: (score := next(scores), {trainer.valid_metric: score})
     trainer.fit(data.train, data.valid, saved=False)
-    assert len(trainer.train_loss_dict) == trainer.progress.start_epoch == 4 and trainer.best_valid_score == 0.1
+    assert len(trainer.train_loss_dict) == trainer.state.progress.start_epoch == 4 and trainer.best_valid_score == 0.1
 
 
 @pytest.mark.parametrize("metric", ["LogLoss", "RMSE"])
@@ -82,12 +82,12 @@ def test_where_less_is_better_stage_2_chooses_the_least(metric, settings):
     own = {"metrics": ["LogLoss", "RMSE"], "valid_metric": metric, "ft_clean_tolerance": 0.5, "ft_learning_rate": 0.1}
     config = RAWPConfig(config_dict=settings("DeepFM", **own, **QUICK))
     trainer, _ = fit(config)
-    assert not trainer.valid_metric_bigger and trainer.progress.changed()
-    sweep = trainer.progress.sweep
-    (chosen,) = [row for row in sweep if row["chosen"]]
-    assert chosen["robust"] == min(row["robust"] for row in sweep) < sweep[0]["robust"]
-    assert trainer.best_valid_score == pytest.approx(chosen["clean"], abs=1e-4)
-    assert trainer.progress.robust > trainer.progress.clean  # the attack makes it worse, which is more
+    assert not trainer.valid_metric_bigger and trainer.state.progress.changed()
+    sweep = trainer.state.progress.sweep
+    (chosen,) = [row for row in sweep if row.chosen]
+    assert chosen.robust == min(row.robust for row in sweep) < sweep[0].robust
+    assert trainer.best_valid_score == pytest.approx(chosen.clean, abs=1e-4)
+    assert trainer.state.progress.robust > trainer.state.progress.clean  # the attack makes it worse, which is more
 
 
 def test_settings_that_change_no_number(settings):

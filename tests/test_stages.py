@@ -10,29 +10,29 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.host.pretraining import STAGED
+from recbole_rawp.host.quirks.pretraining import pretrained
 from recbole_rawp.jobs.trainers import check_hardens
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo
 
 
-@pytest.mark.parametrize("model", STAGED)
+@pytest.mark.parametrize("model", pretrained())
 def test_a_stage_that_the_model_does_not_have_is_refused_with_a_suggestion(model):
-    stages = STAGED[model]
-    with pytest.raises(InputError, match=rf"^{stages.key}: .* Did you mean '{stages.names[-1]}'\?$"):
-        RAWPConfig(model, "toy", config_dict={stages.key: stages.names[-1][:-1], "train_neg_sample_args": None})
+    runs = pretrained()[model]
+    with pytest.raises(InputError, match=rf"^{runs.key}: .* Did you mean '{runs.names[-1]}'\?$"):
+        RAWPConfig(model, "toy", config_dict={runs.key: runs.names[-1][:-1], "train_neg_sample_args": None})
 
 
-@pytest.mark.parametrize("model", STAGED)
+@pytest.mark.parametrize("model", pretrained())
 def test_a_later_stage_wants_the_checkpoint_of_an_earlier_one(model, tmp_path):
-    stages = STAGED[model]
+    runs = pretrained()[model]
     for missing in ("", "nowhere.pth", str(tmp_path)):
-        options = {stages.key: stages.names[1], stages.file: missing, "train_neg_sample_args": None}
-        with pytest.raises(InputError, match=rf"^{stages.file}: .*{stages.first} first"):
+        options = {runs.key: runs.names[1], runs.file: missing, "train_neg_sample_args": None}
+        with pytest.raises(InputError, match=rf"^{runs.file}: .*{runs.first} first"):
             RAWPConfig(model, "toy", config_dict=options)
     (tmp_path / "earlier.pth").touch()
-    RAWPConfig(model, "toy", config_dict=options | {stages.file: str(tmp_path / "earlier.pth")})
-    RAWPConfig(model, "toy", config_dict=options | {stages.key: stages.names[0]})
+    RAWPConfig(model, "toy", config_dict=options | {runs.file: str(tmp_path / "earlier.pth")})
+    RAWPConfig(model, "toy", config_dict=options | {runs.key: runs.names[0]})
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -44,7 +44,7 @@ def test_pretraining_is_plain_unless_asked_and_says_so(settings, asked):
     trainer.fit(data.train, data.valid, saved=False)
     assert (trainer.objective is not None) == asked
     assert trainer.defense == ("awp" if asked else "none")
-    assert trainer.progress is None
+    assert trainer.state.progress is None
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -14,6 +14,7 @@ from recbole_rawp import InputError, attack_checkpoint, run_recbole_rawp
 from recbole_rawp.cli.main import main
 from recbole_rawp.host.compat import awaited
 from recbole_rawp.host.config import NEEDS, RAWPConfig
+from recbole_rawp.host.quirks import counted
 from tests import stand_ins
 from tests.test_radius_search import fit as train
 from tests.training import fit
@@ -90,17 +91,17 @@ def test_what_ncl_drops_in_its_warm_up_moves_nothing(ncl):
 def test_ncls_loss_keeps_its_length_and_gradient_in_the_warm_up(ncl):
     trainer, _ = fit(RAWPConfig(config_dict=ncl(defense="rawp", epochs=1)))
     weight = torch.ones(3, requires_grad=True)
-    parts = trainer._counted(lambda batch: (weight.sum(), 2 * weight.sum(), 4 * weight.sum()), 1)(None)
+    parts = counted(trainer, lambda batch: (weight.sum(), 2 * weight.sum(), 4 * weight.sum()), 1)(None)
     assert [float(part) for part in parts] == [3, 6, 0]
     assert torch.autograd.grad(sum(parts), weight)[0].tolist() == [3, 3, 3]
-    assert trainer._counted(NCL.calculate_loss, 2) is NCL.calculate_loss
+    assert counted(trainer, NCL.calculate_loss, 2) is NCL.calculate_loss
 
 
 def test_a_radius_is_found_in_ncls_own_loop_too(ncl):
     _, plain = train(RAWPConfig(config_dict=ncl(defense="none", epochs=3)))
     trainer, scores = train(RAWPConfig(config_dict=ncl(defense="rawp", rawp_radius="auto", epochs=3)))
-    assert trainer.search.plain == [float(score) for score in plain]
-    assert [row["score"] for row in trainer.search.path] == scores and trainer.search.path[0]["passed"]
+    assert trainer.state.search.plain == [float(score) for score in plain]
+    assert [row["score"] for row in trainer.state.search.path] == scores and trainer.state.search.path[0]["passed"]
 
 
 def test_scores_that_are_drawn_are_compared_with_the_same_numbers_and_noted(settings, monkeypatch):

@@ -16,9 +16,8 @@ from recbole_rawp.core import objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.registration import robustify
-from recbole_rawp.training.trainer import RAWPTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 from tests.training import fit, same
 
 MODELS = ["NeuMF", "SASRec", "DeepFM", "SGL", "BERT4Rec", "DCN", "GRU4Rec", "RecVAE", "MultiVAE", "DiffRec"]
@@ -113,7 +112,7 @@ def test_an_epoch_before_which_no_weight_was_drawn_is_as_plain_as_a_warm_up(sett
     monkeypatch.setattr(trainer, "_valid_epoch", scored)
     empty_at_first(monkeypatch, 2)
     best, _ = trainer.fit(data.train, data.valid, saved=False, verbose=False)
-    assert same(seen[1], plain) and best == 6.0 and trainer.plain_until == 2
+    assert same(seen[1], plain) and best == 6.0 and trainer.state.plain_until == 2
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -335,7 +334,7 @@ def test_a_trainer_with_a_loop_or_a_fit_of_its_own_passes_through_both_stages(cl
         return trainer, {name: value.clone() for name, value in model.state_dict().items()}
 
     (trainer, weights), (usual, expected) = run(cls), run(Trainer)
-    assert len(trainer.progress.epochs) == 2 and trainer.progress.epochs == usual.progress.epochs
+    assert len(trainer.state.progress.epochs) == 2 and trainer.state.progress.epochs == usual.state.progress.epochs
     assert same(weights, expected)
 
 
@@ -382,7 +381,7 @@ def test_register_hardens_recboles_own_run_with_its_plain_config(settings, regis
             return super().__call__(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recbole_rawp.training.trainer.Objective", Spy)
+        patch.setattr("recbole_rawp.training.hardening.Objective", Spy)
         result = run_recbole(config_dict=settings("NeuMF", defense="awp", checkpoint_dir="saved"))
     assert Spy.calls > 0 and result["test_result"]
 

@@ -27,8 +27,9 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
-from recbole_rawp.training.stage2 import criticality, repair
+from recbole_rawp.training.callbacks import OtherLoss
+from recbole_rawp.training.stage2 import criticality, interpolation
+from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import oracle
 from tests.training import QUICK, fit, run, same, stage_1
 
@@ -109,15 +110,22 @@ def test_in_stage_2_the_clipped_gradient_is_that_of_the_repaired_module_alone(se
         [],
         model.calculate_loss,
     )
-    trainer.skip_stage_1, tuned = True, {}
-    model.calculate_loss = lambda batch: (batches.append(batch) if trainer.hardened else None) or loss_function(batch)
-    interpolate = repair.interpolate
+    tuned = {}
+    trainer.skip_stage_1()
 
-    def spy(model, parameters, judge, progress):
+    def noted(batch):
+        if isinstance(trainer.callbacks[0], OtherLoss):
+            batches.append(batch)
+        return loss_function(batch)
+
+    model.calculate_loss = noted
+    interpolate = interpolation.interpolate
+
+    def spy(model, names, scores, progress):
         tuned.update(progress.best)
-        return interpolate(model, parameters, judge, progress)
+        return interpolate(model, names, scores, progress)
 
-    monkeypatch.setattr(repair, "interpolate", spy)
+    monkeypatch.setattr(interpolation, "interpolate", spy)
     for parameter in model.parameters():  # what an epoch of stage 1 leaves behind, and clipping would count
         parameter.grad = torch.full_like(parameter, 100.0)
     trainer.fit(data.train, data.valid, saved=False)
@@ -191,8 +199,8 @@ def test_a_sparse_model_is_ranked_repaired_and_attacked(settings):
     config, data, model = sparse(settings, epochs=1, ft_epochs=1)
     trainer = RAWPFTTrainer(config, model)
     trainer.fit(data.train, data.valid, saved=False)
-    assert {row["module"] for row in trainer.progress.ranking} == {"user_embedding", "item_embedding"}
-    assert trainer.progress.ranking[0]["rise"] > 0 and len(trainer.progress.sweep) == 11
+    assert {row.module for row in trainer.state.progress.ranking} == {"user_embedding", "item_embedding"}
+    assert trainer.state.progress.ranking[0].rise > 0 and len(trainer.state.progress.sweep) == 11
     threat = Perturbation(("noise", "fgsm"), "embeddings", (0.0, 0.5), iterations=1)
     records = robustness.under_attack(trainer, data.train, data.test, Attack((threat,), batches=2), defense="x").records
     loss = {(r.threat, r.level): r.value for r in records if r.metric == LOSS}
@@ -237,7 +245,7 @@ def test_omega_of_dynamic_negatives_is_measured_in_evaluation_mode_and_leaves_no
     states = [random.getstate(), torch.get_rng_state().tolist(), data.train.generator.get_state().tolist()]
     monkeypatch.setattr(AttackLoss, "value", spy)
     weights = select(model, "hidden")
-    own = trainer.settings.criticality
+    own = trainer.settings.training.criticality
     one, two = (criticality.omega(trainer, data.train, weights=weights, settings=own) for _ in range(2))
     assert modes and not any(modes) and one == two
     assert states == [random.getstate(), torch.get_rng_state().tolist(), data.train.generator.get_state().tolist()]

@@ -19,8 +19,8 @@ from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs import tuning
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
-from recbole_rawp.training.stage2.robust_score import Judge
+from recbole_rawp.training.stage2.valid_scores import ValidScores
+from recbole_rawp.training.trainer import RAWPFTTrainer
 
 ROOT = Path(__file__).parent.parent
 KEYS = {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "attack", "output_dir"}
@@ -40,7 +40,7 @@ def fixed(settings):
 
 @pytest.mark.parametrize("defense", ["none", "awp", "rawp_ft", "apr"])
 def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(defense, fixed, monkeypatch):
-    """The same number comes from `evaluation`, which knows nothing of `Judge`, on the model as it was left."""
+    """The same number comes from `evaluation`, which knows nothing of `ValidScores`, on the model as it was left."""
     fitted = []
     fit = RAWPFTTrainer.fit
     monkeypatch.setattr(
@@ -57,7 +57,7 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
     assert result["best_valid_score"] == at[0.3, "mrr@10"] != at[0.0, "mrr@10"]
     assert result["best_valid_result"]["mrr@10"] == round(at[0.0, "mrr@10"], 4)
     assert result["best_valid_result"]["robust ndcg@10"] == round(at[0.3, "ndcg@10"], 4)
-    assert (trainer.progress is not None) == (defense == "rawp_ft")
+    assert (trainer.state.progress is not None) == (defense == "rawp_ft")
 
 
 def test_a_run_of_the_same_settings_has_the_same_clean_scores(settings):
@@ -121,7 +121,7 @@ def test_test_data_change_nothing_but_the_test_result(fixed, monkeypatch):
 @pytest.mark.parametrize("bigger", [True, False])
 def test_a_score_of_nan_is_the_worst_there_is(bigger, settings, monkeypatch):
     metric = {} if bigger else {"valid_metric": "LogLoss"}
-    monkeypatch.setattr(Judge, "robust_metrics", lambda judge: {judge.trainer.valid_metric: math.nan})
+    monkeypatch.setattr(ValidScores, "robust_metrics", lambda scores: {scores.trainer.valid_metric: math.nan})
     result = objective_function(settings("DeepFM", **SHORT, **metric))
     assert result["valid_score_bigger"] is bigger
     assert result["best_valid_score"] == (-math.inf if bigger else math.inf)
@@ -176,13 +176,13 @@ def test_neither_ray_nor_recboles_quick_start_is_imported():
 
 def test_the_weights_that_are_scored_are_those_of_the_checkpoint(settings, monkeypatch):
     seen = {}
-    robust = Judge.robust_metrics
+    robust = ValidScores.robust_metrics
 
-    def noted(judge):
-        seen.update({name: value.clone() for name, value in judge.trainer.model.state_dict().items()})
-        return robust(judge)
+    def noted(scores):
+        seen.update({name: value.clone() for name, value in scores.trainer.model.state_dict().items()})
+        return robust(scores)
 
-    monkeypatch.setattr(Judge, "robust_metrics", noted)
+    monkeypatch.setattr(ValidScores, "robust_metrics", noted)
     result = objective_function(settings("NeuMF", **SHORT, defense="rawp_ft", ft_learning_rate=0.1), saved=True)
     kept = torch.load(f"{result['output_dir']}/model.pth", weights_only=False)["state_dict"]
     assert seen.keys() == kept.keys() and all(torch.equal(seen[name], kept[name]) for name in kept)

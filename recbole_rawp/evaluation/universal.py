@@ -15,9 +15,9 @@ from recbole_rawp.core.overlay import keeps_embeddings
 from recbole_rawp.core.restoring import seed_generators
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, ranked_as
-from recbole_rawp.host.training_loss import training_loss
 from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.methods import METHODS
 from recbole_rawp.threats.adversarial.perturbation import worst_change

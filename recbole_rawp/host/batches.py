@@ -1,4 +1,4 @@
-"""Which training batches does an attack follow?  The first that RecBole's loader gives, the same on every call."""
+"""Reads which training batches an attack follows: the first that RecBole's loader gives, the same on every call."""
 
 from __future__ import annotations
 

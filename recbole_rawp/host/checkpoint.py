@@ -14,8 +14,8 @@ from torch import nn
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.pretraining import begun_from
 from recbole_rawp.host.quirks import modules_kept
+from recbole_rawp.host.quirks.pretraining import begun_from
 
 KEYS = ("config", "state_dict", "epoch")
 

@@ -27,7 +27,7 @@ from recbole_rawp.config.settings import Settings
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host import compat
 from recbole_rawp.host.networks import NETWORKS
-from recbole_rawp.host.pretraining import check_stage
+from recbole_rawp.host.quirks.pretraining import check_run
 
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 NO_GRADIENT = {
@@ -137,7 +137,7 @@ class RAWPConfig(Config):
         check_names(self.external_config_dict, self._recbole_keys())
         self._settings = options.made(self._ours())
         check_metric(self)
-        check_stage(self)
+        check_run(self)
 
     @property
     def settings(self) -> Settings:

@@ -20,6 +20,7 @@ from recbole_rawp.config.command_line import command
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import vocabulary
+from recbole_rawp.host.quirks import check_built
 
 logger = logging.getLogger()
 _handlers: list[logging.Handler] = []  # those that RecBole added for our run before
@@ -49,18 +50,11 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     with recboles("model"):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
-    check_clusters(model)
+    check_built(model)
     vocabulary.note(model, config, data.train._dataset)
     logger.info(model)
     count_flops(config, model, dataset)
     return data, model
-
-
-def check_clusters(model: Any) -> None:
-    """Raise InputError if NCL is to find more clusters than there are points."""
-    points = min(getattr(model, "n_users", 0), getattr(model, "n_items", 0))
-    if hasattr(model, "run_kmeans") and model.k > points:
-        raise InputError(f"num_clusters: {model.k}, but there are {points} users or items. Choose {points} at most.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from recbole_rawp.core.gradients import total
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.preparation import recboles
-from recbole_rawp.host.training_loss import training_loss
+from recbole_rawp.host.quirks import training_loss
 
 
 def check_training(config: Config, model: nn.Module, train_data: Any) -> None:

@@ -32,8 +32,8 @@ from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import AFTER, BEFORE, label
 from recbole_rawp.report.sections.attacked import fragility
 from recbole_rawp.threats.threat import PER_USER, UNIVERSAL, Threat
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
-from recbole_rawp.training.stage2 import repair
+from recbole_rawp.training.stage2.interpolation import undone
+from recbole_rawp.training.trainer import RAWPFTTrainer
 
 
 @dataclass
@@ -60,14 +60,14 @@ class Findings:
 
 def attack(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, findings: Findings) -> None:
     """Measure the model on test data under the attacks, before its repair too; add what was found."""
-    repaired = trainer.progress and trainer.progress.changed()
-    if repaired:
-        assert trainer.progress is not None
-        with repair.undone(trainer.model, trainer.progress):
+    progress = trainer.state.progress
+    repaired = progress is not None and progress.changed()
+    if progress is not None and repaired:
+        with undone(trainer.model, progress):
             before = under_attack(trainer, data, candidates, stage=1)
             verdicts = checked(trainer, data, candidates, before)
         findings.add(before, [replace(c, defense=c.defense + BEFORE) for c in verdicts])
-    after = under_attack(trainer, data, candidates, stage=2 if trainer.progress else 1)
+    after = under_attack(trainer, data, candidates, stage=2 if progress else 1)
     verdicts = checked(trainer, data, candidates, after)
     findings.add(after, [replace(c, defense=c.defense + AFTER) for c in verdicts] if repaired else verdicts)
 

@@ -32,7 +32,7 @@ from recbole_rawp.jobs.trainers import (
 )
 from recbole_rawp.report.sections import radius_search, stage2
 from recbole_rawp.training import resume
-from recbole_rawp.training.radius.searching import check_searchable
+from recbole_rawp.training.radius.checks import check_searchable
 from recbole_rawp.training.stage2 import criticality
 from recbole_rawp.training.stage2.progress import summary
 
@@ -205,16 +205,18 @@ def _run(
             if folder is None:  # nothing is written before the input is known to work
                 folder = _begin(config, runs, stage_1, stack)
             trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
-            trainer.skip_stage_1 = stage_1 is not None
+            if stage_1 is not None:
+                trainer.skip_stage_1()
             result = fit(trainer, data, saved)
             attack(trainer, data, candidates, findings)
         assert folder is not None
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
         dataset = data.test._dataset
         result |= write(trainer, folder, findings, candidates, dataset=dataset, again=again)
-        result["seconds"] = trainer.seconds + (trainer.progress.seconds if trainer.progress else 0.0)
-        result["search"] = radius_search.outcome(trainer.search, trainer.valid_metric) if trainer.search else ""
-        return result | {"repair": summary(trainer.progress, trainer.valid_metric) if trainer.progress else []}
+        state = trainer.state
+        result["seconds"] = state.seconds + (state.progress.seconds if state.progress else 0.0)
+        result["search"] = radius_search.outcome(state.search, trainer.valid_metric) if state.search else ""
+        return result | {"repair": summary(state.progress, trainer.valid_metric) if state.progress else []}
 
 
 def _checked(
@@ -252,7 +254,7 @@ def _check_stage_1(config: RAWPConfig, current: RAWPConfig, network: nn.Module, 
         config: the settings of the hardened model.
         current: those of the model that is trained next, which may be the plain one.
     """
-    check_searchable(config, network, data.valid)
+    check_searchable(config.settings.training, config, network, data.valid)
     check_hardens(config, network, data)
     if current["ft_rounds"] and (current["defense"] == "none" or not current["epochs"]):
         current.settings.check_radius_known()

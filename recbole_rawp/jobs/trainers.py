@@ -1,4 +1,4 @@
-"""Checks, makes and fits the trainer of a run."""
+"""Makes the trainer of a run, and checks before that it can train."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.host.preparation import Data, recboles
-from recbole_rawp.host.pretraining import pretraining
+from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training import resume, warm_up
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
 from recbole_rawp.training.registration import robustify
+from recbole_rawp.training.trainer import RAWPFTTrainer
 
 logger = logging.getLogger()
 
@@ -65,11 +65,7 @@ def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) ->
     config["checkpoint_dir"] = str(folder)
     with recboles("trainer"):
         trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-    trainer.saved_model_file = str(folder / "model.pth")
-    if saved:
-        trainer.fingerprint = resume.fingerprint(folder, config)
-        trainer.resume_file = folder / resume.NAME
-        trainer.resumed = resume.load(trainer.resume_file, trainer.fingerprint)
+    trainer.write_into(folder, fingerprint=resume.fingerprint(folder, config) if saved else None)
     return trainer
 
 

@@ -18,7 +18,7 @@ from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.trainers import check_choosable, check_weights, make_trainer, write_settings
-from recbole_rawp.training.stage2.robust_score import Judge
+from recbole_rawp.training.stage2.valid_scores import ValidScores
 
 
 def objective_function(
@@ -31,7 +31,7 @@ def objective_function(
     """Train with these settings and score the best model under attack: a drop-in for RecBole's `objective_function`.
 
     The score is the valid metric at the worst change of the weights within `ft_radius`, as stage 2 measures it
-    (`judge`), for whatever defense. See `fixed_attack` for what a search cannot change about it.
+    (`ValidScores`), for whatever defense. See `fixed_attack` for what a search cannot change about it.
 
     Args:
         config_dict: the settings of this trial, as `HyperTuning` passes them; or all settings.
@@ -58,8 +58,8 @@ def objective_function(
         trainer = make_trainer(config, network, folder, saved=False)
         trainer.fit(data.train, data.valid, verbose=False)
         checkpoint.load_into(network, checkpoint.read(trainer.saved_model_file, config["device"]))
-        judge = Judge(trainer, data.train, data.valid, perturbed_weights(network, attack.target), attack)
-        clean, robust = judge.clean_metrics(), judge.robust_metrics()
+        scores = ValidScores(trainer, data.train, data.valid, perturbed_weights(network, attack.target), attack)
+        clean, robust = scores.clean_metrics(), scores.robust_metrics()
         test_result = trainer.evaluate(data.test)
     score, bigger = robust[trainer.valid_metric], config["valid_metric_bigger"]
     return {

@@ -1,4 +1,4 @@
-"""What state does a model keep outside its state_dict, and how is state copied, moved and written?"""
+"""Finds the state that a model keeps outside its state_dict, and puts it back."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Outside:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.first = {place: (value, mark(value)) for place, value in attributes(model)}
+        self.first = {path: (value, mark(value)) for path, value in attributes(model)}
 
     def changed(self) -> State:
         """Return `module/attribute` -> value for what differs from the first look."""
         found = {}
-        for place, value in attributes(self.model):
-            before, then = self.first.get(place, (None, None))
+        for path, value in attributes(self.model):
+            before, then = self.first.get(path, (None, None))
             if before is not value or then != mark(value):
-                found[place] = plain(value)
+                found[path] = value
         return found
 
 
@@ -61,9 +61,9 @@ def mark(value: Any) -> Any:
 
 def put_outside(model: nn.Module, state: State) -> None:
     """Put the values back: in place where shapes allow, for another module may hold the same tensor."""
-    for place, value in state.items():
-        path, _, name = place.rpartition("/")
-        module = model.get_submodule(path)
+    for path, value in state.items():
+        owner, _, name = path.rpartition("/")
+        module = model.get_submodule(owner)
         now = module._buffers.get(name, vars(module).get(name))
         if isinstance(now, np.ndarray):
             setattr(module, name, value.cpu().numpy().astype(now.dtype))
@@ -71,32 +71,3 @@ def put_outside(model: nn.Module, state: State) -> None:
             now.copy_(value)
         else:
             setattr(module, name, value)
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """Return the value with its tensors, also those in dictionaries, on `device`."""
-    if isinstance(value, dict):
-        return {key: moved(entry, device) for key, entry in value.items()}
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def copied(value: Any) -> Any:
-    """Return the value with copies of its tensors, also those in containers, that stay as they are."""
-    if isinstance(value, dict):
-        return {key: copied(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(copied, value))
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-
-def plain(value: Any) -> Any:
-    """Return the value in types that `weights_only=True` loads."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.astype(np.int64) if value.dtype.kind == "u" else value)
-    return value

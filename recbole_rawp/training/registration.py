@@ -12,8 +12,7 @@ from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Tra
 
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat
-from recbole_rawp.training.ft_trainer import RAWPFTTrainer
-from recbole_rawp.training.trainer import RAWPTrainer
+from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 
 
 @cache
@@ -48,7 +47,7 @@ class Watched:
 
     def _train_epoch(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         result = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
-        if self.hardens and self.hardened is None and self.epoch_begun != epoch_idx:
+        if self.hardens and self.state.epoch_begun != epoch_idx:
             self.logger.warning(
                 f"{type(self).__name__}: epoch {epoch_idx} did not reach the hardened loss; it was plain."
             )

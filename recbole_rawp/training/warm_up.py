@@ -1,4 +1,4 @@
-"""Which epochs of a hardened training are plain, and what do they count for?  For the weights they leave, no more."""
+"""Counts the plain epochs of a hardened training for the weights that they leave, and for no more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,55 @@ import math
 from typing import Any
 
 from recbole_rawp.errors import InputError
+from recbole_rawp.training.callbacks import Callback
+
+
+class WarmUp(Callback):
+    """Keeps plain models from being the best one, and says so where only those are left."""
+
+    def on_train_begin(self, trainer: Any) -> None:
+        """Raise InputError if only plain epochs would be validated."""
+        if trainer.hardens_now and trainer.start_epoch < trainer.epochs:
+            check(trainer.config, trainer.settings.training.warmup_epochs, trainer.arguments.valid_data)
+
+    def on_epoch_begin(self, trainer: Any, train_data: Any, epoch: int) -> None:
+        """Where nothing was perturbed before, no model so far is the best, and no patience is used.
+
+        Else RecBole's early stopping, by the clean valid score, would keep a plain model and call it hardened.
+        """
+        if trainer.hardens_now and not trainer.trains_plain_model and epoch <= trainer.state.plain_until:
+            trainer.forget_best()
+
+    def on_pass_end(self, trainer: Any, epoch: int) -> None:
+        """Where the masks of a pass that was to be hardened were all empty, the warm-up is longer by its epoch."""
+        state = trainer.state
+        if state.perturbed:
+            state.plain_until = min(state.plain_until, epoch)
+        elif state.perturbed == 0 and epoch == state.plain_until:
+            state.plain_until = epoch + 1
+
+    def on_train_end(self, trainer: Any) -> None:
+        """Warn if no epoch that was to be hardened was perturbed.
+
+        Raises:
+            RuntimeError: if epochs were to be hardened and none passed through the hardened loss.
+            InputError: if no hardened model was the best one.
+        """
+        if not trainer.hardens_now:
+            return
+        arguments, plain_until = trainer.arguments, trainer.state.plain_until
+        last = max(trainer.train_loss_dict, default=-1)
+        if last >= trainer.settings.training.warmup_epochs and trainer.objective is None:
+            raise RuntimeError(
+                f"{type(trainer).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
+                "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
+            )
+        if arguments.valid_data and trainer.eval_step > 0 and last >= plain_until > 0:
+            check_kept(trainer)
+        if max(last, trainer.start_epoch - 1) < plain_until:
+            trainer.logger.warning(
+                "The model is plain: nothing was perturbed. Train longer, or raise rawp_mask_probability."
+            )
 
 
 def check(config: Any, warm_up: int, valid_data: Any) -> None:
@@ -43,27 +92,3 @@ def check_kept(trainer: Any) -> None:
             f"valid_metric: {trainer.valid_metric} of no hardened model was a number, so the best one is plain. "
             "Validate after more epochs or more often (eval_step), or train with a smaller learning_rate."
         )
-
-
-def forget(trainer: Any, epoch: int) -> None:
-    """At the start of an epoch before which nothing was perturbed: no model so far is the best, no patience is used.
-
-    Else RecBole's early stopping, by the clean valid score, would keep a plain model and call it hardened.
-    """
-    if epoch <= trainer.plain_until:
-        trainer.cur_step = 0
-        trainer.best_valid_score = -math.inf if trainer.valid_metric_bigger else math.inf
-
-
-def note(trainer: Any, epoch: int, perturbed: int) -> None:
-    """After a pass of an epoch that was to be hardened: where its masks were all empty, the warm-up is longer by it.
-
-    Args:
-        trainer: whose `plain_until`, the first epoch whose model is hardened, is changed.
-        epoch: that epoch.
-        perturbed: batches of the pass that had a perturbation.
-    """
-    if perturbed:
-        trainer.plain_until = min(trainer.plain_until, epoch)
-    elif epoch == trainer.plain_until:
-        trainer.plain_until = epoch + 1

@@ -1,4 +1,4 @@
-"""Which radii were tried, and what did they cost?  radius.csv, radius.png, and words."""
+"""Reports which radii were tried, and what they cost: radius.csv, radius.png, and words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PASSED, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
 
 def sections(trainer: Any, folder: Path) -> list[str]:
     """Write the files of the search into `folder` and return its part of the report; nothing where there was none."""
-    search: RadiusSearch | None = trainer.search
+    search: RadiusSearch | None = trainer.state.search
     if search is None or search.chosen is None:
         return []
     path, metric = pd.DataFrame(search.path), trainer.valid_metric.upper()
@@ -37,11 +37,11 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     """Say what was found, what it costs beside the plain model, and whether that is within the budget."""
     chosen, floor = search.chosen, search.needed()
     assert chosen is not None
-    passed = sum(row["passed"] for row in search.path)
+    passed = sum(row.passed for row in search.path)
     anew = f"; training began {search.attempt} times" * (search.attempt > 1)
     words = (
-        f"rawp_radius auto: {chosen['level']:.3g}, of epoch {chosen['epoch']} ({passed} of {len(search.path)} "
-        f"validations passed{anew}). Clean {metric} on validation data {chosen['score']:.4f} "
+        f"rawp_radius auto: {chosen.radius:.3g}, of epoch {chosen.epoch} ({passed} of {len(search.path)} "
+        f"validations passed{anew}). Clean {metric} on validation data {chosen.score:.4f} "
         f"({search.borne_out()}), the plain model's {search.measure():.4f} "
         f"(median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
     )

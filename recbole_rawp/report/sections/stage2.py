@@ -1,4 +1,4 @@
-"""What did ranking and repair find?  criticality.csv, tuning.csv, interpolation.csv, their pictures, and words."""
+"""Reports what ranking and repair found: criticality.csv, tuning.csv, interpolation.csv, their pictures, and words."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pandas as pd
 
 from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.files import whole
+from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.report.tables import markdown
+from recbole_rawp.training.stage2.criticality import ModuleCriticality
 from recbole_rawp.training.stage2.progress import Progress, advice
-from recbole_rawp.training.stage2.robust_score import limit
 
 REPAIRED, OTHER, CLEAN, ROBUST = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
 
 def sections(trainer: Any, folder: Path) -> list[str]:
     """Write the files of stage 2 into `folder` and return its parts of the report; nothing where there was none."""
-    progress: Progress | None = trainer.progress
+    progress: Progress | None = trainer.state.progress
     if progress is None:
         return []
     settings: FineTuning = trainer.fine_tuning
@@ -46,21 +47,21 @@ def sections(trainer: Any, folder: Path) -> list[str]:
         f"weight by {settings.recipe.radius:g} {unit}. Chosen: the best robust score whose clean score keeps "
         f"{settings.clean_tolerance:.1%} of stage 1's. `interpolation.csv`, `tuning.csv`."
         "\n\n![clean and robust score against alpha](interpolation.png)",
-        cost(progress.seconds, trainer.seconds if trainer.train_loss_dict else None),
+        cost(progress.seconds, trainer.state.seconds if trainer.train_loss_dict else None),
     ]
 
 
-def write_ranking(rows: list[dict[str, Any]], folder: Path, *, title: str) -> str:
+def write_ranking(rows: list[ModuleCriticality], folder: Path, *, title: str) -> str:
     """Write criticality.csv and criticality.png into `folder`; return the table."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([row.columns() for row in rows])
     whole(folder / "criticality.csv", lambda path: frame.to_csv(path, index=False))
     whole(folder / "criticality.png", lambda path: plot_ranking(frame, path, title=title))
     return ranking_table(rows)
 
 
-def ranking_table(rows: list[dict[str, Any]]) -> str:
+def ranking_table(rows: list[ModuleCriticality]) -> str:
     """Return the Markdown table of a ranking, weakest first, with rounds where there are several."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([row.columns() for row in rows])
     columns = {"module": "module", "parameters": "weights", "rise": "loss rise (MRC)", "relative_rise": "relative rise"}
     formats = {"rise": "{:.3g}", "relative_rise": "{:.1%}", "drop": "{:.4f}"}
     if "drop" in frame:
@@ -81,7 +82,7 @@ def outcome(progress: Progress, metric: str) -> str:
     """Say for each round what was chosen."""
     lines = []
     for number, rows in _rounds(pd.DataFrame(progress.sweep)):
-        names = [f"`{r['module']}`" for r in progress.ranking if r["round"] == number and r["repaired"]]
+        names = [f"`{r.module}`" for r in progress.ranking if r.round == number and r.repaired]
         before, chosen = rows.iloc[0], rows[rows["chosen"]].iloc[0]
         clean, robust = (f"{before[kind]:.4f} -> {chosen[kind]:.4f}" for kind in ("clean", "robust"))
         verdict = (

@@ -1,4 +1,4 @@
-"""How large may the perturbation be before the clean score pays for it?   rawp_radius: auto
+"""Searches for the largest perturbation that the clean score does not pay for: rawp_radius auto.
 
 First the model is trained plainly, as RecBole trains it; p_k is its k-th valid score. Then it is trained anew from the
 same start, and after each validation
@@ -34,10 +34,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_rawp.config.settings import START
-from recbole_rawp.errors import InputError
-from recbole_rawp.training.stage2.robust_score import limit
+from recbole_rawp.host.ranking.scores import limit
 
 COARSE, FINE = 4.0, 2**0.25
+
+
+@dataclass
+class Validation:
+    """A row of the search's path.
+
+    Attributes:
+        attempt, epoch, radius: of the training that was validated.
+        score, confirmed, needed: its valid score, what of it others confirm, and what passes.
+        passed, kept, waits: whether it did, training goes on from it, or the next one tells.
+        chosen: whether its model is the result so far.
+    """
+
+    attempt: int
+    epoch: int
+    radius: float
+    score: float
+    confirmed: float
+    needed: float
+    passed: bool
+    kept: bool
+    waits: bool
+    chosen: bool = False
 
 
 @dataclass
@@ -58,7 +80,7 @@ class RadiusSearch:
         start: the state before the first epoch, of model, optimizers, loaders and generators; after a warm-up, that of
             model and optimizers then.
         kept: the state of model and optimizers that is gone back to, and `kept_score`, its score.
-        path: a row for each validation: attempt, epoch, radius, score, confirmed, needed, passed, kept, waits, chosen.
+        path: a row for each validation.
         result: RecBole's valid result of the chosen model.
     """
 
@@ -76,13 +98,8 @@ class RadiusSearch:
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
     kept_score: float | None = None
-    path: list[dict[str, Any]] = field(default_factory=list)
+    path: list[Validation] = field(default_factory=list)
     result: dict[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse the state of a search that went by another rule."""
-        if any("waits" not in row for row in self.path):
-            raise InputError("resume: this run's rawp_radius=auto went by the rule of another version. Start anew.")
 
     def needed(self, k: int | None = None) -> float:
         """Return the score to be kept at the k-th validation, counted from 1; None: by the result."""
@@ -100,18 +117,18 @@ class RadiusSearch:
 
         What is not kept and does not wait goes back.
         """
-        needed = self.needed(1 + self.warmed + sum(row["passed"] for row in self.rows))
+        needed = self.needed(1 + self.warmed + sum(row.passed for row in self.rows))
         passed = self._reaches(score, needed)
         kept = passed or (self.kept_score is not None and self._reaches(score, self.kept_score))
-        sure = confirmed([*(row["score"] for row in self.rows if self._speaks(row)), score], bigger=self.bigger)
-        row = {"attempt": self.attempt, "epoch": epoch, "radius": self.radius, "score": score, "confirmed": sure}
-        waits = not kept and not math.isnan(score) and all(row["kept"] for row in self.rows[-1:])
-        self.path.append(row | {"needed": needed, "passed": passed, "kept": kept, "waits": waits, "chosen": False})
+        sure = confirmed([*(row.score for row in self.rows if self._speaks(row)), score], bigger=self.bigger)
+        waits = not kept and not math.isnan(score) and all(row.kept for row in self.rows[-1:])
+        now = Validation(self.attempt, epoch, self.radius, score, sure, needed, passed, kept, waits)
+        self.path.append(now)
         if kept:
             self.kept_score = score
-        if passed and self._preferred(self.path[-1]):
+        if passed and self._preferred(now):
             for row in self.path:
-                row["chosen"] = row is self.path[-1]
+                row.chosen = row is now
         if not waits:
             self._turn()
             radius = self.radius * self.factor if passed else self.radius / self.factor
@@ -123,7 +140,7 @@ class RadiusSearch:
         if not self.rows or (self.chosen is not None and self.within_budget(self.chosen)):
             return False
         last = self.rows[-3:]
-        smallest = len(last) == 3 and not any(row["passed"] or row["radius"] > START for row in last)
+        smallest = len(last) == 3 and not any(row.passed or row.radius > START for row in last)
         return (smallest or impatient) and self._quarter() >= START
 
     def begin_anew(self) -> None:
@@ -133,21 +150,21 @@ class RadiusSearch:
         self.warmed, self.kept, self.kept_score = self.warm_start, None, None
 
     def _quarter(self) -> float:
-        return max(row["radius"] for row in self.rows) / 4
+        return max(row.radius for row in self.rows) / 4
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Validation]:
         """Those of the path that belong to this attempt."""
-        return [row for row in self.path if row["attempt"] == self.attempt]
+        return [row for row in self.path if row.attempt == self.attempt]
 
     @property
-    def chosen(self) -> dict[str, Any] | None:
+    def chosen(self) -> Validation | None:
         """The row of the model that is the result so far; None before the first that passed."""
-        return next((row for row in self.path if row["chosen"]), None)
+        return next((row for row in self.path if row.chosen), None)
 
-    def within_budget(self, row: dict[str, Any]) -> bool:
+    def within_budget(self, row: Validation) -> bool:
         """Tell whether a row of the path keeps enough of the plain model's best, and not by luck alone."""
-        return self._reaches(row["confirmed"], self.needed())
+        return self._reaches(row.confirmed, self.needed())
 
     def _reaches(self, score: float, needed: float) -> bool:
         return score >= needed if self.bigger else score <= needed
@@ -155,16 +172,16 @@ class RadiusSearch:
     def borne_out(self) -> str:
         """Say how far other validations confirm the chosen one."""
         assert self.chosen is not None
-        sure = self.chosen["confirmed"]
+        sure = self.chosen.confirmed
         return f"{sure:.4f} confirmed by others" if math.isfinite(sure) else "confirmed by no other"
 
-    def _speaks(self, row: dict[str, Any]) -> bool:
+    def _speaks(self, row: Validation) -> bool:
         """Tell whether a row speaks of the radius: one at it, or at a larger one within the budget, or the reverse."""
-        if math.isclose(row["radius"], self.radius):
+        if math.isclose(row.radius, self.radius):
             return True
-        return bool((row["radius"] > self.radius) == self._reaches(row["score"], self.needed()))
+        return bool((row.radius > self.radius) == self._reaches(row.score, self.needed()))
 
-    def _preferred(self, row: dict[str, Any]) -> bool:
+    def _preferred(self, row: Validation) -> bool:
         """Tell whether a row that passed is to be chosen instead of the one that is."""
         before = self.chosen
         if before is None:
@@ -172,13 +189,13 @@ class RadiusSearch:
         new, old = (self.within_budget(one) for one in (row, before))
         if new != old:
             return new
-        if new and not math.isclose(row["radius"], before["radius"]):
-            return bool(row["radius"] > before["radius"])
-        return self._reaches(row["confirmed"], before["confirmed"])
+        if new and not math.isclose(row.radius, before.radius):
+            return bool(row.radius > before.radius)
+        return self._reaches(row.confirmed, before.confirmed)
 
     def _turn(self) -> None:
         """Make the factor finer where the decision turned, coarser where three agree."""
-        decisions = [row["passed"] for row in self.rows if not row["waits"]]
+        decisions = [row.passed for row in self.rows if not row.waits]
         if all(decisions):
             return
         last = decisions[-3:]

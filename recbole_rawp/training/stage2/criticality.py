@@ -1,4 +1,4 @@
-"""Which module is the weakest?
+"""Ranks modules by criticality: the weakest is the one whose worst change costs most.
 
     MRC(l) = max over delta on module l's sphere of  L(w + delta) - L(w)
 
@@ -7,7 +7,7 @@ Module Robust Criticality, after RiFT (Zhu et al., ICCV 2023). RAWP-FT repairs t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,13 +18,46 @@ from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.selection import Weights, mean_one, modules
 from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
-from recbole_rawp.host.training_loss import training_loss
-
-Row = dict[str, Any]
 
 
-def rank(trainer: Any, train_data: Any, valid_data: Any, *, weights: Weights, settings: Criticality) -> list[Row]:
+@dataclass
+class ModuleCriticality:
+    """How critical a module is.
+
+    Attributes:
+        module: its name, and `weights`, those of its weights that were moved, and `parameters`, their entries.
+        loss, worst_loss: L(w), and L at the worst change.
+        rise, relative_rise: MRC, and MRC / |L(w)|.
+        metric, clean, attacked, drop: the valid metric, before and at that change, and how much worse it got; None
+            without valid data.
+        repaired, round: of stage 2; None outside it.
+    """
+
+    module: str
+    weights: str
+    parameters: int
+    loss: float
+    worst_loss: float
+    rise: float
+    relative_rise: float
+    metric: str | None = None
+    clean: float | None = None
+    attacked: float | None = None
+    drop: float | None = None
+    repaired: bool | None = None
+    round: int | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return what a table shows: the round first, and nothing that is None."""
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"round": found.pop("round"), **found} if "round" in found else found
+
+
+def rank(
+    trainer: Any, train_data: Any, valid_data: Any, *, weights: Weights, settings: Criticality
+) -> list[ModuleCriticality]:
     """Measure the criticality of every module that owns one of `weights`; nothing is left behind.
 
     All modules see the same training batches and random numbers; the first gradient serves them all, and each further
@@ -38,38 +71,40 @@ def rank(trainer: Any, train_data: Any, valid_data: Any, *, weights: Weights, se
         settings: ball, steps and number of batches.
 
     Returns:
-        The rows, weakest module first, with the fields module, weights, parameters, loss, worst_loss, rise (MRC),
-        relative_rise (MRC / L), metric, clean, attacked and drop (of the valid metric, positive where it gets worse).
+        The weakest module first.
     """
-    sign = 1 if trainer.valid_metric_bigger else -1
     rows = []
     with measuring(trainer, train_data, valid_data):
-        loss = AttackLoss(
-            trainer.model,
-            training_loss(trainer.model),
-            fixed_batches(train_data, settings.batches, trainer.device),
-            weights,
-        )
+        loss = attacked_loss(trainer, train_data, weights, settings)
         clean, at_w = ranked(trainer, valid_data).metrics, loss.value({})
         for module, names in modules(trainer.model, weights).items():
             group = {name: weights[name] for name in names}
             delta = worst(loss, group, settings)
             hit, peak = ranked_at(trainer, valid_data, loss, delta).metrics, loss.value(delta)
-            row = {
-                "module": module,
-                "weights": ",".join(names),
-                "parameters": sum(weight.numel() for weight in group.values()),
-                "loss": at_w,
-                "worst_loss": peak,
-                "rise": peak - at_w,
-                "relative_rise": (peak - at_w) / abs(at_w) if at_w else float("nan"),
-            }
-            metric = trainer.valid_metric
-            if valid_data:
-                drop = sign * (clean[metric] - hit[metric])
-                row |= {"metric": metric, "clean": clean[metric], "attacked": hit[metric], "drop": drop}
-            rows.append(row)
-    return sorted(rows, key=lambda row: row["rise"], reverse=True)
+            row = ModuleCriticality(
+                module,
+                weights=",".join(names),
+                parameters=sum(weight.numel() for weight in group.values()),
+                loss=at_w,
+                worst_loss=peak,
+                rise=peak - at_w,
+                relative_rise=(peak - at_w) / abs(at_w) if at_w else float("nan"),
+            )
+            rows.append(replace(row, **metric_drop(trainer, clean, hit)) if valid_data else row)
+    return sorted(rows, key=lambda row: row.rise, reverse=True)
+
+
+def metric_drop(trainer: Any, clean: dict[str, float], attacked: dict[str, float]) -> dict[str, Any]:
+    """Return the valid metric and how much worse it got, as fields of a row."""
+    metric, sign = trainer.valid_metric, 1 if trainer.valid_metric_bigger else -1
+    drop = sign * (clean[metric] - attacked[metric])
+    return {"metric": metric, "clean": clean[metric], "attacked": attacked[metric], "drop": drop}
+
+
+def attacked_loss(trainer: Any, train_data: Any, weights: Weights, settings: Criticality) -> AttackLoss:
+    """Return the training loss on the batches that every attack follows."""
+    batches = fixed_batches(train_data, settings.batches, trainer.device)
+    return AttackLoss(trainer.model, training_loss(trainer.model), batches, weights)
 
 
 def worst(loss: AttackLoss, group: Weights, settings: Criticality) -> Weights:
@@ -88,12 +123,7 @@ def omega(trainer: Any, train_data: Any, *, weights: Weights, settings: Critical
     """Return the layer weights max(MRC, 0), scaled to mean 1; MRC of each tensor by one step, one gradient for all."""
     estimate = replace(settings, steps=1)
     with measuring(trainer, train_data):
-        loss = AttackLoss(
-            trainer.model,
-            training_loss(trainer.model),
-            fixed_batches(train_data, settings.batches, trainer.device),
-            weights,
-        )
+        loss = attacked_loss(trainer, train_data, weights, settings)
         clean = loss.value({})
         rises = {name: loss.value(worst(loss, {name: weight}, estimate)) - clean for name, weight in weights.items()}
     return mean_one({name: max(rise, 0.0) for name, rise in rises.items()})

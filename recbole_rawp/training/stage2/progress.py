@@ -1,4 +1,4 @@
-"""How far has stage 2 come, and what did it see?"""
+"""Notes how far stage 2 has come and what it saw, and says it in words."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from recbole_rawp.training.stage2.criticality import ModuleCriticality
+    from recbole_rawp.training.stage2.interpolation import Mixture
+    from recbole_rawp.training.stage2.tuning import TunedEpoch
 
 BLIND = 0.05  # share of the clean score below which robust scores tell nothing apart
 
@@ -45,9 +50,9 @@ class Progress:
     original: dict[str, torch.Tensor] = field(default_factory=dict)
     best_score: float | None = None
     optimizer: dict[str, Any] | None = None
-    ranking: list[dict[str, Any]] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    sweep: list[dict[str, Any]] = field(default_factory=list)
+    ranking: list[ModuleCriticality] = field(default_factory=list)
+    epochs: list[TunedEpoch] = field(default_factory=list)
+    sweep: list[Mixture] = field(default_factory=list)
     seconds: float = 0.0
 
     def end_round(self) -> None:
@@ -57,12 +62,12 @@ class Progress:
 
     def changed(self) -> bool:
         """Tell whether a repair was worth keeping."""
-        return any(row["chosen"] and row["alpha"] > 0 for row in self.sweep)
+        return any(row.chosen and row.alpha > 0 for row in self.sweep)
 
     def now(self) -> tuple[float, float]:
         """Return the clean and robust valid scores of the model as repaired so far."""
-        chosen = [row for row in self.sweep if row["chosen"]]
-        return (chosen[-1]["clean"], chosen[-1]["robust"]) if chosen else (self.clean, self.robust)
+        chosen = [row for row in self.sweep if row.chosen]
+        return (chosen[-1].clean, chosen[-1].robust) if chosen else (self.clean, self.robust)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -76,27 +81,27 @@ def summary(progress: Progress, metric: str) -> list[str]:
     """Return in words what stage 2 ranked and chose, a line for each round."""
     lines = []
     for round_ in range(progress.round):
-        ranking, sweep = (
-            [row for row in rows if row["round"] == round_] for rows in (progress.ranking, progress.sweep)
-        )
-        order = ", ".join(f"{row['module']} {row['rise']:.3g}" for row in ranking)
-        repaired = ", ".join(row["module"] for row in ranking if row["repaired"])
-        chosen = next(row for row in sweep if row["chosen"])
+        ranking = [row for row in progress.ranking if row.round == round_]
+        sweep = [row for row in progress.sweep if row.round == round_]
+        order = ", ".join(f"{row.module} {row.rise:.3g}" for row in ranking)
+        repaired = ", ".join(row.module for row in ranking if row.repaired)
+        chosen = next(row for row in sweep if row.chosen)
         lines.append(
-            f"Stage 2, round {round_ + 1}: loss rise {order}. Repaired {repaired}: alpha {chosen['alpha']:g}, valid "
-            f"{metric} {sweep[0]['clean']:.4f} -> {chosen['clean']:.4f}, under attack {sweep[0]['robust']:.4f} -> "
-            f"{chosen['robust']:.4f}.{advice(progress, round_)}"
+            f"Stage 2, round {round_ + 1}: loss rise {order}. Repaired {repaired}: alpha {chosen.alpha:g}, valid "
+            f"{metric} {sweep[0].clean:.4f} -> {chosen.clean:.4f}, under attack {sweep[0].robust:.4f} -> "
+            f"{chosen.robust:.4f}.{advice(progress, round_)}"
         )
     return lines
 
 
 def advice(progress: Progress, round_: int) -> str:
     """Return, with a space before it, what to change where a round diverged, or had next to nothing to choose by."""
-    epochs, sweep = ([row for row in rows if row["round"] == round_] for rows in (progress.epochs, progress.sweep))
-    if epochs and math.isnan(epochs[-1]["loss"]):
-        end = epochs[-1]["epoch"]
+    epochs = [row for row in progress.epochs if row.round == round_]
+    sweep = [row for row in progress.sweep if row.round == round_]
+    if epochs and math.isnan(epochs[-1].loss):
+        end = epochs[-1].epoch
         return f" Its training diverged in epoch {end}: try a smaller ft_learning_rate, or ft_learner: adam."
-    if not max(row["robust"] for row in sweep) <= BLIND * sweep[0]["clean"]:  # NaN is another matter
+    if not max(row.robust for row in sweep) <= BLIND * sweep[0].clean:  # NaN is another matter
         return ""
     return (
         f" At every alpha the attack leaves less than {BLIND:.0%} of the clean score, next to nothing to choose by: "

@@ -1,4 +1,4 @@
-"""How good is the model as it is now, and is that better?"""
+"""Scores a model on valid data, clean and under the attack by which stage 2 chooses, and compares scores."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.selection import Weights
 from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
-from recbole_rawp.host.training_loss import training_loss
+from recbole_rawp.host.ranking.scores import limit
 
 
-class Judge:
+class ValidScores:
     """Scores the model as it is now on valid data: clean, and under the attack by which stage 2 chooses."""
 
     def __init__(self, trainer: Any, train_data: Any, valid_data: Any, weights: Weights, settings: FineTuning) -> None:
@@ -59,8 +60,3 @@ class Judge:
         bigger = self.trainer.valid_metric_bigger
         bound = limit(of, self.settings.clean_tolerance, bigger=bigger)
         return score >= bound if bigger else score <= bound
-
-
-def limit(clean: float, tolerance: float, *, bigger: bool) -> float:
-    """Return the clean score that must be kept: tolerance * clean, or clean / tolerance where less is better."""
-    return clean - (1 - tolerance) * abs(clean) if bigger else clean + (1 / tolerance - 1) * abs(clean)

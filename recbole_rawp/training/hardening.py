@@ -1,0 +1,136 @@
+"""Hardens RecBole's epochs, stage 1 of RAWP-FT: every batch's loss becomes the objective's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from recbole_rawp.config.suites import WORDS
+from recbole_rawp.core.activation_objective import ActivationObjective
+from recbole_rawp.core.ascent import AdamMoments
+from recbole_rawp.core.gradients import LossFunction
+from recbole_rawp.core.objective import Objective
+from recbole_rawp.core.selection import Weights
+from recbole_rawp.errors import InputError
+from recbole_rawp.host import quirks
+from recbole_rawp.host.config import check_gradient
+from recbole_rawp.host.weights import chosen_weights, weight_table
+from recbole_rawp.training.callbacks import Callback
+from recbole_rawp.training.stage2 import criticality
+
+
+class Hardening(Callback):
+    """Puts the objective in the place of the loss in every epoch that is to be hardened, and logs what it did.
+
+    Attributes:
+        objective: the hardened loss; None before the first epoch that has it.
+    """
+
+    def __init__(self) -> None:
+        self.objective: Objective | None = None
+
+    def due(self, trainer: Any, epoch: int) -> bool:
+        """Tell whether an epoch is to be hardened."""
+        late = epoch >= trainer.settings.training.warmup_epochs
+        return bool(trainer.hardens_now and not trainer.trains_plain_model and late)
+
+    def build(self, trainer: Any) -> Objective:
+        """Make the objective, which draws its first masks, and log the table of weights that it perturbs."""
+        settings, state = trainer.settings.training, trainer.state
+        weights, omega = chosen_weights(trainer.model, settings)
+        trainer.logger.info(weight_table(trainer.model, weights, omega, settings.defense))
+        kind = ActivationObjective if settings.target == "activations" else Objective
+        self.objective = kind(trainer.model, weights, settings.recipe, omega=omega, generator=state.masks)
+        state.moments = AdamMoments()
+        return self.objective
+
+    def on_epoch_begin(self, trainer: Any, train_data: Any, epoch: int) -> None:
+        """Measure omega where that is due, and draw the epoch's masks."""
+        if not self.due(trainer, epoch):
+            return
+        objective = self.objective or self.build(trainer)
+        if trainer.settings.training.layer_weights == "criticality":
+            weights, _ = chosen_weights(trainer.model, trainer.settings.training)
+            measure_omega(trainer, train_data, weights, epoch)
+        objective.draw()
+
+    def on_loss(self, trainer: Any, loss: LossFunction, epoch: int) -> LossFunction:
+        """Return the objective on that loss, with the weights as the model holds them now."""
+        if not self.due(trainer, epoch):
+            trainer.state.perturbed = None
+            return loss
+        objective, state = self.objective, trainer.state
+        assert objective is not None and state.moments is not None
+        objective.weights, omega = chosen_weights(trainer.model, trainer.settings.training)
+        objective.omega, objective.adam = state.omega or omega, state.moments
+        if state.search is not None:
+            objective.recipe = replace(objective.recipe, radius=state.search.radius)
+        counted = quirks.counted(trainer, loss, epoch)
+        return lambda batch: objective(counted, batch)
+
+    def on_pass_end(self, trainer: Any, epoch: int) -> None:
+        """Log the pass.
+
+        Raises:
+            RuntimeError: if the trainer's loop did not use the loss.
+        """
+        if not self.due(trainer, epoch):
+            return
+        objective = self.objective
+        assert objective is not None
+        if objective.batches == 0:
+            raise RuntimeError(
+                f"{type(trainer).__name__}: epoch {epoch} was to be hardened, but its loop did not use loss_func. "
+                "Take each batch's loss from it, or call super()._train_epoch(...)."
+            )
+        trainer.state.perturbed = objective.perturbed
+        log(trainer, objective, epoch)
+        objective.reset()
+
+
+def measure_omega(trainer: Any, train_data: Any, weights: Weights, epoch: int) -> None:
+    """Measure omega by criticality at the first hardened epoch, and at every k-th after it."""
+    settings, state = trainer.settings.training, trainer.state
+    age = epoch - settings.warmup_epochs
+    if state.omega is None or age % settings.criticality_every == 0:
+        state.omega = criticality.omega(trainer, train_data, weights=weights, settings=settings.criticality)
+        words = ", ".join(f"{name} {value:.3g}" for name, value in state.omega.items())
+        trainer.logger.info(f"omega by criticality: {words}")
+
+
+def log(trainer: Any, objective: Objective, epoch: int) -> None:
+    """Log the adversarial loss, the masks and the norms of a pass; warn if nothing moved in it."""
+    if objective.perturbed:
+        loss = float(objective.losses) / objective.perturbed
+        trainer.tensorboard.add_scalar("RAWP/adversarial_loss", loss, epoch)
+        trainer.wandblogger.log_metrics({"adversarial_loss": loss, "train_step": epoch}, head="train")
+        if not any(float(norm) for norm, _ in objective.norms.values()):
+            trainer.logger.warning(
+                f"rawp_target: nothing moved in epoch {epoch}; no loss has a usable gradient by these weights."
+            )
+    trainer.tensorboard.add_scalar("RAWP/radius", objective.recipe.radius, epoch)
+    trainer.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch)
+    for name, used in objective.mask.items():
+        trainer.tensorboard.add_scalar(f"RAWP/mask/{name}", int(used), epoch)
+    for name, (norm, count) in objective.norms.items():
+        trainer.tensorboard.add_scalar(f"RAWP/delta_norm/{name}", float(norm) / count, epoch)
+
+
+def perturbable(trainer: Any) -> bool:
+    """Tell whether there is something to perturb, where it is wanted.
+
+    Raises:
+        InputError: if there is nothing; a `lenient` trainer warns instead, unless a pattern fails, which is a mistake.
+    """
+    settings = trainer.settings.training
+    if settings.defense == "none" and not trainer.settings.fine_tuning.rounds:
+        return False
+    try:
+        check_gradient(type(trainer.model).__name__)
+        chosen_weights(trainer.model, settings)
+    except InputError as error:
+        if not trainer.lenient or settings.target not in WORDS:
+            raise
+        trainer.logger.warning(f"{error} Training plainly.")
+        return False
+    return True
