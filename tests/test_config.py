@@ -253,13 +253,13 @@ def test_it_pickles_as_recboles_own():
 
 def test_a_plain_config_is_completed_from_the_properties():
     plain = Config(config_dict={"model": "NeuMF", "dataset": "ml-100k", "defense": "awp", "rawp_steps": 2})
-    settings = options.training(plain)
+    settings = options.read(plain).training
     assert settings.recipe.steps == 2 and settings.recipe.mask_probability == 1.0
-    assert settings == options.training(build(defense="awp", rawp_steps=2))
+    assert settings == options.read(build(defense="awp", rawp_steps=2)).training
     with pytest.raises(InputError, match="rawp_step: no such option"):
-        options.training(Config(config_dict={"model": "NeuMF", "dataset": "ml-100k", "rawp_step": 2}))
+        options.read(Config(config_dict={"model": "NeuMF", "dataset": "ml-100k", "rawp_step": 2}))
 
 
 def test_attack_radii_are_sorted_and_start_at_zero():
-    (threat,) = options.attack(build(attack_radii=[0.3, 0.1], rawp_target="all")).threats
+    (threat,) = options.read(build(attack_radii=[0.3, 0.1], rawp_target="all")).attack.threats
     assert threat.radii == (0.0, 0.1, 0.3) and threat.target == "all"
