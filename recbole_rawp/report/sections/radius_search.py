@@ -58,7 +58,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
 
     figure = pictures.blank(6, 5)
     above, below = figure.subplots(2, 1, sharex=True)
-    for axes, column in ((above, "level"), (below, "score")):
+    for axes, column in ((above, "radius"), (below, "score")):
         for _, attempt in path.groupby("attempt"):
             axes.plot(attempt["epoch"], attempt[column], color=CLEAN, linewidth=0.8)
         for passed, colour, label in ((True, PASSED, "passed"), (False, REFUSED, "refused")):
@@ -68,7 +68,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
         axes.plot(chosen["epoch"], chosen[column], "*", color="black", markersize=14, linestyle="", label="chosen")
         pictures.tidy(axes)
     above.set_yscale("log")
-    above.set_ylabel("level")
+    above.set_ylabel("radius")
     above.set_title(f"{title}: rawp_radius auto")
     above.legend(frameon=False)
     (then,) = below.step(path["epoch"], path["needed"], where="mid", color="black", linewidth=0.8)
