@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from recbole.quick_start import run_recbole
 
+from tests import zoo
+
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "recbole", "ray")
 LOAD = """
@@ -120,9 +122,11 @@ def test_every_way_in_trains_and_tests(way, model, settings, no_ray):
     assert "(" in fresh(f"SETTINGS = {options!r}\n{WAYS[way]}", no_ray)
 
 
-@pytest.mark.parametrize("model", ["DCN", "SASRec"])
-def test_recboles_checkpoint_reads_after_the_shims_alone(model, settings, no_ray):
-    result = run_recbole(config_dict=settings(model, epochs=1, checkpoint_dir="theirs"))
+@pytest.mark.parametrize("model", ["DCN", "SASRec", "KSR"])
+def test_recboles_checkpoint_reads_after_the_shims_alone(model, settings, zoo_path, no_ray):
+    """DCN reads `np.long` when it is built, KSR vectors in double precision; the evaluator `np.float`."""
+    ours = zoo.cases()["KSR"].config | {"data_path": zoo_path} if model == "KSR" else settings(model, epochs=1)
+    result = run_recbole(config_dict=ours | {"checkpoint_dir": "theirs"})
     (file,) = Path("theirs").glob("*.pth")
     module, _, metrics = fresh(LOAD.format(file=str(file)), no_ray).partition(" ")
     assert module.startswith("recbole.model.") and ast.literal_eval(metrics) == dict(result["test_result"])

@@ -92,8 +92,8 @@ def embed(image: Token, folder: Path) -> bool:
         image.type, image.content = "text", f"({image.content}: {path.name} is missing)"
         return False
     data = base64.b64encode(source.read_bytes()).decode("ascii")
-    image.attrs["src"] = f"data:{TYPES[source.suffix]};base64,{data}"
-    image.children = [Token("text", "", 0, content=image.content)]
+    image.attrs = {"alt": "", "src": f"data:{TYPES[source.suffix]};base64,{data}"}
+    image.children = [Token("text", "", 0, content=image.content)]  # which become the alt
     return True
 
 
