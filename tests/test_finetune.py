@@ -80,6 +80,16 @@ def test_without_a_checkpoint_the_end_is_the_same(settings):
     assert seen == [0, 1, 2, 3] and not Path(trainer.saved_model_file).exists()
 
 
+def test_a_trainer_that_fits_twice_repairs_twice(settings):
+    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", attack_batches=2, checkpoint_dir="saved")))
+    for _ in range(2):
+        trainer.fit(data.train, data.valid)
+        assert trainer.state.progress.round == 1 and len(trainer.state.progress.ranking) == 3
+        assert len(list(Path("saved").glob("*.pth"))) == 2
+        for file in Path("saved").glob("*.pth"):
+            file.unlink()
+
+
 def test_stage_2_starts_from_the_best_weights_not_the_last(settings):
     config = RAWPConfig(config_dict=settings("NeuMF", epochs=4, eval_step=1, attack_batches=2))
     trainer, data = made(config)

@@ -145,6 +145,8 @@ class RAWPTrainer(ResumableTrainer):
             InputError: if no hardened model would be kept, or if a radius is to be found and there are no valid data.
         """
         self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress)
+        if self.state.stage == 3:
+            self.state.begin_again()
         for callback in self.callbacks:
             callback.on_train_begin(self)
         self.go_on()
