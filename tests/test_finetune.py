@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 import recbole_rawp
+from recbole_rawp.core import ball
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.report.sections.stage2 import outcome
 from recbole_rawp.threats.adversarial.perturbation import Threat
-from recbole_rawp.training.stage2 import interpolation, tuning
+from recbole_rawp.training.stage2 import interpolation, tuning, valid_scores
 from recbole_rawp.training.stage2.interpolation import ALPHAS
 from recbole_rawp.training.stage2.progress import Progress, summary
 from recbole_rawp.training.stage2.valid_scores import ValidScores
@@ -203,6 +204,42 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     found = {r["radius"]: r["value"] for r in records if r["metric"] == trainer.valid_metric}
     scores = ValidScores(trainer, data.train, data.valid, weights, trainer.fine_tuning)
     assert scores.robust() == found[0.3] and scores.clean() == found[0.0] and found[0.0] != found[0.3]
+
+
+@pytest.mark.parametrize(
+    ("defense", "size"),
+    [
+        ("rawp", lambda w: 0.5 * w.norm()),  # each tensor, relative
+        ("apr", lambda w: 0.5 * len(w) ** 0.5),  # each row, absolute
+        ("rat", lambda w: 0.5 * w.norm()),  # each row of the hidden weights, relative
+        ("sam", lambda w: 0.5),  # all together, absolute
+    ],
+)
+def test_the_robust_score_is_measured_in_the_ball_that_stage_2_trains_in(defense, size, settings, monkeypatch):
+    """Its deltas have the norm that those of the recipe have in closed form, and are the recipe's own ball."""
+    own = {"defense": defense, "ft_rounds": 1, "ft_radius": 0.5, "attack_batches": 2, "ft_attack_steps": 1}
+    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", **own)))
+    weights = perturbed_weights(trainer.model, trainer.fine_tuning.target)
+    seen, ranked_at = [], valid_scores.ranked_at
+
+    def noted(trainer, loader, loss, delta):
+        seen.append((delta, loss.gradient(None)))
+        return ranked_at(trainer, loader, loss, delta)
+
+    monkeypatch.setattr(valid_scores, "ranked_at", noted)
+    trainer.eval_collector.data_collect(data.train)
+    ValidScores(trainer, data.train, data.valid, weights, trainer.fine_tuning).robust()
+    ((delta, gradient),) = seen
+    moved = {name: w.detach()[gradient[name].flatten(1).any(1)] for name, w in weights.items()}  # rows of the batches
+    if defense == "sam":
+        assert torch.stack([d.norm() for d in delta.values()]).norm().item() == pytest.approx(0.5, rel=1e-5)
+    else:
+        for name, rows in moved.items():
+            whole = weights[name].detach() if defense == "rawp" else rows
+            assert delta[name].norm().item() == pytest.approx(float(size(whole)), rel=1e-5)
+    recipe = trainer.fine_tuning.recipe
+    bound = ball.around(weights, 0.5, granularity=recipe.granularity, relative=recipe.relative)
+    assert all((norm <= 1.00001 * bound.radius[name]).all() for name, norm in bound.norms(delta).items())
 
 
 def test_alpha_0_leaves_everything_as_it_was_what_the_model_copies_from_itself_too(settings, monkeypatch):
