@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +15,13 @@ from torch import nn
 
 import recbole_rawp
 from recbole_rawp.core import ball
+from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.report.sections.stage2 import outcome
 from recbole_rawp.threats.adversarial.perturbation import Threat
+from recbole_rawp.training.callbacks import FitArguments
 from recbole_rawp.training.stage2 import interpolation, tuning, valid_scores
 from recbole_rawp.training.stage2.interpolation import ALPHAS
 from recbole_rawp.training.stage2.progress import Progress, summary
@@ -259,6 +263,40 @@ def test_a_repair_that_diverges_is_given_up_not_the_run(settings, caplog):
     said = " Its training diverged in epoch 0: try a smaller ft_learning_rate, or ft_learner: adam."
     progress = trainer.state.progress
     assert summary(progress, "NDCG@10")[0].endswith(said) and said in outcome(progress, "NDCG@10")
+
+
+@pytest.mark.parametrize(
+    ("words", "weight", "loss", "diverged"),
+    [
+        ("Training loss is nan", 1.0, 1.0, True),
+        ("Function 'PowBackward0' returned nan values in its 0th output.", 1.0, 1.0, True),
+        ("all elements of input should be between 0 and 1", math.nan, 1.0, True),
+        ("all elements of input should be between 0 and 1", 1.0, math.inf, True),
+        ("all elements of input should be between 0 and 1", 1.0, 1.0, False),
+        ("the dominant eigenvalue is negative", 1.0, 1.0, False),
+        ("nan_to_num(): argument 'input' must be Tensor", 1.0, 1.0, False),
+    ],
+)
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_only_numbers_beyond_measure_are_a_divergence(kind, words, weight, loss, diverged):
+    class Trainer:
+        arguments = FitArguments(None)
+        model = nn.Linear(1, 1, bias=False)
+        only_optimizer = only_loss = staticmethod(nullcontext)
+
+        def _train_epoch(self, *_, **__):
+            objective.losses = torch.tensor(loss)
+            self.model.weight.data.fill_(weight)
+            raise kind(words)
+
+    parameters = {"weight": Trainer.model.weight}
+    omega = {"weight": 1.0}
+    objective = Objective(Trainer.model, parameters, Recipe(0.1), omega=omega, generator=torch.Generator())
+    if diverged:
+        assert math.isnan(tuning.one_epoch(Trainer(), 0, parameters, None, objective))
+    else:
+        with pytest.raises(kind, match=re.escape(words)):
+            tuning.one_epoch(Trainer(), 0, parameters, None, objective)
 
 
 def test_measuring_omega_leaves_the_knowledge_graph_loader_in_its_mode(settings):
