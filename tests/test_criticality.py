@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -74,6 +76,37 @@ def test_omega_is_the_one_step_rise_of_each_tensor_with_mean_1(linear):
     weights = perturbed_weights(trainer.model, "hidden")
     omega = criticality.omega(trainer, data.train, weights=weights, settings=Criticality(0.1, "tensor", 10, 2))
     assert list(omega.values()) == pytest.approx((rises / rises.mean()).tolist(), rel=1e-4)
+
+
+class ManyLinear(TwoLinear):
+    """L = sum of the sums of weights whose worst rises are known; one of them is NaN once it moves."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        del self.first, self.second
+        self.parts = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(4))
+        with torch.no_grad():
+            for size, part in zip((1.0, 3.0, 2.0, 4.0), self.parts):
+                part.weight.fill_(size)
+
+    def calculate_loss(self, interaction):
+        broken = self.parts[2].weight.sum()
+        return sum(part.weight.sum() for part in self.parts) + broken + torch.where(broken > 8, math.nan, 0.0)
+
+
+def test_a_rise_that_is_not_a_number_ranks_last_and_is_said(settings, caplog):
+    """Sorting by NaN leaves any order, so that another module than the weakest would be repaired."""
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="none"))
+    data, _ = prepare(config)
+    trainer = RAWPTrainer(config, ManyLinear(config, data.train._dataset))
+    weights = perturbed_weights(trainer.model, "hidden")
+    how = Criticality(0.1, "tensor", 1, batches=1)
+    rows = criticality.rank(trainer, data.train, None, weights=weights, settings=how)
+    assert [row.module for row in rows] == ["parts.3", "parts.1", "parts.0", "parts.2"] and math.isnan(rows[-1].rise)
+    (said,) = [record.message for record in caplog.records if "criticality" in record.message]
+    assert "worst change of parts.2 is not a number" in said
+    omega = criticality.omega(trainer, data.train, weights=weights, settings=how)
+    assert list(omega.values()) == pytest.approx([0.5, 1.5, 0.0, 2.0], rel=1e-4)
 
 
 def trained(settings, name="NeuMF", **overrides):

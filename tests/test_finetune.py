@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +15,15 @@ from torch import nn
 
 import recbole_rawp
 from recbole_rawp.config.settings import Attack
+from recbole_rawp.core import ball
+from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.report.sections.stage2 import outcome
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
-from recbole_rawp.training.stage2 import interpolation, tuning
+from recbole_rawp.training.callbacks import FitArguments
+from recbole_rawp.training.stage2 import interpolation, tuning, valid_scores
 from recbole_rawp.training.stage2.interpolation import ALPHAS
 from recbole_rawp.training.stage2.progress import Progress, summary
 from recbole_rawp.training.stage2.valid_scores import ValidScores
@@ -79,6 +84,16 @@ def test_without_a_checkpoint_the_end_is_the_same(settings):
     trainer.fit(data.train, data.valid, saved=False, callback_fn=lambda epoch, score: seen.append(epoch))
     assert all(torch.equal(after[key], value) for key, value in trainer.model.state_dict().items())
     assert seen == [0, 1, 2, 3] and not Path(trainer.saved_model_file).exists()
+
+
+def test_a_trainer_that_fits_twice_repairs_twice(settings):
+    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", attack_batches=2, checkpoint_dir="saved")))
+    for _ in range(2):
+        trainer.fit(data.train, data.valid)
+        assert trainer.state.progress.round == 1 and len(trainer.state.progress.ranking) == 3
+        assert len(list(Path("saved").glob("*.pth"))) == 2
+        for file in Path("saved").glob("*.pth"):
+            file.unlink()
 
 
 def test_stage_2_starts_from_the_best_weights_not_the_last(settings):
@@ -194,6 +209,42 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     assert scores.robust() == found[0.3] and scores.clean() == found[0.0] and found[0.0] != found[0.3]
 
 
+@pytest.mark.parametrize(
+    ("defense", "size"),
+    [
+        ("rawp", lambda w: 0.5 * w.norm()),  # each tensor, relative
+        ("apr", lambda w: 0.5 * len(w) ** 0.5),  # each row, absolute
+        ("rat", lambda w: 0.5 * w.norm()),  # each row of the hidden weights, relative
+        ("sam", lambda w: 0.5),  # all together, absolute
+    ],
+)
+def test_the_robust_score_is_measured_in_the_ball_that_stage_2_trains_in(defense, size, settings, monkeypatch):
+    """Its deltas have the norm that those of the recipe have in closed form, and are the recipe's own ball."""
+    own = {"defense": defense, "ft_rounds": 1, "ft_radius": 0.5, "attack_batches": 2, "ft_attack_steps": 1}
+    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", **own)))
+    weights = perturbed_weights(trainer.model, trainer.fine_tuning.target)
+    seen, ranked_at = [], valid_scores.ranked_at
+
+    def noted(trainer, loader, loss, delta):
+        seen.append((delta, loss.gradient(None)))
+        return ranked_at(trainer, loader, loss, delta)
+
+    monkeypatch.setattr(valid_scores, "ranked_at", noted)
+    trainer.eval_collector.data_collect(data.train)
+    ValidScores(trainer, data.train, data.valid, weights, trainer.fine_tuning).robust()
+    ((delta, gradient),) = seen
+    moved = {name: w.detach()[gradient[name].flatten(1).any(1)] for name, w in weights.items()}  # rows of the batches
+    if defense == "sam":
+        assert torch.stack([d.norm() for d in delta.values()]).norm().item() == pytest.approx(0.5, rel=1e-5)
+    else:
+        for name, rows in moved.items():
+            whole = weights[name].detach() if defense == "rawp" else rows
+            assert delta[name].norm().item() == pytest.approx(float(size(whole)), rel=1e-5)
+    recipe = trainer.fine_tuning.recipe
+    bound = ball.around(weights, 0.5, granularity=recipe.granularity, relative=recipe.relative)
+    assert all((norm <= 1.00001 * bound.radius[name]).all() for name, norm in bound.norms(delta).items())
+
+
 def test_alpha_0_leaves_everything_as_it_was_what_the_model_copies_from_itself_too(settings, monkeypatch):
     monkeypatch.setattr(ValidScores, "better", lambda self, score, than: than is None)  # no alpha beats 0
     trainer, before, after = repaired(settings, "RecVAE", ft_modules=99, ft_learning_rate=0.01)
@@ -211,6 +262,40 @@ def test_a_repair_that_diverges_is_given_up_not_the_run(settings, caplog):
     said = " Its training diverged in epoch 0: try a smaller ft_learning_rate, or ft_learner: adam."
     progress = trainer.state.progress
     assert summary(progress, "NDCG@10")[0].endswith(said) and said in outcome(progress, "NDCG@10")
+
+
+@pytest.mark.parametrize(
+    ("words", "weight", "loss", "diverged"),
+    [
+        ("Training loss is nan", 1.0, 1.0, True),
+        ("Function 'PowBackward0' returned nan values in its 0th output.", 1.0, 1.0, True),
+        ("all elements of input should be between 0 and 1", math.nan, 1.0, True),
+        ("all elements of input should be between 0 and 1", 1.0, math.inf, True),
+        ("all elements of input should be between 0 and 1", 1.0, 1.0, False),
+        ("the dominant eigenvalue is negative", 1.0, 1.0, False),
+        ("nan_to_num(): argument 'input' must be Tensor", 1.0, 1.0, False),
+    ],
+)
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_only_numbers_beyond_measure_are_a_divergence(kind, words, weight, loss, diverged):
+    class Trainer:
+        arguments = FitArguments(None)
+        model = nn.Linear(1, 1, bias=False)
+        only_optimizer = only_loss = staticmethod(nullcontext)
+
+        def _train_epoch(self, *_, **__):
+            objective.losses = torch.tensor(loss)
+            self.model.weight.data.fill_(weight)
+            raise kind(words)
+
+    parameters = {"weight": Trainer.model.weight}
+    omega = {"weight": 1.0}
+    objective = Objective(Trainer.model, parameters, Recipe(0.1), omega=omega, generator=torch.Generator())
+    if diverged:
+        assert math.isnan(tuning.one_epoch(Trainer(), 0, parameters, None, objective))
+    else:
+        with pytest.raises(kind, match=re.escape(words)):
+            tuning.one_epoch(Trainer(), 0, parameters, None, objective)
 
 
 def test_measuring_omega_leaves_the_knowledge_graph_loader_in_its_mode(settings):

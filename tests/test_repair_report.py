@@ -76,6 +76,15 @@ def test_an_absolute_radius_is_no_share_of_the_norm():
     assert "moves every ranked weight by 0.3 in L2 norm. Chosen" in text
 
 
+def test_a_ball_of_rows_is_said():
+    progress = Progress(start_epoch=3, clean=0.2, robust=0.1, ranking=[row("predict", 0.1, True)], sweep=sweep(1.0))
+    own = trainer(progress)
+    recipe = Recipe(0.5, relative=False, granularity="row")
+    own.fine_tuning = replace(own.fine_tuning, recipe=recipe, target="embeddings")
+    text = "\n".join(stage2.sections(own, Path(".")))
+    assert "BIM in 5 steps moves each embedding row by 0.5 in L2 norm. Chosen" in text
+
+
 def test_without_stage_2_there_are_no_parts_and_no_files():
     assert stage2.sections(trainer(None), Path(".")) == [] and not list(Path(".").iterdir())
 

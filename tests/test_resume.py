@@ -135,7 +135,7 @@ def test_a_run_killed_after_a_refusal_that_waits_ends_bit_equal(settings, monkey
         return score, trainer.state.valid_result
 
     def killed(self, epoch, score):
-        if self.rows and self.rows[-1]["waits"]:
+        if self.rows and self.rows[-1].waits:
             raise Killed
         return decide(self, epoch, score)
 

@@ -115,17 +115,17 @@ def test_saved_loaders_change_nothing_of_ours_and_a_killed_run_goes_on(settings,
     assert list(Path("saved").glob("*-dataloader.pth")) and whole["repair"]
     Path("out").rename("whole")
     Path("saved").rename("saved before")
-    save_state = RAWPFTTrainer._save_state
+    save_state = RAWPFTTrainer.save_state
 
-    def kill(self, stage, epoch=None):
-        save_state(self, stage, epoch)
+    def kill(self, epoch):
+        save_state(self, epoch)
         if epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RAWPFTTrainer, "_save_state", kill)
+    monkeypatch.setattr(RAWPFTTrainer, "save_state", kill)
     with pytest.raises(KeyboardInterrupt):
         run_recbole_rawp(config_dict=settings("NeuMF", **own))
-    monkeypatch.setattr(RAWPFTTrainer, "_save_state", save_state)
+    monkeypatch.setattr(RAWPFTTrainer, "save_state", save_state)
     assert continue_run("out")["records"] == whole["records"]
 
 

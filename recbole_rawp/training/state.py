@@ -66,6 +66,10 @@ class TrainingState:
     seconds: float = 0.0
     since: float = field(default_factory=time.perf_counter)
 
+    def begin_again(self) -> None:
+        """Let a training that is done be followed by another one, of the same model."""
+        self.stage, self.search, self.progress = 1, None, None
+
     def start_clock(self) -> None:
         """Let the time from now on count."""
         self.since = time.perf_counter()

@@ -144,6 +144,8 @@ class RAWPTrainer(ResumableTrainer):
         if self.perturbable:  # RecBole's own run brings the data as late as this
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
         self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress)
+        if self.state.stage == 3:
+            self.state.begin_again()
         for callback in self.callbacks:
             callback.on_train_begin(self)
         self.go_on()

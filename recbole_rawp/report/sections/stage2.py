@@ -14,6 +14,7 @@ from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.report.tables import markdown
+from recbole_rawp.report.wording import Setting
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
 from recbole_rawp.training.stage2.progress import Progress, advice
 
@@ -33,7 +34,6 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     whole(folder / "interpolation.csv", lambda path: sweep.to_csv(path, index=False))
     floor = limit(progress.clean, settings.clean_tolerance, bigger=trainer.valid_metric_bigger)
     whole(folder / "interpolation.png", lambda path: plot_sweep(sweep, path, metric=metric, floor=floor, title=title))
-    unit = "of its norm" if settings.recipe.relative else "in L2 norm"
     steps = "FGSM" if settings.attack_steps == 1 else f"BIM in {settings.attack_steps} steps"
     return [
         "## Stage 2: which module is the least robust",
@@ -43,12 +43,23 @@ def sections(trainer: Any, folder: Path) -> list[str]:
         "\n\n![loss rise of each module](criticality.png)",
         "## Stage 2: what its repair gained, on validation data",
         outcome(progress, metric),
-        f"theta(alpha) = (1 - alpha) * before + alpha * tuned. Robust: {metric} when {steps} moves every ranked "
-        f"weight by {settings.recipe.radius:g} {unit}. Chosen: the best robust score whose clean score keeps "
+        f"theta(alpha) = (1 - alpha) * before + alpha * tuned. Robust: {metric} when {steps} "
+        f"{moves(settings)}. Chosen: the best robust score whose clean score keeps "
         f"{settings.clean_tolerance:.1%} of stage 1's. `interpolation.csv`, `tuning.csv`."
         "\n\n![clean and robust score against alpha](interpolation.png)",
         cost(progress.seconds, trainer.state.seconds if trainer.train_loss_dict else None),
     ]
+
+
+def moves(settings: FineTuning) -> str:
+    """Say what the attack of the robust score does."""
+    recipe = settings.recipe
+    unit = "relative" if recipe.relative else "absolute"
+    if recipe.granularity != "tensor":
+        target = settings.target if isinstance(settings.target, str) else ""
+        return Setting(target, recipe.granularity, unit).moves(recipe.radius)
+    size = "of its norm" if recipe.relative else "in L2 norm"
+    return f"moves every ranked weight by {recipe.radius:g} {size}"
 
 
 def write_ranking(rows: list[ModuleCriticality], folder: Path, *, title: str) -> str:

@@ -7,6 +7,7 @@ Module Robust Criticality, after RiFT (Zhu et al., ICCV 2023). RAWP-FT repairs t
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -71,7 +72,7 @@ def rank(
         settings: ball, steps and number of batches.
 
     Returns:
-        The weakest module first.
+        The weakest module first; last those whose rise is NaN, with a warning.
     """
     rows = []
     with measuring(trainer, train_data, valid_data):
@@ -91,7 +92,18 @@ def rank(
                 relative_rise=(peak - at_w) / abs(at_w) if at_w else float("nan"),
             )
             rows.append(replace(row, **metric_drop(trainer, clean, hit)) if valid_data else row)
-    return sorted(rows, key=lambda row: row.rise, reverse=True)
+    tell_of_nan(trainer, {row.module: row.rise for row in rows})
+    return sorted(rows, key=lambda row: -math.inf if math.isnan(row.rise) else row.rise, reverse=True)
+
+
+def tell_of_nan(trainer: Any, rises: dict[str, float]) -> None:
+    """Warn of modules or weights whose rise is not a number: they count as the strongest."""
+    names = [name for name, rise in rises.items() if math.isnan(rise)]
+    if names:
+        trainer.logger.warning(
+            f"criticality: the loss at the worst change of {', '.join(names)} is not a number, which says nothing of "
+            "how critical that is, so it ranks last. Try a smaller criticality_radius."
+        )
 
 
 def metric_drop(trainer: Any, clean: dict[str, float], attacked: dict[str, float]) -> dict[str, Any]:
@@ -120,10 +132,14 @@ def worst(loss: AttackLoss, group: Weights, settings: Criticality) -> Weights:
 
 
 def omega(trainer: Any, train_data: Any, *, weights: Weights, settings: Criticality) -> dict[str, float]:
-    """Return the layer weights max(MRC, 0), scaled to mean 1; MRC of each tensor by one step, one gradient for all."""
+    """Return the layer weights max(MRC, 0), scaled to mean 1; MRC of each tensor by one step, one gradient for all.
+
+    A rise of NaN counts as 0, with a warning.
+    """
     estimate = replace(settings, steps=1)
     with measuring(trainer, train_data):
         loss = attacked_loss(trainer, train_data, weights, settings)
         clean = loss.value({})
         rises = {name: loss.value(worst(loss, {name: weight}, estimate)) - clean for name, weight in weights.items()}
-    return mean_one({name: max(rise, 0.0) for name, rise in rises.items()})
+    tell_of_nan(trainer, rises)
+    return mean_one({name: max(0.0, rise) for name, rise in rises.items()})  # of 0 and NaN, Python takes the first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ LEARNERS: dict[str, Any] = {
     "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
 }
+# What RecBole says of such a loss, and torch of such a gradient, in the mode that importing RecBole's SINE switches on.
+NOT_A_NUMBER = re.compile(r"Training loss is nan|Function '\w+' returned nan values in its \d+th output\.")
 Parameters = dict[str, nn.Parameter]
 
 
@@ -95,7 +98,7 @@ def one_epoch(
 ) -> float:
     """Train `parameters` alone for an epoch; return its loss, NaN if that diverged.
 
-    RecBole stops at a loss of NaN, which some losses refuse themselves.
+    RecBole stops at a loss of NaN, and some losses refuse such numbers themselves.
     """
     objective.reset()
     arguments = trainer.arguments
@@ -103,12 +106,19 @@ def one_epoch(
         with alone(trainer, parameters, optimizer, objective):
             loss = trainer._train_epoch(arguments.train_data, number, show_progress=arguments.show_progress)
     except (RuntimeError, ValueError) as error:
-        if all(bool(parameter.isfinite().all()) for parameter in parameters.values()) and "nan" not in str(error):
+        if not diverged(error, parameters, objective):
             raise
         return math.nan
     if objective.batches == 0:
         raise RuntimeError(f"{type(trainer).__name__}: its loop did not use loss_func; nothing was repaired")
     return float(sum(loss) if isinstance(loss, tuple) else loss)
+
+
+def diverged(error: Exception, parameters: Parameters, objective: Objective) -> bool:
+    """Tell whether training failed because numbers grew beyond measure, and not by a mistake in some code."""
+    numbers = [*parameters.values(), torch.as_tensor(objective.losses)]
+    finite = all(bool(number.isfinite().all()) for number in numbers)
+    return not finite or NOT_A_NUMBER.fullmatch(str(error)) is not None
 
 
 @contextmanager

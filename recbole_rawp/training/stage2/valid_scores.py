@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from recbole_rawp.config.settings import FineTuning
-from recbole_rawp.core import ball
 from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.selection import Weights
@@ -30,7 +29,7 @@ class ValidScores:
         return self.clean_metrics()[self.trainer.valid_metric]
 
     def robust(self) -> float:
-        """Return the valid metric at the worst change of the weights within the radius of stage 2."""
+        """Return the valid metric at the worst change of the weights within the ball that stage 2 trains in."""
         return self.robust_metrics()[self.trainer.valid_metric]
 
     def clean_metrics(self) -> dict[str, float]:
@@ -39,11 +38,15 @@ class ValidScores:
             return ranked(self.trainer, self.valid_data).metrics
 
     def robust_metrics(self) -> dict[str, float]:
-        """Return every metric at that change, on the same candidates."""
+        """Return every metric at that change, on the same candidates.
+
+        The ball is that of the recipe, of its granularity, too; after hardened activations (`rat`) it is around the
+        hidden weights, which stage 2 moves instead, as far as the recipe's granularity says of weights.
+        """
         recipe, steps = self.settings.recipe, self.settings.attack_steps
         with measuring(self.trainer, self.train_data, self.valid_data):
             loss = AttackLoss(self.trainer.model, training_loss(self.trainer.model), self.batches, self.weights)
-            bound = ball.around(self.weights, recipe.radius, relative=recipe.relative)
+            bound = loss.ball(recipe.radius, granularity=recipe.granularity, relative=recipe.relative)
             delta = ascend(loss.gradient, self.weights, bound, steps=steps, generator=torch.Generator())
             if not any(change.any() for change in delta.values()):
                 self.trainer.logger.warning("Stage 2: the attack has no gradient; its robust score is the clean one.")
