@@ -14,7 +14,7 @@ from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.report.tables import markdown
-from recbole_rawp.report.wording import Setting
+from recbole_rawp.threats.threat import Setting
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
 from recbole_rawp.training.stage2.progress import Progress, advice
 
@@ -43,23 +43,23 @@ def sections(trainer: Any, folder: Path) -> list[str]:
         "\n\n![loss rise of each module](criticality.png)",
         "## Stage 2: what its repair gained, on validation data",
         outcome(progress, metric),
-        f"theta(alpha) = (1 - alpha) * before + alpha * tuned. Robust: {metric} when {steps} "
-        f"{moves(settings)}. Chosen: the best robust score whose clean score keeps "
+        f"theta(alpha) = (1 - alpha) * before + alpha * tuned. Robust: {metric} when "
+        f"{happens(settings, steps)}. Chosen: the best robust score whose clean score keeps "
         f"{settings.clean_tolerance:.1%} of stage 1's. `interpolation.csv`, `tuning.csv`."
         "\n\n![clean and robust score against alpha](interpolation.png)",
         cost(progress.seconds, trainer.state.seconds if trainer.train_loss_dict else None),
     ]
 
 
-def moves(settings: FineTuning) -> str:
+def happens(settings: FineTuning, attack: str) -> str:
     """Say what the attack of the robust score does."""
     recipe = settings.recipe
-    unit = "relative" if recipe.relative else "absolute"
-    if recipe.granularity != "tensor":
-        target = settings.target if isinstance(settings.target, str) else ""
-        return Setting(target, recipe.granularity, unit).moves(recipe.radius)
-    size = "of its norm" if recipe.relative else "in L2 norm"
-    return f"moves every ranked weight by {recipe.radius:g} {size}"
+    if recipe.granularity == "tensor":
+        size = "of its norm" if recipe.relative else "in L2 norm"
+        return f"{attack} moves every ranked weight by {recipe.radius:g} {size}"
+    target = settings.target if isinstance(settings.target, str) else ""
+    setting = Setting(target, recipe.granularity, "relative radius" if recipe.relative else "absolute radius")
+    return setting.words.happens(setting, recipe.radius, attack)
 
 
 def write_ranking(rows: list[ModuleCriticality], folder: Path, *, title: str) -> str:
