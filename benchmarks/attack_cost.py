@@ -43,7 +43,7 @@ from torch.nn import functional
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.selection import matrices
 from recbole_rawp.evaluation import robustness
-from recbole_rawp.evaluation.each_user import Rows, rectangle
+from recbole_rawp.evaluation.user_rows import Rows, rectangle
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare

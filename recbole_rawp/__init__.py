@@ -15,13 +15,10 @@ from recbole_rawp.errors import InputError
 if TYPE_CHECKING:
     from recbole_rawp.host import compat
     from recbole_rawp.host.config import RAWPConfig
-    from recbole_rawp.jobs.pipeline import (
-        attack_checkpoint,
-        continue_run,
-        harden_checkpoint,
-        rank_checkpoint,
-        run_recbole_rawp,
-    )
+    from recbole_rawp.jobs.attack import attack_checkpoint
+    from recbole_rawp.jobs.harden import harden_checkpoint
+    from recbole_rawp.jobs.rank import rank_checkpoint
+    from recbole_rawp.jobs.train import continue_run, run_recbole_rawp
     from recbole_rawp.jobs.tuning import objective_function
     from recbole_rawp.training.registration import register, robustify, unregister
     from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
@@ -46,11 +43,11 @@ __all__ = [
 
 _HOME = {  # public name -> the module that holds it
     "RAWPConfig": "host.config",
-    "run_recbole_rawp": "jobs.pipeline",
-    "attack_checkpoint": "jobs.pipeline",
-    "continue_run": "jobs.pipeline",
-    "harden_checkpoint": "jobs.pipeline",
-    "rank_checkpoint": "jobs.pipeline",
+    "run_recbole_rawp": "jobs.train",
+    "attack_checkpoint": "jobs.attack",
+    "continue_run": "jobs.train",
+    "harden_checkpoint": "jobs.harden",
+    "rank_checkpoint": "jobs.rank",
     "objective_function": "jobs.tuning",
     "RAWPTrainer": "training.trainer",
     "RAWPFTTrainer": "training.trainer",

@@ -11,8 +11,8 @@ from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.weights import hidden_layers
-from recbole_rawp.threats.adversarial import METHODS, run
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
+from recbole_rawp.threats.adversarial.method import METHODS, run
 from tests.test_evaluation import attacked, outcome, threat, trained, values
 
 

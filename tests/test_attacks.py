@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from recbole_rawp.core import ball
-from recbole_rawp.threats.adversarial import METHODS, run
-from recbole_rawp.threats.adversarial.method import Method
+from recbole_rawp.threats.adversarial.method import METHODS, Method, run
 
 W = {"a": torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64), "b": torch.tensor([[1.0], [3.0]], dtype=torch.float64)}
 CURVATURE = {"a": torch.tensor([[5.0, 1.0, 0.1]], dtype=torch.float64), "b": torch.tensor([[1.0], [2.0]]).double()}

@@ -15,7 +15,7 @@ import yaml
 from recbole_rawp.cli.main import main
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import statistics
-from recbole_rawp.jobs import pipeline
+from recbole_rawp.jobs import train
 from recbole_rawp.jobs.comparison import grid
 from recbole_rawp.jobs.comparison.compare import check_begun, compare
 from recbole_rawp.report.comparison import paired_tests, pareto
@@ -83,18 +83,18 @@ def test_a_comparison_killed_in_its_second_run_goes_on_and_ends_equal(settings, 
     whole = run(settings, "whole", seeds=2)
     begun = []
 
-    def killed_once(folder, *, argv, go_on=pipeline.continue_run):
+    def killed_once(folder, *, argv, go_on=train.continue_run):
         begun.append(Path(folder).name)
         if len(begun) == 2:
             with monkeypatch.context() as patch:
-                patch.setattr("recbole_rawp.jobs.pipeline.attack", interrupt)
+                patch.setattr("recbole_rawp.jobs.train.attack", interrupt)
                 return go_on(folder, argv=argv)
         return go_on(folder, argv=argv)
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "continue_run", killed_once)
+    monkeypatch.setattr(train, "continue_run", killed_once)
     with pytest.raises(KeyboardInterrupt):
         run(settings, "killed", seeds=2)
     assert begun == ["NeuMF-toy-none-2020", "NeuMF-toy-rawp-2020"]
@@ -162,13 +162,13 @@ def test_what_cannot_work_is_a_row_and_the_rest_goes_on(settings):
 
 
 def test_a_run_that_breaks_is_a_row_with_its_trace_and_is_tried_again(settings, monkeypatch):
-    def broken(folder, *, argv, go_on=pipeline.continue_run):
+    def broken(folder, *, argv, go_on=train.continue_run):
         if "rawp" in folder:
             raise MemoryError("too big")
         return go_on(folder, argv=argv)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "continue_run", broken)
+        patch.setattr(train, "continue_run", broken)
         result = run(settings, "cmp")
     assert result["failed"] == {"NeuMF-toy-rawp-2020": "MemoryError: too big (see cmp/NeuMF-toy-rawp-2020/failure.txt)"}
     assert "Traceback" in Path("cmp/NeuMF-toy-rawp-2020/failure.txt").read_text()
@@ -206,13 +206,13 @@ def test_a_comparison_goes_on_wherever_it_was_moved(settings, monkeypatch, tmp_p
     asked = ("NeuMF", "toy", "none,./mine.yaml", 1, ["all.yaml"], given)
     compare(*asked, folder="whole")
 
-    def killed(trainer, *rest, go_on=pipeline.attack):
+    def killed(trainer, *rest, go_on=train.attack):
         if trainer.defense == "mine":
             raise KeyboardInterrupt
         go_on(trainer, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "attack", killed)
+        patch.setattr(train, "attack", killed)
         with pytest.raises(KeyboardInterrupt):
             compare(*asked, folder="cmp")
     Path("elsewhere").mkdir()
@@ -341,7 +341,7 @@ def test_the_command_line_goes_from_grid_to_table_and_says_what_failed_by_status
     assert re.search(r"\| plain +\| 2 ", out) and "[2/2] NeuMF-toy-none-2021: finished" in out
     assert "report:  cmp/report.md" in out
     assert main(["compare", "--resume=cmp"]) == 0 and "finished before" in capsys.readouterr().out
-    monkeypatch.setattr(pipeline, "continue_run", lambda folder, **_: 1 / 0)
+    monkeypatch.setattr(train, "continue_run", lambda folder, **_: 1 / 0)
     assert main([*words, "--defenses=none", "--rawp_output_dir=broken"]) == 1
     err = capsys.readouterr().err
     assert err == "recbole-rawp: 2 runs failed: NeuMF-toy-none-2020, NeuMF-toy-none-2021\n"

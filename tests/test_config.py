@@ -11,15 +11,15 @@ import pytest
 import yaml
 from recbole.config import Config
 
-from recbole_rawp.config import properties
 from recbole_rawp.config import settings as options
+from recbole_rawp.config import shipped
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.command_line import read as command_line
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 
-REFERENCE = (properties.properties() / "rawp.yaml").read_text()
+REFERENCE = (shipped.properties() / "rawp.yaml").read_text()
 
 
 def build(**overrides):
@@ -41,7 +41,7 @@ def test_the_reference_has_no_other_keys():
 
 @pytest.mark.parametrize("folder", ["defense", "model"])
 def test_every_file_of_the_properties_sets_our_keys_only_and_within_range(folder):
-    files = sorted((properties.properties() / folder).glob("*.yaml"))
+    files = sorted((shipped.properties() / folder).glob("*.yaml"))
     assert files
     for file in files:
         values = yaml.safe_load(file.read_text()) or {}
@@ -52,8 +52,7 @@ def test_every_file_of_the_properties_sets_our_keys_only_and_within_range(folder
 def test_layers_of_defaults_and_the_users_word_is_last(tmp_path, monkeypatch):
     assert build()["rawp_mask_probability"] == 0.5 and build(defense="awp")["rawp_mask_probability"] == 1.0
     assert (
-        build()["rawp_radius"]
-        == yaml.safe_load((properties.properties() / "model/NeuMF.yaml").read_text())["rawp_radius"]
+        build()["rawp_radius"] == yaml.safe_load((shipped.properties() / "model/NeuMF.yaml").read_text())["rawp_radius"]
     )
     (tmp_path / "my.yaml").write_text("rawp_radius: 0.11\nrawp_steps: 2\n")
     monkeypatch.setattr(sys, "argv", ["x", "--rawp_radius=0.33"])

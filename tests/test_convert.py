@@ -11,7 +11,7 @@ import pytest
 
 from recbole_rawp import run_recbole_rawp
 from recbole_rawp.cli.main import main
-from recbole_rawp.config.properties import properties
+from recbole_rawp.config.shipped import properties
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare

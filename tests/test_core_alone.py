@@ -29,7 +29,7 @@ def test_the_core_needs_torch_and_numpy_alone():
 
 def test_importing_everything_of_ours_imports_neither_ray_nor_recboles_quick_start():
     code = (
-        "import sys, recbole_rawp.cli.main, recbole_rawp.jobs.pipeline, recbole_rawp.training.trainer\n"
+        "import sys, recbole_rawp.cli.main, recbole_rawp.jobs.train, recbole_rawp.training.trainer\n"
         "recbole_rawp.register()\n"
         "print([name for name in ('ray', 'recbole.quick_start') if name in sys.modules])"
     )

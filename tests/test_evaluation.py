@@ -19,9 +19,9 @@ from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.quirks import training_loss
-from recbole_rawp.host.ranking.measurement import habits
+from recbole_rawp.host.ranking.habits import habits
 from recbole_rawp.host.weights import perturbed_weights
-from recbole_rawp.threats.adversarial import METHODS, run
+from recbole_rawp.threats.adversarial.method import METHODS, run
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from tests.training import made
 

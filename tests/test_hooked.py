@@ -16,7 +16,7 @@ from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch, cross_entropy
 from recbole_rawp.threats.adversarial.per_user.engine_selection import select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
-from recbole_rawp.threats.adversarial.per_user.layers import Ghost
+from recbole_rawp.threats.adversarial.per_user.linear import Ghost
 from tests.oracle_per_user import row_norms
 from tests.per_user_models import (
     MODELS,

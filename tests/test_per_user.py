@@ -12,7 +12,7 @@ from torch.nn import functional
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import checks
 from recbole_rawp.evaluation import each_user as users_scope
-from recbole_rawp.evaluation.each_user import rectangle
+from recbole_rawp.evaluation.user_rows import rectangle
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.weights import perturbed_weights

@@ -20,7 +20,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare, start_log
-from recbole_rawp.jobs import output_folder, pipeline
+from recbole_rawp.jobs import output_folder, train
 
 FILES = {
     ".lock",
@@ -150,14 +150,14 @@ def test_two_rivals_never_get_one_folder():
 
 def test_a_folder_in_which_another_process_is_at_work_is_left_alone(settings, monkeypatch):
     refused = pytest.raises(InputError, match=r"^rawp_output_dir: another process is at work in 'out'\. Wait")
-    fit = pipeline.fit
+    fit = train.fit
 
     def begun(*args):
         with refused, output_folder.held(Path("out")):
             pass
         return fit(*args)
 
-    monkeypatch.setattr(pipeline, "fit", begun)
+    monkeypatch.setattr(train, "fit", begun)
     run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="out"))
     script = """if True:
         import pathlib, time

@@ -16,7 +16,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import chosen_weights
-from recbole_rawp.jobs.pipeline import harden_checkpoint
+from recbole_rawp.jobs.train import harden_checkpoint
 from recbole_rawp.training.plain_values import copied
 from recbole_rawp.training.radius import checks, searching
 from recbole_rawp.training.radius.search import RadiusSearch, Validation

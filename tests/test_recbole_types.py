@@ -50,7 +50,7 @@ def test_a_value_of_the_wrong_type_is_one_line(word, expected):
 
 
 def test_it_is_refused_wherever_it_stands_before_any_work(capsys, monkeypatch):
-    monkeypatch.setattr("recbole_rawp.jobs.pipeline.prepare", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr("recbole_rawp.jobs.train.prepare", lambda *_: pytest.fail("prepared"))
     Path("my.yaml").write_text("epochs: 3.5\n")
     for words in (["--epochs=3.5"], ["--config_files=my.yaml"]):
         assert main(["train", "-m", "NeuMF", "-d", "ml-100k", *words]) == 2

@@ -11,7 +11,7 @@ import pytest
 from recbole_rawp.config import reference, schema
 from recbole_rawp.config.properties import defenses
 from recbole_rawp.core import ascent, ball, selection
-from recbole_rawp.threats.adversarial import METHODS
+from recbole_rawp.threats.adversarial.method import METHODS
 
 ROOT = Path(__file__).parent.parent
 CODE = """

@@ -45,6 +45,6 @@ A .pth file is a pickle, which can run code when loaded: load only files that yo
 
 def option_reference() -> str:
     """Return properties/rawp.yaml, the reference of our options."""
-    from recbole_rawp.config import properties
+    from recbole_rawp.config import shipped
 
-    return (properties.properties() / "rawp.yaml").read_text(encoding="utf-8")
+    return (shipped.properties() / "rawp.yaml").read_text(encoding="utf-8")

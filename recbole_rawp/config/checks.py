@@ -10,7 +10,7 @@ from typing import Any
 from recbole_rawp.config.command_line import COMMAND_LINE_ONLY
 from recbole_rawp.config.option import Option
 from recbole_rawp.config.recbole_options import UNLISTED
-from recbole_rawp.config.schema import OPTIONS, PREFIXES
+from recbole_rawp.config.schema import OPTIONS, PREFIXES, no_such
 from recbole_rawp.errors import InputError, suggestion
 
 logger = logging.getLogger()
@@ -67,8 +67,3 @@ def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
             raise InputError(no_such(key))
         if theirs:
             logger.warning(f"{key}: not an option that RecBole knows. Did you mean '{theirs[0]}'?")
-
-
-def no_such(key: str) -> str:
-    """Return the line about a key that is none of ours."""
-    return f"{key}: no such option.{suggestion(key, OPTIONS)} All options: properties/rawp.yaml"

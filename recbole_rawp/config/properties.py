@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from recbole_rawp.config.checks import no_such
 from recbole_rawp.config.command_line import literal
-from recbole_rawp.config.schema import OF_A_DEFENSE, OPTIONS
+from recbole_rawp.config.schema import OF_A_DEFENSE, OPTIONS, no_such
+from recbole_rawp.config.shipped import properties
 from recbole_rawp.errors import InputError, suggestion
 
 
@@ -65,13 +65,6 @@ def defenses() -> list[str]:
     return sorted(
         Path(entry.name).stem for entry in (properties() / "defense").iterdir() if entry.name.endswith(".yaml")
     )
-
-
-def properties() -> Path:
-    """Return the folder of our YAML files: inside the installed package, beside it in the source tree."""
-    package = Path(__file__).parent.parent
-    installed = package / "properties"
-    return installed if installed.is_dir() else package.parent / "properties"
 
 
 def _shipped(name: str) -> dict[str, Any]:

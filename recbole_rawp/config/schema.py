@@ -27,6 +27,7 @@ from recbole_rawp.config.option import (
     targets,
     weights_by_pattern,
 )
+from recbole_rawp.errors import suggestion
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 AUTO = "auto"  # the rawp_radius that is found in training
@@ -141,3 +142,8 @@ OPTIONS = {option.name: option for section in SECTIONS for option in section.opt
 OF_A_DEFENSE = tuple(
     name for name in OPTIONS if name not in ("defense", "rawp_output_dir") and not name.startswith("attack")
 )
+
+
+def no_such(key: str) -> str:
+    """Return the line about a key that is none of ours."""
+    return f"{key}: no such option.{suggestion(key, OPTIONS)} All options: properties/rawp.yaml"

@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
-
-from recbole.config import Config
+from typing import TYPE_CHECKING, Any
 
 from recbole_rawp.config.checks import check_names, check_values
 from recbole_rawp.config.command_line import ALIASES
@@ -19,6 +17,9 @@ from recbole_rawp.core.objective import Recipe
 from recbole_rawp.core.selection import among_weights
 from recbole_rawp.errors import InputError
 from recbole_rawp.threats.threat import Threat
+
+if TYPE_CHECKING:
+    from recbole.config import Config
 
 START = 0.001  # the first radius that a search tries: small enough for nine layers
 
@@ -214,31 +215,3 @@ def _criticality(v: Mapping[str, Any]) -> Criticality:
     return Criticality(
         v["criticality_radius"], v["criticality_granularity"], v["criticality_steps"], v["attack_batches"]
     )
-
-
-# --- for modules that do not hold Settings yet
-
-
-def values(config: Config) -> Mapping[str, Any]:
-    """Return our options' values."""
-    return read(config).values
-
-
-def training(config: Config) -> Training:
-    """Return the settings of stage 1."""
-    return read(config).training
-
-
-def fine_tuning(config: Config) -> FineTuning:
-    """Return the settings of stage 2."""
-    return read(config).fine_tuning
-
-
-def attack(config: Config) -> Attack:
-    """Return the settings of the evaluation under attack."""
-    return read(config).attack
-
-
-def check_radius_known(config: Config) -> None:
-    """Raise InputError as `Settings.check_radius_known`."""
-    read(config).check_radius_known()

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from recbole_rawp.config.command_line import literal
-from recbole_rawp.config.properties import properties
 from recbole_rawp.config.schema import OPTIONS
+from recbole_rawp.config.shipped import properties
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.threat import KINDS, Threat

@@ -13,11 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from recbole_rawp.core import restoring
-from recbole_rawp.core.ball import Ball, around
+from recbole_rawp.core.ball import Ball, Weights, around
 from recbole_rawp.core.gradients import Loss, LossFunction, combine, gradients
 from recbole_rawp.core.hooks import hooked
 from recbole_rawp.core.objective import Objective, Replay
-from recbole_rawp.core.selection import Weights
 
 
 class ActivationObjective(Objective):

@@ -8,8 +8,7 @@ from typing import Optional
 
 import torch
 
-from recbole_rawp.core.ball import Ball, normalize, project, random_direction
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Ball, Weights, normalize, project, random_direction
 
 DIRECTIONS = ("gradient", "adam", "noise")
 STEP_SIZE = 2.5  # of radius / steps, after Madry et al., ICLR 2018

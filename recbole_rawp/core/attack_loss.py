@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from recbole_rawp.core import ball, restoring
-from recbole_rawp.core.ball import Ball
+from recbole_rawp.core.ball import Ball, Weights
 from recbole_rawp.core.gradients import LossFunction, gradients, total
 from recbole_rawp.core.overlay import exact, overlay
 from recbole_rawp.core.restoring import seed_generators
-from recbole_rawp.core.selection import Weights
 
 
 class AttackLoss:

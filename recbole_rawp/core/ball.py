@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from recbole_rawp.core.selection import Weights
+Weights = dict[str, Tensor]  # name -> weight, or what moves it
 
 GRANULARITIES = ("tensor", "row", "global", "element", "sign")
 ELEMENT_FLOOR = 0.01

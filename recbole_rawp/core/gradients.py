@@ -8,7 +8,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Weights
 
 Loss = Union[Tensor, tuple[Tensor, ...]]
 LossFunction = Callable[[Any], Loss]

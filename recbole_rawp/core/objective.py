@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from recbole_rawp.core import restoring
 from recbole_rawp.core.ascent import AdamMoments, ascend
-from recbole_rawp.core.ball import Ball, around, group_norms
+from recbole_rawp.core.ball import Ball, Weights, around, group_norms
 from recbole_rawp.core.gradients import Loss, LossFunction, combine, gradients, total
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.core.selection import Weights, draw_mask
+from recbole_rawp.core.selection import draw_mask
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Weights
 
 # Beginnings of the attributes in which RecBole models keep propagated embeddings between calls of full_sort_predict.
 CACHES = ("restore_", "i_embedding")

@@ -7,16 +7,15 @@ from fnmatch import fnmatchcase
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from recbole_rawp.core.ball import Weights
 from recbole_rawp.errors import InputError, suggestion
 
 TARGETS = ("hidden", "embeddings", "all")
 LAYER_WEIGHTS = ("uniform", "norm", "criticality")
 EMBEDDING_MODULES = (nn.Embedding, nn.EmbeddingBag)
 NORM_MODULES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-
-Weights = dict[str, Tensor]
 
 
 def matrices(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:

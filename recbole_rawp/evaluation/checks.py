@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_rawp.evaluation.records import FAILED, LOSS, NOT_APPLICABLE, PASSED, Check, Record
-from recbole_rawp.evaluation.robustness import Outcome
-from recbole_rawp.threats.threat import CLEAN, SETTING, UNIVERSAL, VARIANTS, Setting
+from recbole_rawp.threats.setting import CLEAN, SETTING, UNIVERSAL, Setting
+from recbole_rawp.threats.threat import VARIANTS
+
+if TYPE_CHECKING:
+    from recbole_rawp.evaluation.robustness import Outcome
 
 # Share of the loss's rise by which it may miss a bound: where a loss is nearly linear FGSM is the best there is.
 SLACK = 0.02

@@ -17,8 +17,10 @@ from recbole_rawp.evaluation.records import LOSS, Condition, Record, Subject
 from recbole_rawp.evaluation.universal import Universal
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.host.ranking import candidates as ranking
-from recbole_rawp.host.ranking.measurement import Measured, Measurement, habits, measuring, ranked_users
-from recbole_rawp.threats.threat import PER_USER, UNIVERSAL, Threat
+from recbole_rawp.host.ranking.habits import habits, ranked_users
+from recbole_rawp.host.ranking.measurement import Measured, Measurement, measuring
+from recbole_rawp.threats.setting import PER_USER, UNIVERSAL
+from recbole_rawp.threats.threat import Threat
 
 
 @dataclass

@@ -11,17 +11,18 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
 from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.overlay import keeps_embeddings
 from recbole_rawp.core.restoring import seed_generators
-from recbole_rawp.core.selection import Weights
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, ranked_as
 from recbole_rawp.host.weights import moved
-from recbole_rawp.threats.adversarial.methods import METHODS
+from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.perturbation import worst_change
-from recbole_rawp.threats.threat import CLEAN, Change, Context, Threat
+from recbole_rawp.threats.setting import CLEAN
+from recbole_rawp.threats.threat import Change, Context, Threat
 
 HUGE = 5.0  # of each tensor's norm
 
@@ -40,8 +41,14 @@ class Universal:
         self.clean: Measured | None = None
         model = trainer.model
         attacked = fixed_batches(train_data, batches, trainer.device)
+        loss, named = training_loss(model), partial(moved, model)
         self.context = Context(
-            model, partial(moved, model), attacked, training_loss(model), seed=trainer.config["seed"]
+            model,
+            named,
+            attacked,
+            loss,
+            weight_loss=lambda target: AttackLoss(model, loss, attacked, named(target)),
+            seed=trainer.config["seed"],
         )
 
     def measurements(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Measurement]:

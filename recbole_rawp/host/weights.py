@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 from torch import nn
 
-from recbole_rawp.config.settings import Training
 from recbole_rawp.core import selection
-from recbole_rawp.core.selection import Weights
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.host import vocabulary
+
+if TYPE_CHECKING:
+    from recbole_rawp.config.settings import Training
+    from recbole_rawp.core.ball import Weights
 
 
 def perturbed_weights(model: nn.Module, target: Any) -> Weights:

@@ -31,7 +31,8 @@ from recbole_rawp.report import report
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import AFTER, BEFORE, label
 from recbole_rawp.report.sections.attacked import fragility
-from recbole_rawp.threats.threat import PER_USER, UNIVERSAL, Threat
+from recbole_rawp.threats.setting import PER_USER, UNIVERSAL
+from recbole_rawp.threats.threat import Threat
 from recbole_rawp.training.stage2.interpolation import undone
 from recbole_rawp.training.trainer import RAWPFTTrainer
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recbole_rawp.errors import InputError
+from recbole_rawp.host import environment
+from recbole_rawp.host.config import RAWPConfig
 
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems answer that have none
 
@@ -87,3 +89,14 @@ def unused(parent: str) -> str:
     base = Path(parent, datetime.now().strftime("%Y%m%d-%H%M%S"))
     names = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in count(1))
     return str(next(name for name in names if not name.exists()))
+
+
+def claim(config: RAWPConfig, last: str) -> Path:
+    """Return a new output folder for a run of `config`; its name ends with `last`, where none is set."""
+    wanted, names = config["rawp_output_dir"], (config["model"], config["dataset"], last)
+    return reserve(wanted, *names, environment=place(config))
+
+
+def place(config: RAWPConfig) -> str:
+    """Return where and with what a run of `config` is run, a line each."""
+    return environment.describe(config["device"], config.argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from recbole.utils import get_trainer, set_color
 from torch import nn
 
 from recbole_rawp import files
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings, read
 from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
@@ -19,11 +21,12 @@ from recbole_rawp.host import environment
 from recbole_rawp.host.preparation import Data, recboles
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.weights import chosen_weights
-from recbole_rawp.training import resume, warm_up
+from recbole_rawp.training import warm_up
 from recbole_rawp.training.registration import robustify
 from recbole_rawp.training.trainer import RAWPFTTrainer
 
 logger = logging.getLogger()
+PLACES = ("rawp_output_dir", "attack_candidates")  # settings.yaml says the latter
 
 
 def check_weights(settings: Settings, model: nn.Module) -> None:
@@ -60,12 +63,19 @@ def write_settings(runs: Sequence[Config], folder: Path) -> None:
         files.write_text(home / "suite.yaml", written(read(config).attack.threats))
 
 
+def fingerprint(folder: Path, config: Config) -> str:
+    """Return the digest of the settings in `folder` and of our options' values, defaults too."""
+    ours = sorted((key, repr(config[key])) for key in OPTIONS if key not in PLACES)
+    ours.append(("threats", repr(read(config).attack.threats)))  # a suite is a file, which may change
+    return hashlib.sha256((folder / "settings.yaml").read_bytes() + repr(ours).encode()).hexdigest()
+
+
 def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) -> RAWPFTTrainer:
     """Return RecBole's trainer for the model, hardened; its files go into `folder`, whose state it goes on from."""
     config["checkpoint_dir"] = str(folder)
     with recboles("trainer"):
         trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-    trainer.write_into(folder, fingerprint=resume.fingerprint(folder, config) if saved else None)
+    trainer.write_into(folder, fingerprint=fingerprint(folder, config) if saved else None)
     return trainer
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from torch.nn import functional
 from torch.nn.modules import module as modules
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module, or _global..
+
+ALL = 2**24  # numbers kept for a layer, how many ones each row shares with each, or used to count them: 64 MB
 
 
 @dataclass(frozen=True)
@@ -157,3 +160,31 @@ def only_runs(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Tell whether a call of `module` runs `kind`'s forward and nothing else: no hook, no forward of its own."""
     own = type(module).forward is not kind.forward or "forward" in module.__dict__
     return not own and not any(getattr(module, name) or getattr(modules, f"_global{name}") for name in HOOKS)
+
+
+_shared: WeakKeyDictionary[SparseLinear, Tensor] = WeakKeyDictionary()
+
+
+def shared_ones(module: SparseLinear, numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how many ones any two of a user's rows share, [U, m, m], for the rows' numbers [U, m]."""
+    rows, (users, m) = module.rows, numbers.shape
+    if m == 0:
+        return torch.zeros(users, 0, 0, dtype=dtype, device=numbers.device)
+    if m == 1:
+        return rows.indptr.diff()[numbers].to(dtype).unsqueeze(2)
+    if len(rows) ** 2 > ALL:
+        parts = numbers.split(max(1, ALL // (m * rows.width)))
+        return torch.cat([counted(rows.take(few.flatten()), len(few), dtype) for few in parts])
+    if module not in _shared:
+        _shared[module] = counted(rows, 1, torch.float32)[0]  # exact: below 2^24
+    everything = _shared[module] = _shared[module].to(numbers.device)
+    return everything.flatten()[numbers.unsqueeze(2) * len(rows) + numbers.unsqueeze(1)].to(dtype)
+
+
+def counted(rows: SparseRows, users: int, dtype: torch.dtype) -> Tensor:
+    """Return how many ones any two of a user's rows share, [U, m, m], for U * m rows."""
+    m, number = len(rows) // users, rows.numbers()
+    place = number // m * rows.width + rows.indices  # of [U * in]
+    columns = torch.zeros(users * rows.width, m, dtype=dtype, device=place.device)
+    columns[place, number % m] = 1.0
+    return SparseRows(rows.indptr, place, users * rows.width).times(columns).view(users, m, m)

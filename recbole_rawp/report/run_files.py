@@ -18,7 +18,7 @@ from recbole_rawp.evaluation import users as per_user
 from recbole_rawp.evaluation.records import COLUMNS, Check
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.files import whole, write_text
-from recbole_rawp.threats.threat import SETTING
+from recbole_rawp.threats.setting import SETTING
 
 MODEL = ["model", "dataset", "defense"]
 

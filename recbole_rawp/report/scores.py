@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from recbole_rawp.threats.threat import CLEAN, SETTING, VARIANTS, Setting
+from recbole_rawp.threats.setting import CLEAN, SETTING, Setting
+from recbole_rawp.threats.threat import VARIANTS
 
 BEFORE, AFTER = " before repair", " repaired"
 LABELS = {"none": "plain"}

@@ -23,7 +23,7 @@ from recbole_rawp.report.scores import (
     tried,
     within,
 )
-from recbole_rawp.threats.threat import CLEAN
+from recbole_rawp.threats.setting import CLEAN
 
 FALLS = (0.9, 0.5)  # shares of the clean score that the overview looks for
 

@@ -22,7 +22,7 @@ from recbole_rawp.report.scores import (
     tried,
     variant_title,
 )
-from recbole_rawp.threats.threat import CLEAN
+from recbole_rawp.threats.setting import CLEAN
 
 GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 FEW = 4  # models that one sentence can hold

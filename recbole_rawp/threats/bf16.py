@@ -14,19 +14,8 @@ from typing import Any, ClassVar
 import torch
 
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.threat import (
-    CLEAN,
-    TARGETS,
-    UNIVERSAL,
-    Change,
-    Context,
-    Setting,
-    Threat,
-    Variant,
-    Words,
-    register,
-    target_name,
-)
+from recbole_rawp.threats.setting import CLEAN, TARGETS, UNIVERSAL, Setting, Words, target_name
+from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 ROUNDED = 1.0  # the only level beside the clean model
 

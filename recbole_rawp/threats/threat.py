@@ -5,98 +5,19 @@ A new kind of threat is one file in this folder: a subclass of `Threat` and one 
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from recbole_rawp.core.attack_loss import AttackLoss
-from recbole_rawp.core.gradients import LossFunction
+from recbole_rawp.threats.setting import UNIVERSAL, WORDS, Setting, Words
 
-CLEAN = 0.0  # the level of the model as it is
-UNIVERSAL, PER_USER = "universal", "per_user"
-TARGETS = {"": "hidden weights", "hidden": "hidden weights", "all": "all weights"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the values of one curve share; within a setting they compare over levels.
-
-    Attributes:
-        target: what differs: `hidden`, `embeddings`, `all`, `activations`, or patterns over parameter names.
-        granularity: what one norm spans, of perturbations.
-        unit: of the level; it tells which `Words` speak of it.
-        scope: `universal`, one change for all users, or `per_user`.
-        labels: of attacks per user.
-    """
-
-    target: str = ""
-    granularity: str = ""
-    unit: str = "relative radius"
-    scope: str = ""
-    labels: str = ""
-
-    @property
-    def words(self) -> Words:
-        """Return how this setting is spoken of."""
-        return WORDS.get(self.unit, Words())
-
-    @property
-    def name(self) -> str:
-        """Return the setting's part of file names and TensorBoard tags: `hidden-row-absolute-per_user-truth`."""
-        return self.words.name(self)
-
-    @property
-    def title(self) -> str:
-        """Return the setting in words."""
-        return self.words.title(self)
-
-    @property
-    def axis(self) -> str:
-        """Return what the level is, with its unit."""
-        return self.words.axis(self)
-
-    def at(self, level: float) -> str:
-        """Return one level in words: `radius 0.1`."""
-        return f"{self.words.noun} {level:g}"
-
-
-SETTING = tuple(field.name for field in fields(Setting))
-
-
-class Words:
-    """What reports call a threat's settings and levels; subclasses say where they differ.
-
-    Attributes:
-        noun: what a level is called before its number.
-    """
-
-    noun: ClassVar[str] = "level"
-
-    def name(self, setting: Setting) -> str:
-        """Return a part of file names."""
-        parts = (setting.target, setting.unit, setting.scope)
-        return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
-
-    def short(self, setting: Setting) -> str:
-        """Return the setting for messages: `hidden/format`."""
-        return "/".join(filter(None, (setting.target, setting.unit)))
-
-    def title(self, setting: Setting) -> str:
-        """Return the setting in words."""
-        return f"{TARGETS.get(setting.target, setting.target)}, {setting.unit}"
-
-    def axis(self, setting: Setting) -> str:
-        """Return what the level is, for axes and below tables."""
-        return setting.unit
-
-    def happens(self, setting: Setting, level: float, variants: str) -> str:
-        """Return what happens to the model at a level, as a clause after 'When'; `variants` do it."""
-        return f"{variants} changes {TARGETS.get(setting.target, setting.target)} at {setting.at(level)}"
+if TYPE_CHECKING:
+    from recbole_rawp.core.attack_loss import AttackLoss
+    from recbole_rawp.core.gradients import LossFunction
 
 
 @dataclass(frozen=True)
@@ -130,6 +51,7 @@ class Context:
         seed: of whatever is drawn.
         notes: what the reader must know; each once.
         still: names of threats that nothing moves, for the loss has no gradient.
+        weight_loss: target -> the training loss as a function of a change of the weights that it names.
         losses: target -> the attacked loss; its gradient at the weights serves all threats to that target.
     """
 
@@ -137,6 +59,7 @@ class Context:
     moved: Callable[[Any], dict[str, Any]]
     batches: list[Any]
     training_loss: LossFunction
+    weight_loss: Callable[[Any], AttackLoss]
     seed: int
     notes: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
@@ -150,7 +73,7 @@ class Context:
     def loss(self, target: Any) -> AttackLoss:
         """Return the training loss as a function of a change of the weights that `target` names."""
         if target not in self.losses:
-            self.losses[target] = AttackLoss(self.model, self.training_loss, self.batches, self.moved(target))
+            self.losses[target] = self.weight_loss(target)
         return self.losses[target]
 
 
@@ -225,7 +148,6 @@ class Threat(ABC):
 
 VARIANTS: dict[str, Variant] = {}
 KINDS: dict[str, type[Threat]] = {}  # variant -> the class of threats that has it
-WORDS: dict[str, Words] = {}  # unit -> how settings in it are spoken of
 
 
 def register(kind: type[Threat], variants: Mapping[str, Variant], words: Mapping[str, Words]) -> None:
@@ -240,8 +162,3 @@ def register(kind: type[Threat], variants: Mapping[str, Variant], words: Mapping
     VARIANTS.update(variants)
     KINDS.update(dict.fromkeys(variants, kind))
     WORDS.update(words)
-
-
-def target_name(target: str | Sequence[str]) -> str:
-    """Return a target as records carry it."""
-    return target if isinstance(target, str) else ",".join(target)

@@ -8,9 +8,9 @@ from typing import Any
 from recbole_rawp.config.suites import WORDS
 from recbole_rawp.core.activation_objective import ActivationObjective
 from recbole_rawp.core.ascent import AdamMoments
+from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
-from recbole_rawp.core.selection import Weights
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
 from recbole_rawp.host.config import check_gradient

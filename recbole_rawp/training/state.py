@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from recbole_rawp.core.ascent import AdamMoments
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Weights
 from recbole_rawp.training.plain_values import moved, plain
 from recbole_rawp.training.radius.search import RadiusSearch, Validation
 from recbole_rawp.training.stage2.criticality import ModuleCriticality

@@ -11,9 +11,9 @@ from recbole_rawp.cli.printing import show
 
 def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Attack the model in a checkpoint, and report."""
-    from recbole_rawp.jobs import pipeline
+    from recbole_rawp.jobs.attack import attack_checkpoint
 
-    return show(pipeline.attack_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv))
+    return show(attack_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv))
 
 
 COMMAND = Command(run, words=1)

@@ -11,9 +11,9 @@ from recbole_rawp.cli.printing import show
 
 def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Repair the model in a checkpoint, attack it before and after, and report."""
-    from recbole_rawp.jobs import pipeline
+    from recbole_rawp.jobs.harden import harden_checkpoint
 
-    return show(pipeline.harden_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv))
+    return show(harden_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv))
 
 
 COMMAND = Command(run, words=1)

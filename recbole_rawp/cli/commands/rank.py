@@ -10,9 +10,9 @@ from recbole_rawp.cli.command import Command, config_files
 
 def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Print the modules of the model in a checkpoint, least robust first."""
-    from recbole_rawp.jobs import pipeline
+    from recbole_rawp.jobs.rank import rank_checkpoint
 
-    result = pipeline.rank_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv)
+    result = rank_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv)
     folder = result["output_dir"]
     print(f"\n{result['table']}\n\nrows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
     return 0

@@ -12,17 +12,17 @@ from recbole_rawp.errors import InputError
 
 def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     """Train or go on, attack and report; see `USAGE`."""
-    from recbole_rawp.jobs import pipeline
+    from recbole_rawp.jobs.train import continue_run, run_recbole_rawp
 
     if not isinstance(options.get("baseline", True), bool):
         raise InputError(f"--baseline: {options['baseline']!r} is neither true nor false. Leave the value out.")
     if "resume" in options:
-        return show(pipeline.continue_run(str(options["resume"]), argv=argv))
+        return show(continue_run(str(options["resume"]), argv=argv))
     for key in ("model", "dataset"):
         if key not in options and "config_files" not in options:
             raise InputError(f"--{key}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
     baseline = options.get("baseline", False)
-    return show(pipeline.run_recbole_rawp(config_file_list=config_files(options), baseline=baseline, argv=argv))
+    return show(run_recbole_rawp(config_file_list=config_files(options), baseline=baseline, argv=argv))
 
 
 COMMAND = Command(run, own=("baseline", "resume"))

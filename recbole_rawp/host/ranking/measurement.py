@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,17 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
-from recbole.utils import EvaluatorType, ModelType
+from recbole.utils import EvaluatorType
 from torch import nn
 
 from recbole_rawp.core import restoring
 from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.restoring import seed_generators
-from recbole_rawp.core.selection import Weights
 from recbole_rawp.host.batches import loader_generators
 from recbole_rawp.host.ranking.candidates import samples
 from recbole_rawp.host.ranking.item_chunks import in_pieces
@@ -127,46 +125,6 @@ def by_user(evaluator: Evaluator, collected: DataStruct) -> dict[str, np.ndarray
             apart.topk_result = lambda name, value, topk=apart.topk: {f"{name}@{k}": value[:, k - 1] for k in topk}
             found.update(apart.calculate_metric(collected))
     return found
-
-
-def ranked_users(eval_data: Any) -> np.ndarray:
-    """Return the internal id of the user in each row of the collected results, [U]."""
-    if isinstance(eval_data, FullSortEvalDataLoader) and eval_data.is_sequential:
-        return eval_data._dataset.inter_feat[eval_data.uid_field].numpy()
-    return np.asarray(eval_data.uid_list)
-
-
-def habits(train_data: Any, eval_data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each of `ranked_users`, the training interactions, [U], and how popular the test items are, [U].
-
-    Popularity is the mean count of training interactions of the user's test items.
-    """
-    test = eval_data._dataset.inter_feat
-    user, item = eval_data._dataset.uid_field, eval_data._dataset.iid_field
-    history = interactions(train_data)
-    activity, counts = Counter(history[0].tolist()), Counter(history[1].tolist())
-    users = ranked_users(eval_data)
-    popularity = np.array([counts[i] for i in test[item].numpy().tolist()], dtype=float)
-    if len(users) != len(test) or not np.array_equal(users, test[user].numpy()):  # several rows of a user count as one
-        rows = test[user].numpy()
-        sums, numbers = np.bincount(rows, popularity), np.bincount(rows)
-        popularity = sums[users] / numbers[users]
-    return np.array([activity[u] for u in users.tolist()]), popularity
-
-
-def interactions(train_data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return users and items of the training interactions, [n] each.
-
-    A sequential data set has a row for each but a user's first, which stands at the head of the item list.
-    """
-    dataset = train_data._dataset
-    rows, user, item = dataset.inter_feat, dataset.uid_field, dataset.iid_field
-    users, items = rows[user].numpy(), rows[item].numpy()
-    lists, lengths = item + dataset.config["LIST_SUFFIX"], dataset.config["ITEM_LIST_LENGTH_FIELD"]
-    if dataset.config["MODEL_TYPE"] != ModelType.SEQUENTIAL or lists not in rows.columns:
-        return users, items
-    first = rows[lengths].numpy() == 1
-    return np.concatenate([users[first], users]), np.concatenate([rows[lists].numpy()[first, 0], items])
 
 
 @contextmanager

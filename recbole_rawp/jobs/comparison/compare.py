@@ -16,14 +16,14 @@ from recbole_rawp.config.command_line import GRID
 from recbole_rawp.config.properties import is_file, name_of
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
-from recbole_rawp.jobs import output_folder, pipeline
-from recbole_rawp.jobs.comparison import feasibility, grid
+from recbole_rawp.jobs import output_folder, train
+from recbole_rawp.jobs.checkpoints import settings_in
+from recbole_rawp.jobs.comparison import feasibility, grid, unchanged
 from recbole_rawp.jobs.comparison.feasibility import Plan
 from recbole_rawp.jobs.comparison.grid import Cell, Grid
 from recbole_rawp.jobs.trainers import write_settings
 from recbole_rawp.report.comparison import run_rows, summary
 from recbole_rawp.report.comparison.summary import FAILED, FINISHED
-from recbole_rawp.training import resume
 from recbole_rawp.training.resume import FREE
 
 FILE, ROWS, DEFENSES = "comparison.yaml", "runs.csv", "defenses"
@@ -128,9 +128,9 @@ def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
     for cell, config in made.configs.items():
         folder = home / cell.name
         if (folder / "settings.yaml").exists():
-            feasibility.check_unchanged(config, resume.settings(folder, argv=[]), folder)
+            unchanged.check_unchanged(config, settings_in(folder, argv=[]), folder)
             suite = folder / "suite.yaml"
-            feasibility.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
+            unchanged.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
     write_grid(wanted, home)
     made.save_candidates(home)
     for cell, config in made.configs.items():
@@ -181,7 +181,7 @@ def run(cell: Cell, home: Path, words: Sequence[str]) -> dict[str, Any]:
     trace = folder / "failure.txt"
     trace.unlink(missing_ok=True)
     try:
-        result = pipeline.continue_run(str(folder), argv=["train", f"--resume={folder}", *words])
+        result = train.continue_run(str(folder), argv=["train", f"--resume={folder}", *words])
         return described(cell) | run_rows.measure(folder) | {"status": FINISHED, "seconds": result["seconds"]}
     except InputError as error:
         return failure(cell, str(error))

@@ -10,13 +10,10 @@ from typing import Any
 from recbole.utils.argument_list import dataset_arguments
 from torch import nn
 
-from recbole_rawp.config.properties import name_of
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.suites import read as suite
-from recbole_rawp.config.suites import written
 from recbole_rawp.core.selection import among_weights
 from recbole_rawp.errors import InputError
-from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.ranking import candidates as ranking
@@ -25,7 +22,6 @@ from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs.comparison.grid import Cell, Grid
 from recbole_rawp.jobs.measuring import check_attack
 from recbole_rawp.jobs.trainers import check_weights
-from recbole_rawp.training.resume import FREE
 
 SAME = (  # what all runs of a model on a data set share: data, ranking, attack
     *("valid_metric", "valid_metric_bigger", "metrics", "topk", "eval_args", "repeatable"),
@@ -195,36 +191,3 @@ def fits(shared: ranking.Candidates, dataset: Any, data: Data, config: RAWPConfi
     except InputError:
         return False
     return True
-
-
-def check_unchanged(config: RAWPConfig, before: RAWPConfig, folder: Path) -> None:
-    """Raise InputError if the run in `folder`, which was begun, had other settings than it has now."""
-    for key in sorted(before.final_config_dict.keys() | config.final_config_dict.keys()):
-        old, new = (plain(placed(key, one.final_config_dict.get(key), folder)) for one in (before, config))
-        if old != new and key not in (*FREE, *environment.ONCE, "checkpoint_dir", "device"):
-            raise InputError(
-                f"{key}: {config[key]!r}, but the run in '{folder}' has {before[key]!r}. A comparison goes on as it "
-                f"began: leave {key} as it was, or name a new --rawp_output_dir."
-            )
-
-
-def placed(key: str, value: Any, folder: Path) -> Any:
-    """Return the setting as it stays when the comparison moves: candidates by their whole path, a defense by name."""
-    if key == "attack_candidates" and value:
-        near = folder / value
-        return (near if near.is_file() else Path(value)).resolve()
-    return name_of(value) if key == "defense" else value
-
-
-def check_suite(config: RAWPConfig, before: str, where: str) -> None:
-    """Raise InputError if the suite is a file that has changed since a run that was begun wrote its threats down."""
-    if written(config.settings.attack.threats) != before:
-        raise InputError(
-            f"attack: {config['attack']!r} holds other threats than '{where}'. A comparison goes on as it began: put "
-            "them back, or name a new --rawp_output_dir."
-        )
-
-
-def plain(value: Any) -> Any:
-    """Return the value as settings.yaml gives it back."""
-    return environment.as_yaml({"value": value})

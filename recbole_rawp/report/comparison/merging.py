@@ -15,7 +15,7 @@ from recbole_rawp.evaluation.records import FAILED, Check
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.report.run_files import COLUMNS, MODEL, Run
 from recbole_rawp.report.scores import bare, complete, renamed
-from recbole_rawp.threats.threat import SETTING
+from recbole_rawp.threats.setting import SETTING
 
 CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "level", "metric"]  # one value each
 

@@ -12,7 +12,7 @@ from recbole_rawp.evaluation.records import FAILED, PASSED
 from recbole_rawp.report import run_files
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import BEFORE, complete, is_control, settings_of, shares, within
-from recbole_rawp.threats.threat import CLEAN, UNIVERSAL, Setting
+from recbole_rawp.threats.setting import CLEAN, UNIVERSAL, Setting
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from recbole_rawp.report.scores import (
 from recbole_rawp.report.sections import per_user
 from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.report.tables import overview, table
-from recbole_rawp.threats.threat import Setting
+from recbole_rawp.threats.setting import Setting
 
 OVERVIEW = "The strongest attack of each kind, at the levels that were measured; each kind has a part of its own below."
 HEADLINE = "robustness"  # the picture of the first setting; others add the setting's name

@@ -30,7 +30,7 @@ from recbole_rawp.report.scores import (
     within,
 )
 from recbole_rawp.report.tables import markdown
-from recbole_rawp.threats.threat import CLEAN, Setting
+from recbole_rawp.threats.setting import CLEAN, Setting
 
 MANY = 3  # models; of more, each is compared with the first only
 CONDITION = ["defense", "threat", "level"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from recbole_rawp.report.run_files import Run
+if TYPE_CHECKING:
+    from recbole_rawp.report.run_files import Run
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import Material, section
 from recbole_rawp.report.tables import markdown
-from recbole_rawp.threats.threat import Setting
+from recbole_rawp.threats.setting import Setting
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
 from recbole_rawp.training.stage2.progress import Progress, advice
 

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from recbole_rawp.core import ball
 from recbole_rawp.core.attack_loss import AttackLoss
-from recbole_rawp.core.ball import Ball
+from recbole_rawp.core.ball import Ball, Weights
 from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.hooks import shifted, watched
-from recbole_rawp.core.selection import Weights
 
 
 class ActivationLoss(AttackLoss):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from recbole_rawp.core.ball import Ball, normalize, random_direction
-from recbole_rawp.core.selection import Weights
-from recbole_rawp.threats.adversarial.method import Method
+from recbole_rawp.core.ball import Ball, Weights, normalize, random_direction
+from recbole_rawp.threats.adversarial.method import Method, register
 
 
+@register("fgsm")
 class FGSM(Method):
     """delta = normalize(g): one step from the weights themselves (Goodfellow et al., ICLR 2015).
 
@@ -19,6 +19,7 @@ class FGSM(Method):
     linear = True
 
 
+@register("bim")
 class BIM(Method):
     """delta <- project(delta + normalize(g) * 2.5 / n), n times, from the weights (Kurakin et al., 2017)."""
 
@@ -26,6 +27,7 @@ class BIM(Method):
     iterates = True
 
 
+@register("pgd")
 class PGD(BIM):
     """BIM from a random point of the ball (Madry et al., ICLR 2018); the strongest of several restarts counts."""
 
@@ -38,6 +40,7 @@ class PGD(BIM):
         return normalize(random_direction(shapes, generator), ball.shrunk(share))
 
 
+@register("mim")
 class MIM(BIM):
     """BIM along the momentum m <- mu * m + g / ||g||_1, mu = 1 (Dong et al., CVPR 2018).
 

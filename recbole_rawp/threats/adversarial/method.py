@@ -6,13 +6,13 @@ A method says *how*; the ball, passed in, says how far. `run` is the loop, and p
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 
 from recbole_rawp.core.ascent import STEP_SIZE, Gradient
-from recbole_rawp.core.ball import Ball, normalize, project
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Ball, Weights, normalize, project
 
 
 class Method(ABC):
@@ -70,3 +70,17 @@ def run(
         delta = project(method.move(delta, method.uphill(gradient(delta), memory, ball), ball, count), ball)
     assert delta is not None, "a method without steps needs a start"
     return project(delta, ball)
+
+
+METHODS: dict[str, Method] = {}  # by the names that suites and records use
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Make a class of methods known under a name."""
+
+    def add(kind: type[Method]) -> type[Method]:
+        """Keep one method of this kind."""
+        METHODS[name] = kind()
+        return kind
+
+    return add

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from recbole_rawp.core.ball import Ball, normalize, random_direction
-from recbole_rawp.core.selection import Weights
-from recbole_rawp.threats.adversarial.method import Method
+from recbole_rawp.core.ball import Ball, Weights, normalize, random_direction
+from recbole_rawp.threats.adversarial.method import Method, register
 
 
+@register("noise")
 class Noise(Method):
     """Gaussian noise, stretched to the surface of the ball; it never asks for a gradient."""
 

@@ -11,26 +11,14 @@ import torch
 from torch import Tensor
 
 from recbole_rawp.core.attack_loss import AttackLoss
-from recbole_rawp.core.ball import Ball
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Ball, Weights
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
-from recbole_rawp.threats.adversarial.method import Method, run
-from recbole_rawp.threats.adversarial.methods import METHODS
+from recbole_rawp.threats.adversarial.method import METHODS, Method, run
 from recbole_rawp.threats.adversarial.per_user.batch import Attacks, Key, attacked
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
 from recbole_rawp.threats.adversarial.words import PerturbationWords
-from recbole_rawp.threats.threat import (
-    CLEAN,
-    PER_USER,
-    UNIVERSAL,
-    Change,
-    Context,
-    Setting,
-    Threat,
-    Variant,
-    register,
-    target_name,
-)
+from recbole_rawp.threats.setting import CLEAN, PER_USER, UNIVERSAL, Setting, target_name
+from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 RESTART = 7919  # between the seeds of two random starts
 

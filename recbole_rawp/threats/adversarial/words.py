@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from recbole_rawp.threats.threat import Setting, Words
+from recbole_rawp.threats.setting import Setting, Words
 
 TARGETS = {
     "": "hidden weights",

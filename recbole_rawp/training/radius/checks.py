@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from recbole_rawp.config.settings import Training
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.quirks import pretraining
 
 if TYPE_CHECKING:
+    from recbole_rawp.config.settings import Training
     from recbole_rawp.training.radius.search import RadiusSearch
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.core import ball, restoring
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.weights import chosen_weights
@@ -17,6 +16,9 @@ from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.plain_values import copied, plain
 from recbole_rawp.training.radius.checks import check_found, check_searchable
 from recbole_rawp.training.radius.search import RadiusSearch
+
+if TYPE_CHECKING:
+    from recbole_rawp.config.settings import FineTuning
 
 
 class RadiusSearching(Callback):

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from recbole_rawp.config.settings import Criticality
 from recbole_rawp.core import ball
 from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.attack_loss import AttackLoss
-from recbole_rawp.core.selection import Weights, mean_one, modules
+from recbole_rawp.core.selection import mean_one, modules
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
+
+if TYPE_CHECKING:
+    from recbole_rawp.config.settings import Criticality
+    from recbole_rawp.core.ball import Weights
 
 
 @dataclass

@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from recbole_rawp import files
-from recbole_rawp.config.settings import check_radius_known
-from recbole_rawp.core.selection import Weights, modules
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.selection import modules
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.training.callbacks import Callback
@@ -37,7 +37,7 @@ class Stage2(Callback):
     def on_train_begin(self, trainer: Any) -> None:
         """Raise InputError if the radius is to be found by a stage 1 that has no epoch left."""
         if trainer.arguments.valid_data and trainer.start_epoch >= trainer.epochs and wanted(trainer):
-            check_radius_known(trainer.config)
+            trainer.settings.check_radius_known()
 
     def on_validation(self, trainer: Any, epoch: int, score: float) -> None:
         """Keep the weights if this validation was the best so far and no file has them; a search keeps its own."""

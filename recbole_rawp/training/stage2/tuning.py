@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.core.ascent import AdamMoments
-from recbole_rawp.core.gradients import Loss, LossFunction
 from recbole_rawp.core.objective import Objective
-from recbole_rawp.core.selection import Weights
 
 if TYPE_CHECKING:
+    from recbole_rawp.config.settings import FineTuning
+    from recbole_rawp.core.ball import Weights
+    from recbole_rawp.core.gradients import Loss, LossFunction
     from recbole_rawp.training.stage2.valid_scores import ValidScores
 
 LEARNERS: dict[str, Any] = {

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.attack_loss import AttackLoss
-from recbole_rawp.core.selection import Weights
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
 from recbole_rawp.host.ranking.scores import limit
+
+if TYPE_CHECKING:
+    from recbole_rawp.config.settings import FineTuning
+    from recbole_rawp.core.ball import Weights
 
 
 class ValidScores:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from recbole_rawp.core.ball import around
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.adversarial.method import Method, run
-from recbole_rawp.threats.adversarial.methods import METHODS
+from recbole_rawp.threats.adversarial.method import METHODS, Method, run
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
 
 Key = tuple[str, float]  # method, radius

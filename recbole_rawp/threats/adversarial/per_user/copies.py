@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from recbole_rawp.core.ball import Ball, group_norms, normalize
+from recbole_rawp.core.ball import Ball, Weights, group_norms, normalize
 from recbole_rawp.core.gradients import gradients
 from recbole_rawp.core.overlay import exact, overlay
-from recbole_rawp.core.selection import Weights
 from recbole_rawp.threats.adversarial.per_user.engine import (
     Steepest,
     UserBatch,

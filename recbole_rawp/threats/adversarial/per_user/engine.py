@@ -8,19 +8,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_rawp.core.ball import Ball
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Ball, Weights
 
 
 class NotSupported(Exception):
     """This engine cannot attack this model; the message says why. Another engine may."""
+
+
+@dataclass
+class Calls:
+    """What the calls of one weight's modules read and gave, in order; kept only while gradients are recorded."""
+
+    number: int = 0
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    versions: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, read: Tensor, gave: Tensor) -> None:
+        """Keep one call, and let its output have a gradient even if nothing before it is attacked."""
+        if not gave.requires_grad:
+            gave.requires_grad_()
+        self.inputs.append(read.detach())
+        self.outputs.append(gave)
+        self.versions.append((read._version, gave._version))
+
+    def changed(self) -> bool:
+        """Tell whether the model overwrote one of them later: its gradient would be another tensor's."""
+        pairs = zip(self.inputs, self.outputs)
+        return any((x._version, y._version) != then for (x, y), then in zip(pairs, self.versions))
+
+
+@dataclass(frozen=True)
+class Written:
+    """Gradients [U, r, k], written out."""
+
+    gradient: Tensor
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Of each row, [U, r, 1]."""
+        return torch.linalg.vector_norm(self.gradient, dim=2, keepdim=True)
+
+    def moved(self, base: Tensor, factor: Tensor) -> Tensor:
+        """Return w + factor * G."""
+        return torch.addcmul(base, self.gradient, factor)
 
 
 @dataclass(frozen=True)
@@ -130,3 +169,13 @@ def users_ball(sizes: Weights, radius: float, granularity: str, relative: bool) 
 def rms(weight: Tensor) -> Tensor:
     """Return the root mean square of the entries."""
     return weight.norm() / math.sqrt(weight.numel())
+
+
+def scaled(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return D / scale and scale [U, 1, 1] for D [U, m, out]: 1, or each user's largest |d| where squares underflow."""
+    largest = torch.linalg.vector_norm(slopes, torch.inf, dim=(1, 2), keepdim=True)
+    ones = torch.ones_like(largest)
+    if bool((largest > torch.finfo(slopes.dtype).tiny ** 0.125).all()):
+        return slopes, ones
+    scale = torch.where(largest > 0, largest, ones)
+    return slopes / scale, scale

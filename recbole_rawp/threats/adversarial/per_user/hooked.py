@@ -18,15 +18,14 @@ from typing import Any, Union, cast
 import torch
 from torch import Tensor, nn
 
-from recbole_rawp.core.ball import Ball, group_norms, normalize
-from recbole_rawp.core.selection import Weights
+from recbole_rawp.core.ball import Ball, Weights, group_norms, normalize
 from recbole_rawp.model.sparse_linear import SparseLinear
-from recbole_rawp.threats.adversarial.per_user.convolution import Convolution, convolves
-from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, Steepest, UserBatch, rms, users_ball
-from recbole_rawp.threats.adversarial.per_user.layers import Linear, Table
+from recbole_rawp.threats.adversarial.per_user.engine import Calls, NotSupported, Steepest, UserBatch, rms, users_ball
+from recbole_rawp.threats.adversarial.per_user.linear import Convolution, Linear, convolves
 from recbole_rawp.threats.adversarial.per_user.pair_layer import pair_layers
-from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, Forward, ReplacedForwards
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Forward, ReplacedForwards
 from recbole_rawp.threats.adversarial.per_user.sparse_layers import Sparse
+from recbole_rawp.threats.adversarial.per_user.table import Table
 
 Layer = Union[Linear, Table, Sparse]
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_rawp.core.ball import Ball, group_norms, normalize
-from recbole_rawp.core.selection import Weights
-from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, Steepest, UserBatch, users_ball
-from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, Forward, ReplacedForwards
+from recbole_rawp.core.ball import Ball, Weights, group_norms, normalize
+from recbole_rawp.threats.adversarial.per_user.engine import Calls, NotSupported, Steepest, UserBatch, users_ball
+from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Forward, ReplacedForwards
 
 
 class HookedActivations(ReplacedForwards):

@@ -23,11 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_rawp.core.selection import Weights
-from recbole_rawp.model.sparse_linear import Pair
-from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
-from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, scaled
-from recbole_rawp.threats.adversarial.per_user.sparse_layers import shared_ones
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.model.sparse_linear import Pair, shared_ones
+from recbole_rawp.threats.adversarial.per_user.engine import Calls, NotSupported, scaled
 
 
 @dataclass(frozen=True)

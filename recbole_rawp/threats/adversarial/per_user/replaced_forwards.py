@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from recbole_rawp.core.ball import Ball
 from recbole_rawp.core.overlay import clear_caches, exact
 from recbole_rawp.threats.adversarial.per_user.engine import (
+    Calls,
     NotSupported,
     Steepest,
     UserBatch,
@@ -22,29 +22,6 @@ from recbole_rawp.threats.adversarial.per_user.engine import (
 )
 
 Forward = Callable[[Any, Tensor, int], Tensor]  # module, its input, how many calls there were before
-
-
-@dataclass
-class Calls:
-    """What the calls of one weight's modules read and gave, in order; kept only while gradients are recorded."""
-
-    number: int = 0
-    inputs: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-    versions: list[tuple[int, int]] = field(default_factory=list)
-
-    def add(self, read: Tensor, gave: Tensor) -> None:
-        """Keep one call, and let its output have a gradient even if nothing before it is attacked."""
-        if not gave.requires_grad:
-            gave.requires_grad_()
-        self.inputs.append(read.detach())
-        self.outputs.append(gave)
-        self.versions.append((read._version, gave._version))
-
-    def changed(self) -> bool:
-        """Tell whether the model overwrote one of them later: its gradient would be another tensor's."""
-        pairs = zip(self.inputs, self.outputs)
-        return any((x._version, y._version) != then for (x, y), then in zip(pairs, self.versions))
 
 
 def call(module: nn.Module, forward: Forward, calls: Calls, rows: int, input: Tensor) -> Tensor:
@@ -86,16 +63,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
-
-
-def scaled(slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return D / scale and scale [U, 1, 1] for D [U, m, out]: 1, or each user's largest |d| where squares underflow."""
-    largest = torch.linalg.vector_norm(slopes, torch.inf, dim=(1, 2), keepdim=True)
-    ones = torch.ones_like(largest)
-    if bool((largest > torch.finfo(slopes.dtype).tiny ** 0.125).all()):
-        return slopes, ones
-    scale = torch.where(largest > 0, largest, ones)
-    return slopes / scale, scale
 
 
 class ReplacedForwards:

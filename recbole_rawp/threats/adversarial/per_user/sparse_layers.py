@@ -14,17 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from recbole_rawp.model.sparse_linear import SparseLinear, SparseRows
-from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
-from recbole_rawp.threats.adversarial.per_user.replaced_forwards import Calls, scaled
-
-ALL = 2**24  # numbers kept for a layer, how many ones each row shares with each, or used to count them: 64 MB
-_shared: WeakKeyDictionary[SparseLinear, Tensor] = WeakKeyDictionary()
+from recbole_rawp.model.sparse_linear import SparseLinear, shared_ones
+from recbole_rawp.threats.adversarial.per_user.engine import Calls, NotSupported, scaled
 
 
 @dataclass(frozen=True)
@@ -112,28 +107,3 @@ class Sparse:
     def _rows(self) -> Tensor:
         """Return A, [U, m, in]."""
         return self.module.rows.take(self.index.flatten()).dense(self.base.dtype).view(*self.index.shape, -1)
-
-
-def shared_ones(module: SparseLinear, numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how many ones any two of a user's rows share, [U, m, m], for the rows' numbers [U, m]."""
-    rows, (users, m) = module.rows, numbers.shape
-    if m == 0:
-        return torch.zeros(users, 0, 0, dtype=dtype, device=numbers.device)
-    if m == 1:
-        return rows.indptr.diff()[numbers].to(dtype).unsqueeze(2)
-    if len(rows) ** 2 > ALL:
-        parts = numbers.split(max(1, ALL // (m * rows.width)))
-        return torch.cat([counted(rows.take(few.flatten()), len(few), dtype) for few in parts])
-    if module not in _shared:
-        _shared[module] = counted(rows, 1, torch.float32)[0]  # exact: below 2^24
-    everything = _shared[module] = _shared[module].to(numbers.device)
-    return everything.flatten()[numbers.unsqueeze(2) * len(rows) + numbers.unsqueeze(1)].to(dtype)
-
-
-def counted(rows: SparseRows, users: int, dtype: torch.dtype) -> Tensor:
-    """Return how many ones any two of a user's rows share, [U, m, m], for U * m rows."""
-    m, number = len(rows) // users, rows.numbers()
-    place = number // m * rows.width + rows.indices  # of [U * in]
-    columns = torch.zeros(users * rows.width, m, dtype=dtype, device=place.device)
-    columns[place, number % m] = 1.0
-    return SparseRows(rows.indptr, place, users * rows.width).times(columns).view(users, m, m)

@@ -1,0 +1,54 @@
+"""Attacks the model in a checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_rawp.host import checkpoint
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.jobs import output_folder
+from recbole_rawp.jobs.checkpoints import own_defense, settings_of, unseen
+from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
+from recbole_rawp.jobs.trainers import (
+    make_trainer,
+    ready,
+    write_settings,
+)
+
+
+def attack_checkpoint(
+    file: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
+
+    The attack is that of the options given here, whatever the checkpoint's own run tried.
+
+    Returns:
+        `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
+
+    Raises:
+        InputError: as `harden_checkpoint`.
+    """
+    content = checkpoint.read(file)
+    ours = own_defense(content)
+    config = settings_of(content, config_file_list, config_dict, ours=ours, without="attack", argv=argv)
+    output_folder.check_free(config["rawp_output_dir"])
+    data, network = prepare(config)
+    candidates = check_attack(config, network, data)
+    checkpoint.load_into(network, checkpoint.read(file, config["device"]))
+    folder = output_folder.claim(config, "attack")
+    write_settings([config], folder)
+    trainer = make_trainer(config, network, folder, saved=False)
+    ready(trainer, data)
+    findings = Findings()
+    attack(trainer, data, candidates, findings)
+    findings.checks += unseen(content, config)
+    dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
+    return write(trainer, folder, findings, candidates, dataset=dataset, again=again)

@@ -1,0 +1,104 @@
+"""Reads the settings of a checkpoint or of a run's folder; tells whether a model may know what are test data here."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.config import Config
+
+from recbole_rawp.config.properties import defaults
+from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.host import environment
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.quirks.pretraining import begun_from
+from recbole_rawp.training.resume import FREE
+
+
+def settings_of(
+    checkpoint: Mapping[str, Any],
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    ours: Mapping[str, Any] | None = None,
+    without: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> RAWPConfig:
+    """Return the checkpoint's settings; `ours`, then files, dictionary and command line (`argv`) win over them.
+
+    Keys that begin with `without` are left out.
+
+    Raises:
+        InputError: if another model or dataset is asked for than the checkpoint holds.
+    """
+    theirs: Config = checkpoint["config"]
+    with tempfile.TemporaryDirectory() as folder:  # as the first config file: those that are given come later and win
+        first = Path(folder, "checkpoint.yaml")
+        kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
+        kept |= begun_from(theirs, checkpoint["path"]) | dict(ours or {})
+        first.write_text(environment.as_yaml(kept), encoding="utf-8")
+        config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict, argv=argv)
+    for key in ("model", "dataset"):
+        if config[key] != theirs[key]:
+            raise InputError(
+                f"{key}: {config[key]} is asked for, but the checkpoint holds {theirs[key]}. Leave --{key} out."
+            )
+    return config
+
+
+def resplit(theirs: Config, config: Config) -> str:
+    """Say how `config` splits the data otherwise than a checkpoint's own settings; empty if it splits them alike."""
+    one, other = split(theirs), split(config)
+    return "; ".join(
+        f"{key}: {other.get(key)}, trained with {one.get(key)}" for key in one if one[key] != other.get(key)
+    )
+
+
+def split(config: Config) -> dict[str, Any]:
+    """Return what decides which interactions are test data."""
+    if files := config["benchmark_filename"]:
+        return {"test file": files[-1]}
+    found = {f"eval_args {key}": config["eval_args"].get(key) for key in ("split", "order", "group_by")}
+    return {"test file": None, **found} | ({"seed": config["seed"]} if found["eval_args order"] == "RO" else {})
+
+
+def unseen(content: Mapping[str, Any], config: RAWPConfig) -> list[Check]:
+    """Return a failed check if a checkpoint's model may have been trained on what are test data here."""
+    other = resplit(content["config"], config)
+    return [Check(config.settings.training.defense, "test data were no training data", FAILED, other)] if other else []
+
+
+def own_defense(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defense of a checkpoint that names none: RecBole's own run had none."""
+    return {} if content["config"]["defense"] else {"defense": "none"}
+
+
+def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfig:
+    """Return the settings of the run in `folder`; the command line may only add what does not change its result.
+
+    Candidates that settings.yaml places relative to the folder, as a comparison does, are found wherever that lies.
+
+    Raises:
+        InputError: if there are none, or the command line differs from them.
+    """
+    file = folder / "settings.yaml"
+    if not file.is_file():
+        raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
+    config = RAWPConfig(config_file_list=[str(file)], argv=argv)
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    written = {**defaults(written["model"], written["defense"], written), **written}
+    shared = str(written["attack_candidates"])
+    if shared.startswith("../") and (folder / shared).is_file():
+        config["attack_candidates"] = os.path.normpath(folder / shared)
+    for key, value in config.cmd_config_dict.items():
+        if key not in FREE and value != written.get(key):
+            raise InputError(
+                f"{key}: {value!r}, but the run in '{folder}' has {written.get(key)!r}. A run goes on as it "
+                f"began: leave --{key} out, or start a new run."
+            )
+    return config

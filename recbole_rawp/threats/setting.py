@@ -1,0 +1,97 @@
+"""What the values of one curve share, and how reports speak of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+CLEAN = 0.0  # the level of the model as it is
+UNIVERSAL, PER_USER = "universal", "per_user"
+TARGETS = {"": "hidden weights", "hidden": "hidden weights", "all": "all weights"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the values of one curve share; within a setting they compare over levels.
+
+    Attributes:
+        target: what differs: `hidden`, `embeddings`, `all`, `activations`, or patterns over parameter names.
+        granularity: what one norm spans, of perturbations.
+        unit: of the level; it tells which `Words` speak of it.
+        scope: `universal`, one change for all users, or `per_user`.
+        labels: of attacks per user.
+    """
+
+    target: str = ""
+    granularity: str = ""
+    unit: str = "relative radius"
+    scope: str = ""
+    labels: str = ""
+
+    @property
+    def words(self) -> Words:
+        """Return how this setting is spoken of."""
+        return WORDS.get(self.unit, Words())
+
+    @property
+    def name(self) -> str:
+        """Return the setting's part of file names and TensorBoard tags: `hidden-row-absolute-per_user-truth`."""
+        return self.words.name(self)
+
+    @property
+    def title(self) -> str:
+        """Return the setting in words."""
+        return self.words.title(self)
+
+    @property
+    def axis(self) -> str:
+        """Return what the level is, with its unit."""
+        return self.words.axis(self)
+
+    def at(self, level: float) -> str:
+        """Return one level in words: `radius 0.1`."""
+        return f"{self.words.noun} {level:g}"
+
+
+SETTING = tuple(field.name for field in fields(Setting))
+
+
+class Words:
+    """What reports call a threat's settings and levels; subclasses say where they differ.
+
+    Attributes:
+        noun: what a level is called before its number.
+    """
+
+    noun: ClassVar[str] = "level"
+
+    def name(self, setting: Setting) -> str:
+        """Return a part of file names."""
+        parts = (setting.target, setting.unit, setting.scope)
+        return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
+
+    def short(self, setting: Setting) -> str:
+        """Return the setting for messages: `hidden/format`."""
+        return "/".join(filter(None, (setting.target, setting.unit)))
+
+    def title(self, setting: Setting) -> str:
+        """Return the setting in words."""
+        return f"{TARGETS.get(setting.target, setting.target)}, {setting.unit}"
+
+    def axis(self, setting: Setting) -> str:
+        """Return what the level is, for axes and below tables."""
+        return setting.unit
+
+    def happens(self, setting: Setting, level: float, variants: str) -> str:
+        """Return what happens to the model at a level, as a clause after 'When'; `variants` do it."""
+        return f"{variants} changes {TARGETS.get(setting.target, setting.target)} at {setting.at(level)}"
+
+
+WORDS: dict[str, Words] = {}  # unit -> how settings in it are spoken of
+
+
+def target_name(target: str | Sequence[str]) -> str:
+    """Return a target as records carry it."""
+    return target if isinstance(target, str) else ",".join(target)
