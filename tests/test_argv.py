@@ -12,7 +12,7 @@ import recbole_rawp
 from recbole_rawp.cli.main import main
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.jobs import train
+from recbole_rawp.jobs import attack, train
 from recbole_rawp.jobs.comparison import compare as comparisons
 
 HOME = Path(recbole_rawp.__file__).parent
@@ -51,7 +51,7 @@ def test_nothing_of_ours_writes_the_words_and_two_places_read_them():
 def test_the_command_line_hands_its_words_to_the_job_and_leaves_the_process_alone(monkeypatch):
     before, seen = sys.argv[:], []
     monkeypatch.setattr(train, "run_recbole_rawp", lambda **asked: seen.append(asked) or sys.exit(0))
-    monkeypatch.setattr(train, "attack_checkpoint", lambda file, **asked: seen.append(asked) or sys.exit(0))
+    monkeypatch.setattr(attack, "attack_checkpoint", lambda file, **asked: seen.append(asked) or sys.exit(0))
     words = [["train", "-m", "NeuMF", "-d", "ml-100k"], ["attack", "x.pth", "--epochs=2"]]
     for typed in words:
         with pytest.raises(SystemExit):

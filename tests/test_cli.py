@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recbole_rawp.cli.main import COMMANDS, main
-from recbole_rawp.config import rules
+from recbole_rawp.config import command_line
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,7 +106,7 @@ def test_help_lists_every_option_and_warns_of_pickles(capsys):
 
 
 def test_every_option_of_the_command_line_alone_belongs_to_a_command():
-    assert {key for command in COMMANDS.values() for key in command.own} == rules.COMMAND_LINE_ONLY
+    assert {key for command in COMMANDS.values() for key in command.own} == command_line.COMMAND_LINE_ONLY
 
 
 @pytest.mark.parametrize("word", ["--help", "--version"])

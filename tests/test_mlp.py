@@ -12,7 +12,7 @@ from recbole.utils import get_trainer
 from torch import nn
 
 from recbole_rawp import run_recbole_rawp
-from recbole_rawp.config.settings import training
+from recbole_rawp.config.settings import read
 from recbole_rawp.core.hooks import watched
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
@@ -157,7 +157,7 @@ print(type(model).__module__, len(list(model.parameters())))
 def test_its_settings_move_every_layer(settings):
     config = RAWPConfig(config_dict=settings("MLP"))
     _, model = prepare(config)
-    weights, _ = chosen_weights(model, training(config))
+    weights, _ = chosen_weights(model, read(config).training)
     assert len(weights) == 9 and sum(w.dim() >= 2 for w in model.parameters()) == 9
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from recbole_rawp.config.settings import attack
+from recbole_rawp.config.settings import read
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from tests.conftest import TOY
@@ -30,7 +30,7 @@ def test_a_file_alone_says_data_set_and_protocol(file):
     assert config["train_neg_sample_args"]["sample_num"] == 4
     for phase in ("valid", "test"):
         assert config[f"{phase}_neg_sample_args"] == {"distribution": "uniform", "sample_num": 99}
-    assert {threat.scope for threat in attack(config).threats} == {"per_user"}
+    assert {threat.scope for threat in read(config).attack.threats} == {"per_user"}
     assert (config["benchmark_filename"] is None) == (config["attack_candidates"] is None) == (file.stem != "loo")
 
 

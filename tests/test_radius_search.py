@@ -16,7 +16,7 @@ from recbole_rawp.config import settings as options
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.jobs.train import harden_checkpoint
+from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.radius import searching
 from recbole_rawp.training.radius.search import FINE, RadiusSearch, confirmed, smoothed
 from recbole_rawp.training.registration import unregister

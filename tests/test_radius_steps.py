@@ -10,13 +10,13 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import get_trainer
 
 from recbole_rawp import objective_function, register, run_recbole_rawp
-from recbole_rawp.config.settings import START, fine_tuning, training
+from recbole_rawp.config.settings import START, read
 from recbole_rawp.core import objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import chosen_weights
-from recbole_rawp.jobs.train import harden_checkpoint
+from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.plain_values import copied
 from recbole_rawp.training.radius import checks, searching
 from recbole_rawp.training.radius.search import RadiusSearch, Validation
@@ -167,7 +167,7 @@ def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
 
 @pytest.mark.parametrize("bigger", [True, False])
 def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
-    ft = fine_tuning(config_of(settings, defense="rawp_ft"))
+    ft = read(config_of(settings, defense="rawp_ft")).fine_tuning
 
     def left(plain, score):
         search = RadiusSearch(0.1, bigger, 1.0, plain=[plain, plain])
@@ -249,13 +249,13 @@ def test_several_processes_and_hardened_pretraining_are_refused(settings):
     data, model = prepare(config)
     model.train_stage = "pretrain"
     for refused in (
-        lambda: checks.check_searchable(training(config), config, model, data.valid),
+        lambda: checks.check_searchable(read(config).training, config, model, data.valid),
         lambda: robustify(get_trainer(config["MODEL_TYPE"], "NeuMF"))(config, model),
     ):
         with pytest.raises(InputError, match="^rawp_radius: auto goes by valid scores, and pretraining has none"):
             refused()
     config["rawp_pretraining"] = False
-    checks.check_searchable(training(config), config, model, None)
+    checks.check_searchable(read(config).training, config, model, None)
 
 
 def test_a_budget_that_nothing_keeps_is_one_line_and_leaves_the_plain_model(settings, monkeypatch):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from recbole_rawp.core.ball import normalize, random_direction
+from recbole_rawp.model import sparse_linear
 from recbole_rawp.model.sparse_linear import Pair, SparseLinear, SparseRows
-from recbole_rawp.threats.adversarial.per_user import sparse_layers
 from recbole_rawp.threats.adversarial.per_user.engine import NotSupported
 from recbole_rawp.threats.adversarial.per_user.engine_selection import select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
@@ -124,11 +124,11 @@ def test_a_sparse_layer_may_be_called_several_times_and_with_several_rows_each(s
 
 @pytest.mark.parametrize("kept", [0, 2**24])
 def test_shared_ones_are_the_inner_products_of_the_rows(monkeypatch, kept):
-    monkeypatch.setattr(sparse_layers, "ALL", kept)
+    monkeypatch.setattr(sparse_linear, "ALL", kept)
     layer, numbers = SparseLinear(rows(ones().T), 5), torch.tensor([[1, 3, 1], [7, 2, 0]])
     chosen = ones().T[numbers]
-    assert torch.equal(sparse_layers.shared_ones(layer, numbers, torch.float64), chosen @ chosen.transpose(1, 2))
-    single = sparse_layers.shared_ones(layer, numbers[:, :1], torch.float64)
+    assert torch.equal(sparse_linear.shared_ones(layer, numbers, torch.float64), chosen @ chosen.transpose(1, 2))
+    single = sparse_linear.shared_ones(layer, numbers[:, :1], torch.float64)
     assert single.flatten().tolist() == ones().T[numbers[:, 0]].sum(1).tolist()
 
 
