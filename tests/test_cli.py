@@ -73,7 +73,7 @@ def test_a_run_ends_with_the_table_and_the_pictures_path(data_path, capsys):
         capsys=capsys,
     )
     assert status == 0, err
-    assert re.search(r"\| plain +\| fgsm", out) and re.search(r"\| rawp_ft( repaired)? +\| random", out)
+    assert re.search(r"\| plain +\| fgsm", out) and re.search(r"\| rawp_ft( repaired)? +\| noise", out)
     picture = out.strip().splitlines()[-1].split()[-1]
     assert picture.endswith("robustness.png") and Path(picture).exists()
 
