@@ -9,6 +9,8 @@ import torch
 
 from recbole_rawp.core import ball
 from recbole_rawp.threats.adversarial.method import METHODS, Method, run
+from recbole_rawp.threats.adversarial.per_user.batch import Attacks, worst_logits
+from recbole_rawp.threats.adversarial.perturbation import worst_change
 
 W = {"a": torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64), "b": torch.tensor([[1.0], [3.0]], dtype=torch.float64)}
 CURVATURE = {"a": torch.tensor([[5.0, 1.0, 0.1]], dtype=torch.float64), "b": torch.tensor([[1.0], [2.0]]).double()}
@@ -153,3 +155,52 @@ def test_without_gradient_nothing_moves():
             generator=torch.Generator(),
         )
         assert not any(d.any() for d in nothing.values())
+
+
+class Scripted:
+    """A loss whose values at the points that random starts find are given in turn."""
+
+    def __init__(self, *values):
+        self.values, self.found = list(values), []
+        self.shapes = W
+
+    def gradient(self, delta):
+        return SLOPE
+
+    def value(self, delta):
+        self.found.append(delta)
+        return self.values[len(self.found) - 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"), [((math.nan, 1.0, 2.0), 2), ((1.0, math.nan, 0.5), 0), ((math.nan, math.nan, -5.0), 2)]
+)
+def test_a_start_that_ends_in_nan_does_not_win(values, best):
+    loss = Scripted(*values)
+    delta = worst_change(METHODS["pgd"], loss, ball.around(W, 0.3), restarts=3, steps=1, seed=7)
+    assert delta is loss.found[best]
+
+
+def test_for_each_user_a_start_that_ends_in_nan_does_not_win():
+    class Engine:
+        """Three starts of two users: the losses are the first candidate's logits."""
+
+        def __init__(self):
+            self.weights = {"a": torch.zeros(2, 1, 3)}
+            self.given = iter([[math.nan, 5.0], [1.0, math.nan], [0.5, 4.0]])
+
+        def ball(self, radius, **_):
+            return ball.Ball("row", {"a": torch.tensor(radius)}, users=True)
+
+        def gradient(self, delta):
+            return {"a": torch.ones(2, 1, 3)}
+
+        def logits(self, delta):
+            return torch.tensor(next(self.given)).unsqueeze(1)
+
+        def loss(self, logits):
+            return logits[:, 0]
+
+    attacks = Attacks([("pgd", 0.3)], "row", relative=True, steps=1, restarts=3)
+    found = worst_logits(METHODS["pgd"], Engine(), 0.3, attacks, torch.Generator().manual_seed(1))
+    assert found.flatten().tolist() == [1.0, 5.0]

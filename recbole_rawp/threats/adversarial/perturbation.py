@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -170,13 +171,14 @@ def look_at_gradient(loss: AttackLoss, threat: Perturbation, context: Context) -
 
 
 def worst_change(method: Method, loss: AttackLoss, bound: Ball, *, restarts: int, steps: int, seed: int) -> Weights:
-    """Return the delta that the method finds; of several random starts the one with the highest loss."""
+    """Return the delta that the method finds; of several random starts the one with the highest loss, NaN the last."""
     starts = range(restarts if method.restarts else 1)
     best: tuple[float, Weights] | None = None
     for number in starts:
         generator = torch.Generator().manual_seed(seed + RESTART * number)
         delta = run(method, loss.gradient, loss.shapes, bound, steps=steps, generator=generator)
         value = loss.value(delta) if len(starts) > 1 else 0.0
+        value = -math.inf if math.isnan(value) else value
         if best is None or value > best[0]:
             best = value, delta
     assert best is not None

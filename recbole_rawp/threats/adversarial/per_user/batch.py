@@ -132,7 +132,7 @@ def drawn_once(
 def worst_logits(
     method: Method, engine: PerUser, radius: float, attacks: Attacks, generator: torch.Generator
 ) -> Tensor:
-    """Return the logits [U, n] under attack; of several random starts each user's with the highest loss."""
+    """Return the logits [U, n] under attack; of several random starts each user's with the highest loss, NaN last."""
     ball = engine.ball(radius, granularity=attacks.granularity, relative=attacks.relative)
     best: Tensor | None = None
     for _ in range(attacks.restarts if method.restarts else 1):
@@ -141,6 +141,7 @@ def worst_logits(
         if best is None:
             best = logits
         else:
-            best = torch.where((engine.loss(logits) > engine.loss(best)).unsqueeze(1), logits, best)
+            new, old = engine.loss(logits), engine.loss(best)
+            best = torch.where(((new > old) | (old.isnan() & ~new.isnan())).unsqueeze(1), logits, best)
     assert best is not None
     return best
