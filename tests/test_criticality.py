@@ -1,4 +1,4 @@
-"""Is the weakest module found, and its criticality the number that the definition says?"""
+"""The weakest module is found, and its criticality is the number that the definition says."""
 
 from __future__ import annotations
 

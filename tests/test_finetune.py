@@ -1,4 +1,4 @@
-"""Is only the chosen module repaired, and the result chosen as it says?"""
+"""Only the chosen module is repaired, and the result is chosen as it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every model of RecBole train hardened, hold still under attack, and let itself be repaired?
+"""Every model of RecBole trains hardened, holds still under attack, and lets itself be repaired.
 
 One case per model, minutes in all: `pytest -m zoo`. Each model's variants, too: `pytest -m "zoo or variants"`.
 In parts, `ZOO_SHARD=1/2 pytest -m zoo`; and with `--support-table=docs/models.md` what was found is written there.

@@ -1,4 +1,4 @@
-"""Does the report say which radius was found, what it costs, and loudly if that is too much?"""
+"""The report says which radius was found, what it costs, and loudly if that is too much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `rawp_radius: auto` find the radius, and leave everything else as it was?"""
+"""`rawp_radius: auto` finds the radius, and leaves everything else as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the search for the radius stop, keep and refuse what it should, in training?"""
+"""The search for the radius stops, keeps and refuses what it should, in training."""
 
 from __future__ import annotations
 

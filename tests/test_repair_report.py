@@ -1,4 +1,4 @@
-"""Do the parts of the report on stage 2 say what it saw and chose?"""
+"""The parts of the report on stage 2 say what it saw and chose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a run that was killed, at whatever moment, end as if it had not been?"""
+"""A run that was killed, at whatever moment, ends as if it had not been."""
 
 from __future__ import annotations
 

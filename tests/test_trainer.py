@@ -1,4 +1,4 @@
-"""Does it enter RecBole's epoch, and only where it should?"""
+"""Hardening enters RecBole's epoch, and only where it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of RecBole's training settings work with a defense?
+"""RecBole's training settings work with a defense, or are refused before training.
 
 Of each: a run whose delta is multiplied by 0, the ascent done all the same, is plain RecBole's bit for bit, and a real
 delta is not; or RecBole itself fails, and we say so in one line before training.

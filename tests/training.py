@@ -1,4 +1,4 @@
-"""What do the tests of whole trainings share?  Trainers as a run makes them, runs, and when models are the same."""
+"""What the tests of whole trainings share: trainers as a run makes them, runs, and when models are the same."""
 
 from __future__ import annotations
 

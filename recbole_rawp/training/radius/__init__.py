@@ -1,4 +1,4 @@
-"""`rawp_radius: auto`: how the radius is found in training.
+"""`rawp_radius: auto`: the radius is found in training.
 
-May import: what `training` may, and its state. Must not enter: trainers.
+May import: what `training` may, its callbacks and its state. Must not enter: trainers.
 """

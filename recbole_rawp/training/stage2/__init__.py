@@ -1,4 +1,4 @@
-"""Stage 2: rank the modules, repair the weakest, choose by validation data.
+"""Stage 2 ranks the modules, repairs the weakest, and chooses by validation data.
 
-May import: what `training` may, and its state. Must not enter: trainers, test data.
+May import: what `training` may, its callbacks and its state. Must not enter: trainers, test data.
 """

@@ -1,3 +1,5 @@
+"""Models that are trained in several runs are told which one this is, and what it goes on from."""
+
 from __future__ import annotations
 
 from pathlib import Path
