@@ -1,4 +1,4 @@
-"""What is minimised when activations move?   clean_weight * L(z) + adversarial_weight * L(z + delta)
+"""The loss that is minimised when activations move: clean_weight * L(z) + adversarial_weight * L(z + delta)
 
 z are the outputs of hidden linear layers before their activation function, delta a constant for each row of the batch:
 random layer-wise adversarial training (RAT), the layers drawn by the masks. Baseline to the perturbation of weights.

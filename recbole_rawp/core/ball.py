@@ -1,4 +1,4 @@
-"""What does a "small" change of the weights mean?
+"""Defines a "small" change of the weights: a ball in groups of entries.
 
 A ball bounds delta in groups: each tensor, each row of a tensor (dim 0, one output neuron), or all tensors
 together. With T = 1, except for `element`, where T = |w| + 0.01 (ASAM, Kwon et al., ICML 2021):

@@ -1,4 +1,4 @@
-"""How are losses, alone or in tuples, added up and differentiated?"""
+"""Adds up losses, alone or in tuples, and differentiates them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are the outputs of modules watched or moved while a model runs?"""
+"""Watches or moves the outputs of modules while a model runs."""
 
 from __future__ import annotations
 

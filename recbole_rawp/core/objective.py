@@ -1,4 +1,4 @@
-"""What is minimised?   clean_weight * L(w) + adversarial_weight * L(w + delta),  delta a constant."""
+"""The loss that is minimised: clean_weight * L(w) + adversarial_weight * L(w + delta), delta a constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a model run with other weights?"""
+"""Runs a model with other weights in place of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the difference more than chance?"""
+"""Tells whether a difference is more than chance: intervals over seeds and users, signed-rank tests, Holm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be there before training?  Log, data and model, made by RecBole in the order of its `run_recbole`."""
+"""Makes log, data and model with RecBole, in the order of its `run_recbole`."""
 
 from __future__ import annotations
 

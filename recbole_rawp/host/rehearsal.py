@@ -1,4 +1,4 @@
-"""Would RecBole train with these settings?  One batch is tried, before anything is written."""
+"""Tries one batch of training, before anything is written."""
 
 from __future__ import annotations
 

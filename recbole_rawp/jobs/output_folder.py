@@ -94,9 +94,9 @@ def unused(parent: str) -> str:
 def claim(config: RAWPConfig, last: str) -> Path:
     """Return a new output folder for a run of `config`; its name ends with `last`, where none is set."""
     wanted, names = config["rawp_output_dir"], (config["model"], config["dataset"], last)
-    return reserve(wanted, *names, environment=place(config))
+    return reserve(wanted, *names, environment=environment_of(config))
 
 
-def place(config: RAWPConfig) -> str:
+def environment_of(config: RAWPConfig) -> str:
     """Return where and with what a run of `config` is run, a line each."""
     return environment.describe(config["device"], config.argv)

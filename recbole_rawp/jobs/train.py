@@ -77,9 +77,9 @@ def continue_run(folder: str, *, argv: Sequence[str] | None = None) -> dict[str,
     home = Path(folder).expanduser()
     config = settings_in(home, argv=argv)
     with output_folder.held(home):
-        file, place = home / "environment.txt", output_folder.place(config)
+        file, here = home / "environment.txt", output_folder.environment_of(config)
         before = file.read_text(encoding="utf-8") if file.exists() else ""
-        files.write_text(file, f"{before}\ncontinued:\n{place}\n")
+        files.write_text(file, f"{before}\ncontinued:\n{here}\n")
         stage_1 = home / ORIGINAL if (home / ORIGINAL).exists() else None
         return run(config, baseline=(home / "baseline").is_dir(), folder=home, stage_1=stage_1)
 

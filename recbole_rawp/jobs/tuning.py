@@ -91,8 +91,8 @@ def fixed_attack(config: RAWPConfig) -> FineTuning:
 def trial_folder(config: RAWPConfig, saved: bool) -> Iterator[Path]:
     """Give the checkpoints of a trial a folder, gone afterwards unless `saved`."""
     if saved:
-        place = environment.describe(config["device"], config.argv)
-        folder = output_folder.reserve(None, config["model"], config["dataset"], "trial", environment=place)
+        described = environment.describe(config["device"], config.argv)
+        folder = output_folder.reserve(None, config["model"], config["dataset"], "trial", environment=described)
         write_settings([config], folder)
         yield folder
     else:

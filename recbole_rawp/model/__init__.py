@@ -1,4 +1,5 @@
-"""Which networks does RecBole lack?  The backbones that the attacks' published results are about.
+"""Networks that RecBole lacks: the backbones that the attacks' published results are about.
 
-`sparse_linear` needs torch and numpy only, `mlp` RecBole too, and `place` neither.
+`sparse_linear` needs torch and numpy only, `mlp` RecBole too; `host.networks` lets RecBole find them. Checkpoints name
+these modules, so they stay where they are. May import: `core`. Must not enter: training, attacks.
 """

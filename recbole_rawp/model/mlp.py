@@ -1,4 +1,4 @@
-"""Which network do the published attacks break?  The multi-layer perceptron over interaction rows.
+"""The network that the published attacks break: the multi-layer perceptron over interaction rows.
 
     user's row, 1 where the user interacted    -> Linear(n_items, 512)  \\
                                                                          concatenated -> 512 .. 16 with ReLU -> 1

@@ -1,4 +1,4 @@
-"""How does a linear layer read long rows of 0 and 1, most of them 0?
+"""A linear layer over long rows of 0 and 1, most of them 0.
 
     W @ row + b = sum of W[:, c] over the columns c where the row is 1, + b
 

@@ -1,4 +1,4 @@
-"""How are all items ranked without all rows in memory at once?
+"""Ranks all items without all rows in memory at once.
 
 A sequential full-sort loader gives `eval_batch_size` users at a time. For a model without `full_sort_predict` (DIN,
 DIEN) RecBole 1.2.1 builds a row for each of their items, users x items rows with every feature, and only then splits

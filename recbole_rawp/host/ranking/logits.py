@@ -1,4 +1,4 @@
-"""Does predict return a logit or a probability?
+"""Takes logits of models whose `predict` ends in a sigmoid.
 
 RecBole models differ: `predict` of NeuMF or DeepFM ends in a sigmoid, that of BPR or SASRec returns a raw score. The
 pseudo-label means sigmoid(logit) > 0.5 in both cases, and the gradient is lost once a sigmoid has rounded to 0 or 1.

@@ -74,11 +74,11 @@ def compare(
     check_grown(wanted, before)
     home = Path(folder or output_folder.unused("comparisons")).expanduser()
     made = feasibility.make(wanted)
-    place = environment.describe(next(iter(made.configs.values()))["device"], argv)
+    environment_text = environment.describe(next(iter(made.configs.values()))["device"], argv)
     if not before:
-        home = output_folder.reserve(str(home), "", "", "", environment=place)
+        home = output_folder.reserve(str(home), "", "", "", environment=environment_text)
     with output_folder.held(home):
-        begin(made, wanted, home, place)
+        begin(made, wanted, home, environment_text)
         rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS])
         return summary.write(home, list(rows.values()), made.notes)
 
@@ -119,8 +119,8 @@ def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
             )
 
 
-def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
-    """Write what the runs need into the folder: the grid, settings and `place` of each, candidates of each data set.
+def begin(made: Plan, wanted: Grid, home: Path, environment_text: str) -> None:
+    """Write what the runs need into the folder: the grid, settings and environment of each, candidates of each data.
 
     Raises:
         InputError: if a run that was begun had other settings.
@@ -137,7 +137,7 @@ def begin(made: Plan, wanted: Grid, home: Path, place: str) -> None:
         folder = home / cell.name
         if cell not in made.impossible and not (folder / "settings.yaml").exists():
             folder.mkdir(exist_ok=True)
-            files.write_text(folder / "environment.txt", place + "\n")
+            files.write_text(folder / "environment.txt", environment_text + "\n")
             write_settings([config], folder)
 
 

@@ -67,11 +67,11 @@ def make(grid: Grid) -> Plan:
     """
     cells = grid.cells()
     asked = {cell: grid.settings(cell, {}) for cell in cells}  # names and values first: they cost no time
-    for place in dict.fromkeys(cell.place for cell in cells):
-        comparable({cell: config for cell, config in asked.items() if cell.place == place})
+    for group in dict.fromkeys(cell.group for cell in cells):
+        comparable({cell: config for cell, config in asked.items() if cell.group == group})
     plan = Plan()
-    for place in dict.fromkeys(cell.place for cell in cells):
-        look(plan, grid, {cell: config for cell, config in asked.items() if cell.place == place})
+    for group in dict.fromkeys(cell.group for cell in cells):
+        look(plan, grid, {cell: config for cell, config in asked.items() if cell.group == group})
     if len(plan.impossible) == len(cells):
         raise InputError(next(iter(plan.impossible.values())))
     return plan
@@ -85,7 +85,7 @@ def look(plan: Plan, grid: Grid, asked: Configs) -> None:
     if target := common_target(asked, network):
         extra["attack_target"] = target
         plan.notes.append(
-            f"{' on '.join(first.place)}: all defenses are attacked on the same weights, attack_target={target}."
+            f"{' on '.join(first.group)}: all defenses are attacked on the same weights, attack_target={target}."
         )
     configs = {cell: grid.settings(cell, extra) for cell in asked} if extra else asked
     reasons: dict[str, str] = {}
@@ -166,7 +166,7 @@ def share_candidates(plan: Plan, configs: Configs, data: Data, network: nn.Modul
     if all(fits(shared, dataset, each, config) for each in (data, *other_seeds(configs))):
         return True
     plan.notes.append(
-        f"{' on '.join(cell.place)}: its runs rank other users or more items than the first runs of {cell.dataset}, so "
+        f"{' on '.join(cell.group)}: its runs rank other users or more items than the first runs of {cell.dataset}, so "
         "each draws candidates of its own."
     )
     return False

@@ -30,7 +30,7 @@ class Cell:
         return f"{self.model}-{self.dataset}-{self.defense}-{self.seed}"
 
     @property
-    def place(self) -> tuple[str, str]:
+    def group(self) -> tuple[str, str]:
         """Return model and data set, within which defenses compare."""
         return self.model, self.dataset
 
