@@ -52,7 +52,7 @@ def hardened(defense, settings, **options):
     _, network = prepare(config)
     trainer = RAWPFTTrainer(config, network)
     trainer.model = model = Toy().double()
-    trainer.build_objective()(model.calculate_loss, batch()).backward()
+    trainer.hardening.build(trainer)(model.calculate_loss, batch()).backward()
     return config, model, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -153,7 +153,7 @@ def test_rat_draws_its_layers_and_leaves_the_others_alone(settings):
     _, network = prepare(config)
     trainer = RAWPFTTrainer(config, network)
     trainer.model = model = Toy().double()
-    objective = trainer.build_objective()
+    objective = trainer.hardening.build(trainer)
     objective.mask = {"first.weight": False, "last.weight": False}
     objective(model.calculate_loss, batch()).backward()
     assert_close({n: p.grad for n, p in model.named_parameters()}, slopes(model))
