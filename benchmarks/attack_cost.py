@@ -12,7 +12,7 @@ way, one user at a time with a copied model for each radius. Both score the same
 return the attacked scores, which are compared. The two ways take turns, batch by batch; the ratio is the median over
 batches.
 
-Global: a curve of ten radii by FGSM, control and self-check included, against one plain full-ranking evaluation by
+Universal: a curve of ten radii by FGSM, control and self-check included, against one plain full-ranking evaluation by
 RecBole, taking turns; goal at most 10.5.
 
 Peak memory is what the attack adds to the resident set at its peak (Linux).

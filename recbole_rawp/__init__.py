@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recbole_rawp.jobs.harden import harden_checkpoint
     from recbole_rawp.jobs.rank import rank_checkpoint
     from recbole_rawp.jobs.train import continue_run, run_recbole_rawp
-    from recbole_rawp.jobs.tuning import objective_function
+    from recbole_rawp.jobs.trial import objective_function
     from recbole_rawp.training.registration import register, robustify, unregister
     from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 
@@ -48,7 +48,7 @@ _HOME = {  # public name -> the module that holds it
     "continue_run": "jobs.train",
     "harden_checkpoint": "jobs.harden",
     "rank_checkpoint": "jobs.rank",
-    "objective_function": "jobs.tuning",
+    "objective_function": "jobs.trial",
     "RAWPTrainer": "training.trainer",
     "RAWPFTTrainer": "training.trainer",
     "robustify": "training.registration",

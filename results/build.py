@@ -120,8 +120,8 @@ def fill(page: str, found: Mapping[str, str]) -> str:
     return page
 
 
-def build(experiment: Experiment, folder: Path) -> list[str]:
-    """Write the page and, where there are runs, the CSV and the pictures; return no problems."""
+def build(experiment: Experiment, folder: Path) -> None:
+    """Write the page and, where there are runs, the CSV and the pictures."""
     others = collect(experiment, folder)
     page, found = experiment.page.read_text(encoding="utf-8"), blocks(experiment)
     if places := provenance(folder):

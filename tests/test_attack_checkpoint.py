@@ -31,8 +31,8 @@ def test_a_plain_checkpoint_is_attacked_by_the_standard_suite(plain):
     assert REPORT | {"settings.yaml", "suite.yaml", "candidates.npz"} <= names and "model.pth" not in names
     frame = pd.DataFrame(result["records"])
     assert set(frame["defense"]) == {"none"} and set(frame["labels"]) == {"", "pseudo", "truth"}
-    assert set(frame["target"]) == {"hidden", "embeddings", "activations"}
-    assert set(frame["threat"]) == {"noise", "fgsm", "bim", "pgd", "mim"}
+    assert set(frame["target"]) == {"hidden", "embeddings", "activations", "all"}
+    assert set(frame["threat"]) == {"noise", "fgsm", "bim", "pgd", "mim", "bf16"}
     assert "**plain** keeps" in Path("out/report.md").read_text()
     page = Path("out/report.html").read_text()
     assert "<h1" in page and "http://" not in page.replace("http://www.w3.org", "") and 'src="robustness' not in page
@@ -126,7 +126,7 @@ def test_runs_are_put_side_by_side(settings, capsys):
         (["attack", "PLAIN", "--attack_target=mpl*"], "attack_target: pattern 'mpl*' matches no weight of NeuMF"),
         (["attack", "PLAIN", "--attack_scope=per_user"], "attack_granularity: the suite's 'tensor' does not"),
         (["attack", "PLAIN", "--attack_candidates=none.npz"], "attack_candidates: nothing here ranks 'none.npz'"),
-        (["attack", "PLAIN", "--attack=[[noise]]"], "attack: [['random']] is not valid; expected suite"),
+        (["attack", "PLAIN", "--attack=[[noise]]"], "attack: [['noise']] is not valid; expected suite"),
         (["attack", "PLAIN", "--baseline"], "--baseline: goes with train, not with attack"),
         (["report"], "report: name a run's folder, as in `recbole-rawp report runs/NeuMF`"),
         (["report", "nowhere"], "report: there is no folder 'nowhere'"),

@@ -8,7 +8,7 @@ import torch
 
 from recbole_rawp.config import settings as options
 from recbole_rawp.config.settings import Attack
-from recbole_rawp.evaluation import checks, robustness
+from recbole_rawp.evaluation import robustness, self_checks
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.report.verdict import verdict
 from recbole_rawp.threats.bf16 import Bf16
@@ -47,7 +47,7 @@ def test_a_report_speaks_of_it_in_its_own_words(settings):
     assert isinstance(attack, Attack) and {r.unit for r in found.records} == {"format"}
     text = verdict(pd.DataFrame(found.records), "mrr@10", bigger=True)
     assert text.startswith("When bfloat16 takes the place of the number format of all weights, **plain** keeps")
-    statuses = {check.name: check.status for check in checks.verify(found, None, decimals=4)}
+    statuses = {check.name: check.status for check in self_checks.verify(found, None, decimals=4)}
     assert statuses["the attack has a gradient"] == "not applicable"  # it climbs nothing
     assert statuses["all values are finite"] == "passed"
 
@@ -55,4 +55,4 @@ def test_a_report_speaks_of_it_in_its_own_words(settings):
 def test_activations_are_refused(settings):
     with pytest.raises(ValueError, match="activations are not stored"):
         config = RAWPConfig(config_dict=settings("NeuMF", attack=["bf16"], attack_target="activations"))
-        options.read(config)
+        options.read(config).attack  # noqa: B018

@@ -17,12 +17,12 @@ from tests.test_candidates import built, positives, same
 def test_saved_candidates_come_back(settings, tmp_path):
     _, loader = built(settings)
     chosen = candidates.draw(loader, 1)
-    candidate_files.save(tmp_path / "candidates.npz", chosen, loader._dataset)
+    candidate_files.write_candidates(tmp_path / "candidates.npz", chosen, loader._dataset)
     assert [path.name for path in tmp_path.iterdir() if "candidates" in path.name] == ["candidates.npz"]
-    loaded = candidate_files.load(tmp_path / "candidates.npz", loader._dataset)
+    loaded = candidate_files.read_candidates(tmp_path / "candidates.npz", loader._dataset)
     assert same(loaded, chosen) and {items.dtype for items in loaded.values()} == {np.dtype(np.int64)}
-    candidate_files.save(tmp_path / "none.npz", {}, loader._dataset)
-    assert candidate_files.load(tmp_path / "none.npz", loader._dataset) == {}
+    candidate_files.write_candidates(tmp_path / "none.npz", {}, loader._dataset)
+    assert candidate_files.read_candidates(tmp_path / "none.npz", loader._dataset) == {}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def published(loader, path, count=20, **changes):
 def test_a_published_list_is_read_in_raw_tokens_and_longer_ones_are_cut(one_out, tmp_path):
     path = tmp_path / "toy.test.negative"
     expected = published(one_out, path, count=30)
-    loaded = candidate_files.load(path, one_out._dataset)
+    loaded = candidate_files.read_candidates(path, one_out._dataset)
     assert same(loaded, expected)
     fitting = candidates.check(loaded, one_out)
     assert all(np.array_equal(fitting[user], expected[user][:20]) for user in expected)
@@ -61,7 +61,7 @@ def test_a_published_negative_that_is_to_be_found_gives_its_place_to_another(one
     names = one_out._dataset.field2id_token
     published(one_out, path, **{names["user_id"][user]: [f"i{n}" for n in range(20)] + [names["item_id"][own]]})
     others = [n for n in range(20) if f"i{n}" != names["item_id"][own]]
-    loaded = candidates.check(candidate_files.load(path, one_out._dataset), one_out)
+    loaded = candidates.check(candidate_files.read_candidates(path, one_out._dataset), one_out)
     assert set(loaded[user]) == {one_out._dataset.token2id("item_id", f"i{n}") for n in others}
 
 
@@ -79,7 +79,7 @@ def test_a_line_that_does_not_belong_is_named(line, message, one_out, tmp_path):
     path = tmp_path / "toy.test.negative"
     path.write_text(f"(u0,i0)\ti3\ti4\n{line}\n")
     with pytest.raises(InputError, match=message):
-        candidate_files.load(path, one_out._dataset)
+        candidate_files.read_candidates(path, one_out._dataset)
 
 
 def test_a_list_is_found_in_the_data_sets_folder_too_as_recbole_names_the_files_of_a_split(one_out, tmp_path):
@@ -93,7 +93,7 @@ def test_a_list_is_found_in_the_data_sets_folder_too_as_recbole_names_the_files_
     Path(names[0]).touch()
     assert [candidate_files.found(Path(name), dataset) for name in names] == [Path(names[0]), folder / names[0]]
     with pytest.raises(InputError, match=rf"cannot read 'none.npz'.*'{one_out._dataset.dataset_path}'"):
-        candidate_files.load(Path("none.npz"), one_out._dataset)
+        candidate_files.read_candidates(Path("none.npz"), one_out._dataset)
 
 
 @pytest.mark.parametrize("name", ["absent.npz", "absent.test.negative", "text.npz", "empty.npz", "array.npz"])
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_read_is_named(name, one_out, tmp_path):
     with open(tmp_path / "array.npz", "wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(InputError, match=f"cannot read '.*{name}'"):
-        candidate_files.load(tmp_path / name, one_out._dataset)
+        candidate_files.read_candidates(tmp_path / name, one_out._dataset)
 
 
 @pytest.mark.parametrize("name, value", [("dataset_name", "'other'"), ("user_num", "47"), ("item_num", "63")])
@@ -111,7 +111,7 @@ def test_candidates_of_another_dataset_are_refused(name, value, one_out, tmp_pat
     dataset = one_out._dataset
     other = SimpleNamespace(dataset_name="toy", user_num=dataset.user_num, item_num=dataset.item_num)
     setattr(other, name, literal_eval(value))
-    candidate_files.save(tmp_path / "other.npz", {1: np.array([5])}, other)
+    candidate_files.write_candidates(tmp_path / "other.npz", {1: np.array([5])}, other)
     message = f"attack_candidates: '.*other.npz' is of a dataset with {name} {value}, and here it is .*. Draw them anew"
     with pytest.raises(InputError, match=message):
-        candidate_files.load(tmp_path / "other.npz", dataset)
+        candidate_files.read_candidates(tmp_path / "other.npz", dataset)

@@ -13,6 +13,7 @@ from recbole_rawp.cli.main import main
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.jobs.checkpoints import settings_of
 from tests import toy_data
 from tests.training import made
 
@@ -136,12 +137,12 @@ def test_files_options_and_command_line_win_over_the_checkpoints_settings(plain,
 
     Path("mine.yaml").write_text("seed: 7\nft_rounds: 3\neval_batch_size: 99\n")
     content = checkpoint.read(plain)
-    config = checkpoint.settings(content, ["mine.yaml"], {"eval_batch_size": 98}, ours={"ft_rounds": 1})
+    config = settings_of(content, ["mine.yaml"], {"eval_batch_size": 98}, ours={"ft_rounds": 1})
     assert (config["seed"], config["ft_rounds"], config["eval_batch_size"]) == (7, 3, 98)
     monkeypatch.setattr(sys, "argv", ["test", "--seed=8"])
-    assert checkpoint.settings(content, ["mine.yaml"])["seed"] == 8
+    assert settings_of(content, ["mine.yaml"])["seed"] == 8
     theirs = content["config"]
-    config = checkpoint.settings(content)
+    config = settings_of(content)
     for key in (
         "eval_args",
         "metrics",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_rawp.core import overlay
-from recbole_rawp.evaluation import checks
+from recbole_rawp.evaluation import self_checks
 from recbole_rawp.evaluation.records import COLUMNS, Record, Subject
 from recbole_rawp.evaluation.robustness import Outcome
 from recbole_rawp.host.config import RAWPConfig
@@ -46,7 +46,7 @@ def verified(ndcg=0.25, clean=0.25, unmoved=(), **losses):
         for radius, loss in zip((0.0, 0.1, 0.2), values)
         for metric, value in (("loss", loss), ("ndcg@10", ndcg))
     ]
-    found = checks.verify(Outcome(SUBJECT, records, unmoved=list(unmoved)), {"ndcg@10": clean}, decimals=4)
+    found = self_checks.verify(Outcome(SUBJECT, records, unmoved=list(unmoved)), {"ndcg@10": clean}, decimals=4)
     return {short: next((c.status, c.detail) for c in found if c.name == name) for short, name in NAMES.items()}
 
 
@@ -86,13 +86,13 @@ def test_scores_that_do_not_move_fail():
 
 def test_without_something_to_compare_a_check_does_not_apply():
     records = [record(a, r, "loss", r + (a == "fgsm") * r) for a in ("fgsm", "noise") for r in (0.0, 1.0)]
-    found = checks.verify(Outcome(SUBJECT, records), None, decimals=4)
+    found = self_checks.verify(Outcome(SUBJECT, records), None, decimals=4)
     assert {c.status for c in found if c.name in (NAMES["clean"], NAMES["cache"])} == {"not applicable"}
 
 
 def test_several_threats_are_told_apart():
     records = [record(a, r, "loss", 1.0, target=t) for t in ("hidden", "all") for a in ("fgsm",) for r in (0.0, 1.0)]
-    found = checks.verify(Outcome(SUBJECT, records), None, decimals=4)
+    found = self_checks.verify(Outcome(SUBJECT, records), None, decimals=4)
     details = {c.name: c.detail for c in found}[NAMES["gradient"]]
     assert details == "hidden/tensor/universal fgsm 1.0, all/tensor/universal fgsm 1.0"
 
@@ -100,7 +100,7 @@ def test_several_threats_are_told_apart():
 def test_a_real_attack_passes(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", epochs=20)))
     result = trainer.evaluate(data.test, load_best_model=False)
-    found = checks.verify(outcome(trainer, data, threat(), batches=10), result, decimals=4)
+    found = self_checks.verify(outcome(trainer, data, threat(), batches=10), result, decimals=4)
     assert {c.name for c in found} == set(NAMES.values())
     assert {c.status for c in found} == {"passed"}, found
 
@@ -111,7 +111,7 @@ def test_a_stale_cache_is_seen(name, settings, monkeypatch):
     trainer, data = trained(config)
 
     def status():
-        found = checks.verify(
+        found = self_checks.verify(
             outcome(trainer, data, threat(target="embeddings", variants=("noise",))), None, decimals=4
         )
         return next(c.status for c in found if c.name == NAMES["cache"])
@@ -132,7 +132,7 @@ def test_a_model_with_saturated_loss_is_flagged_not_praised(settings):
     found = outcome(trainer, data, threat(target=("mlp_layers*",)))
     ndcg = {r.value for r in found.records if r.metric == "ndcg@10" and r.threat == "fgsm"}
     assert len(ndcg) == 1
-    statuses = {c.name: c.status for c in checks.verify(found, None, decimals=4)}
+    statuses = {c.name: c.status for c in self_checks.verify(found, None, decimals=4)}
     assert statuses[NAMES["gradient"]] == "failed"
 
 
@@ -145,7 +145,7 @@ def test_scores_of_nan_are_flagged_though_recbole_ranks_them_first(settings):
     assert np.isnan(
         found.users["universal"].values
     ).all()  # else differences over users would be tested on that ranking
-    assert {c.name: c.status for c in checks.verify(found, None, decimals=4)}[NAMES["finite"]] == "failed"
+    assert {c.name: c.status for c in self_checks.verify(found, None, decimals=4)}[NAMES["finite"]] == "failed"
     assert (
         trainer.evaluate(data.test, load_best_model=False)["ndcg@10"] == trainer.evaluate(data.test, False)["ndcg@10"]
     )
@@ -157,7 +157,7 @@ def test_a_random_start_does_not_pass_for_a_gradient(settings, monkeypatch):
         "recbole_rawp.core.attack_loss.gradients",
         lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()},
     )
-    found = checks.verify(outcome(trainer, data, threat(variants=("pgd",))), None, decimals=4)
+    found = self_checks.verify(outcome(trainer, data, threat(variants=("pgd",))), None, decimals=4)
     assert {c.name: c.status for c in found}[NAMES["gradient"]] == "failed"
 
 
@@ -177,5 +177,5 @@ def test_only_per_user_threats_are_checked_too(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
     users = threat(variants=("noise", "fgsm"), scope="per_user", labels="pseudo", granularity="row")
     result = trainer.evaluate(data.test, load_best_model=False)
-    statuses = {c.name: c.status for c in checks.verify(outcome(trainer, data, users), result, decimals=4)}
+    statuses = {c.name: c.status for c in self_checks.verify(outcome(trainer, data, users), result, decimals=4)}
     assert statuses[NAMES["clean"]] == "not applicable" and statuses[NAMES["cache"]] == "passed"

@@ -246,7 +246,7 @@ def test_the_table_is_means_deviations_and_students_interval_of_the_rows(setting
     half = 4.302652729911275 * sd / math.sqrt(3)  # t(0.975) of two degrees of freedom
     assert f"| {mean:.4f} ± {sd:.4f} [{mean - half:.4f}, {mean + half:.4f}] |" in result["table"]
     records = pd.read_csv("cmp/NeuMF-toy-none-2020/records.csv")
-    at = records[(records["metric"] == "ndcg@10") & (records["threat"] == "fgsm")].set_index("radius")["value"]
+    at = records[(records["metric"] == "ndcg@10") & (records["threat"] == "fgsm")].set_index("level")["value"]
     row = result["rows"][0]
     assert (row["clean"], row["robust@0.3"]) == (at[0.0], at[0.3]) and row["kept@0.3"] == at[0.3] / at[0.0]
 
@@ -303,7 +303,7 @@ def test_a_radius_at_which_scores_were_nan_is_not_tested():
     fine = {0.0: pd.Series([0.1, 0.2], [1, 2]), 0.1: pd.Series([0.1, 0.3], [1, 2])}
     broken = fine | {0.1: pd.Series([math.nan, math.nan], [1, 2])}
     scores = {("none", 1): fine, ("none", 2): fine, ("rawp", 1): fine, ("rawp", 2): broken}
-    assert [(row["radius"], row["users"]) for row in paired_tests.within_place(scores)] == [(0.0, 2)]
+    assert [(row["level"], row["users"]) for row in paired_tests.within_place(scores)] == [(0.0, 2)]
 
 
 def test_all_are_compared_with_plain_and_the_rest_with_rawp_ft():

@@ -261,4 +261,4 @@ def test_a_plain_config_is_completed_from_the_properties():
 
 def test_attack_radii_are_sorted_and_start_at_zero():
     (threat,) = options.read(build(attack_radii=[0.3, 0.1], rawp_target="all")).attack.threats
-    assert threat.radii == (0.0, 0.1, 0.3) and threat.target == "all"
+    assert threat.levels == (0.0, 0.1, 0.3) and threat.target == "all"

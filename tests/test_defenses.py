@@ -17,6 +17,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
+from recbole_rawp.jobs.checkpoints import settings_of
 from recbole_rawp.training.trainer import RAWPFTTrainer
 
 UNIT = {"rawp_radius_jitter": 0.0, "rawp_mask_probability": 1.0}
@@ -214,20 +215,20 @@ def test_a_file_that_is_no_defense_is_one_line(name, text, message, settings):
 def test_a_run_with_a_file_is_called_by_its_stem_and_goes_on_without_it(settings):
     Path("own").mkdir()
     Path("own/mine.yaml").write_text("rawp_radius: 0.3\nft_rounds: 1\n")
-    short = {"epochs": 1, "ft_epochs": 1, "attack_radii": [0.1], "attack_batches": 1, "attack": ["random", "fgsm"]}
+    short = {"epochs": 1, "ft_epochs": 1, "attack_radii": [0.1], "attack_batches": 1, "attack": ["noise", "fgsm"]}
     first = run_recbole_rawp(config_dict=settings("NeuMF", defense="own/mine.yaml", **short), baseline=True)
     home = Path(first["output_dir"])
     assert home.name.startswith("NeuMF-toy-mine-")
-    assert {row["defense"] for row in first["records"]} == {"none", "mine"} and "| mine repaired" in first["table"]
+    assert {row.defense for row in first["records"]} == {"none", "mine"} and "| mine repaired" in first["table"]
     Path("own/mine.yaml").write_text("rawp_radius: 0.7\n")  # changed,
     assert continue_run(str(home))["records"] == first["records"]
     shutil.rmtree("own")  # and gone
     assert continue_run(str(home))["records"] == first["records"]
     again = attack_checkpoint(f"{home}/model.pth", config_dict=short)
-    assert {row["defense"] for row in again["records"]} == {"mine"}
+    assert {row.defense for row in again["records"]} == {"mine"}
     content = checkpoint.read(home / "model.pth")
     assert (
-        checkpoint.settings(content).settings.training
+        settings_of(content).settings.training
         == RAWPConfig(config_file_list=[str(home / "settings.yaml")]).settings.training
     )
     assert Config(config_file_list=[str(home / "settings.yaml")])["rawp_radius"] == 0.3

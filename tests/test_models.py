@@ -26,7 +26,7 @@ from recbole_rawp.core import objective, restoring
 from recbole_rawp.core.overlay import CACHES, clear_caches
 from recbole_rawp.core.selection import modules
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation import checks, robustness
+from recbole_rawp.evaluation import robustness, self_checks
 from recbole_rawp.evaluation.records import LOSS
 from recbole_rawp.host.config import CLASS, NO_GRADIENT, RAWPConfig
 from recbole_rawp.host.preparation import Data
@@ -352,9 +352,9 @@ def the_attack_moves_the_loss_and_leaves_no_trace(runs: Runs) -> None:
     assert next_numbers() == numbers
     loss = {(r.threat, r.level): r.value for r in outcome.records if r.metric == LOSS}
     assert loss["fgsm", 0.1] != loss["fgsm", 0.0] == loss["noise", 0.0]
-    verdicts = {check.name: check for check in checks.verify(outcome, None, decimals=4)}
+    verdicts = {check.name: check for check in self_checks.verify(outcome, None, decimals=4)}
     finite = all(math.isfinite(record.value) for record in outcome.records)
-    assert (verdicts["all values are finite"].status == checks.PASSED) == finite
+    assert (verdicts["all values are finite"].status == self_checks.PASSED) == finite
     if not finite:
         runs.notes.append(f"not finite: {verdicts['all values are finite'].detail}")
     if outcome.unmoved:

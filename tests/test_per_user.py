@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation import checks
 from recbole_rawp.evaluation import each_user as users_scope
+from recbole_rawp.evaluation import self_checks
 from recbole_rawp.evaluation.user_rows import rectangle
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.ranking import candidates as ranking
@@ -102,7 +102,7 @@ def test_radius_zero_is_recboles_own_evaluation_of_the_same_candidates(settings)
         clean = {r.metric: r.value for r in found.records if r.level == 0 and r.scope == scope}
         for metric, value in result.items():
             assert round(clean[metric], 4) == value, scope
-    statuses = {c.name: c.status for c in checks.verify(found, result, decimals=4)}
+    statuses = {c.name: c.status for c in self_checks.verify(found, result, decimals=4)}
     assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
     users = found.users
     np.testing.assert_array_equal(users["universal"].user, users["per_user"].user)

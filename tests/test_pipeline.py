@@ -17,7 +17,7 @@ from recbole.quick_start import load_data_and_model, run_recbole
 
 from recbole_rawp import continue_run, run_recbole_rawp
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation import robustness
+from recbole_rawp.evaluation.records import COLUMNS
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare, start_log
 from recbole_rawp.jobs import output_folder, train
@@ -61,7 +61,7 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     assert first["records"] == second["records"]
     with open("first/records.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == robustness.COLUMNS
+    assert list(rows[0]) == COLUMNS
     assert [float(row["value"]) for row in rows] == [r.value for r in first["records"]]
     report = Path("first/report.md").read_text()
     assert first["table"] in report and "](robustness.png)" in report and "radius 0 equals" in report

@@ -12,7 +12,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.host.quirks.pretraining import pretrained
+from recbole_rawp.host.quirks.earlier_runs import pretrained
 from recbole_rawp.jobs.trainers import check_hardens
 from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo

@@ -12,7 +12,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.quirks import registry
-from recbole_rawp.host.quirks.pretraining import pretrained
+from recbole_rawp.host.quirks.earlier_runs import pretrained
 
 
 class Odd(nn.Module):

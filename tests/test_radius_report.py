@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from recbole_rawp.cli.main import main
 from recbole_rawp.report.sections import radius_search
-from recbole_rawp.training.radius.search import RadiusSearch
+from recbole_rawp.training.radius.rule import RadiusSearch
 
 
 def searched(scores, *, bigger=True, budget=0.01, plain=0.5):

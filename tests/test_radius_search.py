@@ -17,8 +17,8 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs.harden import harden_checkpoint
-from recbole_rawp.training.radius import searching
-from recbole_rawp.training.radius.search import FINE, RadiusSearch, confirmed, smoothed
+from recbole_rawp.training.radius import callback
+from recbole_rawp.training.radius.rule import FINE, RadiusSearch, confirmed, smoothed
 from recbole_rawp.training.registration import unregister
 from tests.training import made, same
 
@@ -282,7 +282,7 @@ def test_an_endless_budget_ends_at_the_largest_radius(settings):
 
 
 def test_two_refused_validations_put_weights_and_optimizer_back_and_one_does_not(settings, monkeypatch):
-    states, decide, before = [], RadiusSearch.decide, searching._decide
+    states, decide, before = [], RadiusSearch.decide, callback._decide
 
     def every_third(self, epoch, score):
         return decide(self, epoch, 1.0 if epoch % 3 == 0 else -1.0)
@@ -292,7 +292,7 @@ def test_two_refused_validations_put_weights_and_optimizer_back_and_one_does_not
         states.append(copy.deepcopy(trainer.trained()))
 
     monkeypatch.setattr(RadiusSearch, "decide", every_third)
-    monkeypatch.setattr(searching, "_decide", watched)
+    monkeypatch.setattr(callback, "_decide", watched)
     trainer, _ = fit(config_of(settings))
     assert [row.passed for row in trainer.state.search.path] == [True, False, False] * 2
     for kept, waiting, refused in (states[:3], states[3:]):
@@ -304,13 +304,13 @@ def test_two_refused_validations_put_weights_and_optimizer_back_and_one_does_not
 
 @pytest.mark.parametrize("warm_up", [0, 1])
 def test_what_begins_anew_has_the_weights_and_the_optimizer_of_the_start(warm_up, settings, monkeypatch):
-    states, before = [], searching._decide
+    states, before = [], callback._decide
 
     def watched(trainer, *args):
         before(trainer, *args)
         states.append(copy.deepcopy(trainer.trained()) | {"waited": trainer.cur_step})
 
-    monkeypatch.setattr(searching, "_decide", watched)
+    monkeypatch.setattr(callback, "_decide", watched)
     monkeypatch.setattr(RadiusSearch, "gives_up", lambda self, impatient: len(states) == 3)
     trainer, _ = fit(config_of(settings, rawp_warmup_epochs=warm_up, rawp_clean_budget=0.9))
     start = trainer.state.search.start if warm_up == 0 else states[0]

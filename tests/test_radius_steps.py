@@ -18,8 +18,8 @@ from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.plain_values import copied
-from recbole_rawp.training.radius import checks, searching
-from recbole_rawp.training.radius.search import RadiusSearch, Validation
+from recbole_rawp.training.radius import callback, checks
+from recbole_rawp.training.radius.rule import RadiusSearch, Validation
 from recbole_rawp.training.registration import robustify, unregister
 from recbole_rawp.training.stage2 import repair
 from tests.test_radius_search import config_of, fit
@@ -146,7 +146,7 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
 
 
 def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
-    drawn, states, before = [], [], searching._decide
+    drawn, states, before = [], [], callback._decide
 
     def draw_mask(names, *_):
         drawn.append(1)  # the first draw is the constructor's: the fourth epoch is plain
@@ -157,7 +157,7 @@ def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
         before(trainer, *args)
 
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
-    monkeypatch.setattr(searching, "_decide", watched)
+    monkeypatch.setattr(callback, "_decide", watched)
     scored(monkeypatch, [*[0.5] * 5, 0.5, 0.5, 0.1, 0.12, 0.13])
     trainer, _ = fit(config_of(settings, epochs=5, rawp_mask_every="epoch"))
     found = trainer.state.search
@@ -172,7 +172,7 @@ def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
     def left(plain, score):
         search = RadiusSearch(0.1, bigger, 1.0, plain=[plain, plain])
         search.path.append(Validation(1, 0, 0.2, score, score, 0.0, True, True, False, chosen=True))
-        return searching.with_found(ft, search, {"ft_radius": None}).clean_tolerance
+        return callback.with_found(ft, search, {"ft_radius": None}).clean_tolerance
 
     assert ft.clean_tolerance == 0.985
     assert left(0.5, 0.451 if bigger else 0.554) == pytest.approx(0.45 / 0.451 if bigger else 0.554 / (0.5 / 0.9))
@@ -194,7 +194,7 @@ def test_an_absolute_radius_is_no_larger_than_the_weights(defense, settings):
         "asam": len(everything) ** 0.5,
         "apr": max(weight.detach().norm(dim=1).max() for weight in weights.values()),
     }
-    assert searching.size(trainer) == pytest.approx(float(sizes[defense]))
+    assert callback.size(trainer) == pytest.approx(float(sizes[defense]))
 
 
 def test_without_that_bound_the_radius_would_grow_until_the_loss_is_nan(settings, monkeypatch):
@@ -202,7 +202,7 @@ def test_without_that_bound_the_radius_would_grow_until_the_loss_is_nan(settings
     trainer, _ = fit(config_of(settings, **options))
     radii = [row.radius for row in trainer.state.search.path]
     assert len(radii) == 24 and max(radii) == trainer.state.search.largest < 100
-    monkeypatch.setattr(searching, "size", lambda trainer: float("inf"))
+    monkeypatch.setattr(callback, "size", lambda trainer: float("inf"))
     with pytest.raises(ValueError, match="Training loss is nan"):
         fit(config_of(settings, **options | {"epochs": 40}))
 

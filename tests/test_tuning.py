@@ -17,7 +17,7 @@ from recbole_rawp import InputError, objective_function
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.jobs import tuning
+from recbole_rawp.jobs import trial
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.stage2.valid_scores import ValidScores
 from recbole_rawp.training.trainer import RAWPFTTrainer
@@ -76,7 +76,7 @@ def test_the_best_epoch_is_scored_not_the_last(settings, monkeypatch):
 
 
 def attack_of(config_dict, files=()):
-    fixed = tuning.fixed_attack(RAWPConfig(config_dict=config_dict, config_file_list=files))
+    fixed = trial.fixed_attack(RAWPConfig(config_dict=config_dict, config_file_list=files))
     return fixed.recipe.radius, fixed.recipe.relative, fixed.target, fixed.attack_steps
 
 
@@ -84,13 +84,13 @@ def test_no_trial_changes_the_attack_that_scores_it(fixed, monkeypatch):
     files = fixed("GRU4Rec", ft_radius=None)
     usual = (0.1, True, "hidden", 1)
     assert attack_of({}, files) == usual
-    for trial in (
+    for options in (
         {"rawp_radius": 0.5},
         {"ft_radius": 0.5, "ft_attack_steps": 7, "rawp_target": "all"},
         {"defense": "apr"},
         {"defense": "none"},
     ):
-        assert attack_of(trial, files) == usual
+        assert attack_of(options, files) == usual
     monkeypatch.setattr(sys, "argv", ["tune.py", "--ft_radius=0.2"])
     assert attack_of({"ft_radius": 0.5}, files) == (0.2, True, "hidden", 1)
     monkeypatch.setattr(sys, "argv", ["tune.py", "--model=NeuMF", "--dataset=toy"])
@@ -104,13 +104,13 @@ def test_settings_that_come_whole_in_the_dictionary_are_shared_ones(settings):
 
 def test_test_data_change_nothing_but_the_test_result(fixed, monkeypatch):
     first = objective_function({}, fixed())
-    prepare = tuning.prepare
+    prepare = trial.prepare
 
     def without_test(config):
         data, network = prepare(config)
         return data._replace(test=None), network
 
-    monkeypatch.setattr(tuning, "prepare", without_test)
+    monkeypatch.setattr(trial, "prepare", without_test)
     second = objective_function({}, fixed())
     assert first["test_result"] and second["test_result"] is None
     assert {k: v for k, v in first.items() if k != "test_result"} == {

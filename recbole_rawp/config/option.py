@@ -119,14 +119,7 @@ def weights_by_pattern(words: Iterable[str]) -> Domain:
     return Domain(f"{named.words} | mapping", holds)
 
 
-def suite_of(methods: Iterable[str]) -> Domain:
-    """Return the domain of a suite: its name or file, or a list of methods, each once; `methods` are those told of.
-
-    Whether there is such a method is for `suites` to say, which knows every kind of threat.
-    """
-    known = tuple(methods)
-    several = list_of(Domain("", is_word), "")
-    return Domain(
-        "suite, YAML file, or list of " + " | ".join(known),
-        lambda v: is_word(v) or (several.holds(v) and len(set(v)) == len(v)),
-    )
+SUITE = Domain(  # whether there is such a suite or method is for `suites` to say, which knows every kind of threat
+    "suite, YAML file, or list of methods",
+    lambda v: is_word(v) or (list_of(Domain("", is_word), "").holds(v) and len(set(v)) == len(v)),
+)

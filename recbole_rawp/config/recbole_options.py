@@ -35,6 +35,7 @@ ANY_VALUE = {
 }
 NONE_TOO = {  # and none of it: "not set"
     "loss_decimal_place",  # then 4
+    "metric_decimal_place",  # then none is cut
     "normalize_all",  # without a default but for ml-100k
 }
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent  # of the source tree
 YAML = """\
 # Every option of recbole_rawp: default, (type and range), meaning. Set them like RecBole's own: in a YAML file,
 # in config_dict, or on the command line (--rawp_radius=0.3). Order of priority: this file < properties/model <
-# properties/defense < your files < config_dict < command line.
+# properties/defense < your files < config_dict < command line. Made by `python -m recbole_rawp.config.reference`.
 """
 PAGE = """\
 # Options

@@ -1,7 +1,8 @@
 """Holds every option of ours: name, type and range, default, unit and meaning.
 
 From here come the checks, the defaults of the settings, `properties/rawp.yaml` and `docs/options.md` (see `reference`).
-Standard library alone, so that `recbole-rawp --help` answers at once; a test holds the words of other packages equal.
+Standard library alone, so that `reference` and the command line need neither torch nor RecBole.
+A test holds the words of other packages equal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from recbole_rawp.config.option import (
     PATH,
     POSITIVE,
     SHARE,
+    SUITE,
     TIMES,
     Option,
     Section,
@@ -23,7 +25,6 @@ from recbole_rawp.config.option import (
     one_of,
     or_null,
     or_word,
-    suite_of,
     targets,
     weights_by_pattern,
 )
@@ -35,7 +36,6 @@ AUTO = "auto"  # the rawp_radius that is found in training
 GRANULARITIES = ("tensor", "row", "global", "element", "sign")
 DIRECTIONS = ("gradient", "adam", "noise")
 LAYER_WEIGHTS = ("uniform", "norm", "criticality")
-METHODS = ("noise", "fgsm", "bim", "pgd", "mim")
 LEARNERS = ("sgd", "adam", "adamw", "adagrad", "rmsprop")
 TARGET = "hidden | embeddings | all | activations | patterns"
 
@@ -105,8 +105,9 @@ SECTIONS = (
                "Steps of the attack that picks epoch and interpolation: 1 is FGSM, more are BIM.", "steps"),
     )),
     Section("Evaluation under attack: a suite, and what to change in it", (
-        Option("attack", suite_of(METHODS), "quick",
-               "A file of properties/attack: quick, standard, published; or methods, as quick uses them."),
+        Option("attack", SUITE, "quick",
+               "A file of properties/attack: quick, standard, published; or methods as quick uses them: "
+               "noise, fgsm, bim, pgd, mim, bf16."),
         Option("attack_radii", or_null(list_of(NOT_NEGATIVE, ""), "list of floats >= 0, or null"), None,
                "Radii, in attack_unit; 0 is always measured. Null, here and below: what the suite says.",
                "attack_unit"),

@@ -16,7 +16,7 @@ from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.threat import KINDS, Threat
 
-WORDS = (*TARGETS, "activations")  # targets that some models lack
+OPTIONAL_TARGETS = (*TARGETS, "activations")  # targets that some models lack
 
 
 def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
@@ -94,7 +94,9 @@ def listed(methods: Sequence[str]) -> list[dict[str, Any]]:
 def check_listed(suite: str | Sequence[str]) -> None:
     """Raise InputError if a suite is a list that names a method which does not exist."""
     if not isinstance(suite, str) and not KINDS.keys() >= set(suite):
-        raise InputError(f"attack: {suite!r} is not valid; expected suite, YAML file, or list of {' | '.join(KINDS)}.")
+        raise InputError(
+            f"attack: {suite!r} is not valid; expected suite, YAML file, or list of methods: {', '.join(KINDS)}."
+        )
 
 
 def written(found: Sequence[Threat]) -> str:
@@ -143,7 +145,7 @@ def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
     fields = dict(kind.DEFAULTS) | {key: value for key, value in entry.items() if value is not None}
     given = {key: options[f"attack_{key}"] for key in kind.DEFAULTS if options.get(f"attack_{key}") is not None}
     fields |= given | {"variants": tuple(entry["methods"])}
-    fields["optional"] = entry.get("target") in WORDS and options["attack_target"] is None
+    fields["optional"] = entry.get("target") in OPTIONAL_TARGETS and options["attack_target"] is None
     fields["target"] = fields["target"] or among_weights(options["rawp_target"])
     if "radii" in fields and fields["radii"] is None:
         raise InputError(f"attack_radii: {options['attack']!r} names none. Set attack_radii, or radii in each entry.")

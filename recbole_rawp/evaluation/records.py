@@ -26,7 +26,7 @@ class Condition(Subject):
 
     Attributes:
         threat: the variant: `fgsm`, `bf16`.
-        target, granularity, unit, scope, labels: see `threats.threat.Setting`; granularity and labels of perturbations.
+        target, granularity, unit, scope, labels: see `threats.setting.Setting`.
         steps: of attacks that iterate, else 1.
         level: in `unit`; 0 is the model as it is.
     """

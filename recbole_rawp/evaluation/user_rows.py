@@ -42,7 +42,7 @@ class Tally:
 
 
 def collected(attacks: Iterator[tuple[Key, Tensor, Tensor]]) -> dict[Key, tuple[Tensor, Tensor]]:
-    """Return method and radius -> logits and losses."""
+    """Return variant and level -> logits and losses."""
     return {key: (logits, losses) for key, logits, losses in attacks}
 
 

@@ -27,7 +27,7 @@ from recbole_rawp.config.settings import Settings
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host import compat
 from recbole_rawp.host.networks import NETWORKS
-from recbole_rawp.host.quirks.pretraining import check_run
+from recbole_rawp.host.quirks.earlier_runs import check_run
 
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 NO_GRADIENT = {

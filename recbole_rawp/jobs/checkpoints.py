@@ -16,7 +16,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import FAILED, Check
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.quirks.pretraining import begun_from
+from recbole_rawp.host.quirks.earlier_runs import begun_from
 from recbole_rawp.training.resume import FREE
 
 

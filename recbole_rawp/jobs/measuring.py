@@ -20,8 +20,8 @@ from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.evaluation import robustness
-from recbole_rawp.evaluation.checks import verify
 from recbole_rawp.evaluation.records import COLUMNS, Check, Record
+from recbole_rawp.evaluation.self_checks import verify
 from recbole_rawp.evaluation.users import Users, join
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidate_files import read_candidates, write_candidates

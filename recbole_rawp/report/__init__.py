@@ -1,4 +1,4 @@
 """Records become words, tables, pictures and pages.
 
-May import: `evaluation`, `training` for their records. Must not enter: models, RecBole's data, attacks.
+May import: `evaluation` and below, for records and words. Must not enter: models, RecBole's data, attacks.
 """

@@ -50,7 +50,7 @@ def again_command(again: str) -> str:
 
 
 def write_merged(home: Path, together: Run, folders: Sequence[str]) -> dict[str, Any]:
-    """Write the report on merged runs of `folders` into `home`; return as `combine`."""
+    """Write the report on merged runs of `folders` into `home`; return as `jobs.report.combine`."""
     notes = [f"This report puts together: {', '.join(f'`{folder}`' for folder in folders)}.", *together.facts["notes"]]
     run = replace(together, facts=together.facts | {"notes": notes})
     text = write(home, run, command=f"`{shlex.join(['recbole-rawp', 'report', *folders])}`")

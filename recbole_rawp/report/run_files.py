@@ -31,7 +31,7 @@ class Run:
         name: of its folder.
         frame: the records, see `evaluation.records.Record`.
         checks: the self-checks.
-        users: scope -> per-user results; `global-2` and so on where several runs have different users.
+        users: scope -> per-user results; `universal-2` and so on where several runs have different users.
         facts: metric, bigger, settings, notes, environment; empty for a folder without report.json.
         candidates: a digest of the items that were ranked; empty where all were, or a folder does not tell.
     """

@@ -50,7 +50,8 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         return "No attack was measured: attack_radii holds only 0."
     variants = common_variants(kept)
     if level is None or not all((name, variant) in kept.index for name in worst.index for variant in variants):
-        return f"No attack was tried on all of the {len(worst)} models at one radius: nothing compares."
+        noun = settings_of(frame)[0].words.noun
+        return f"No attack was tried on all of the {len(worst)} models at one {noun}: nothing compares."
     parts = [kept_by(name, wide, kept, worst, level, metric) for name in spoken(worst[level])]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     setting = settings_of(frame)[0]

@@ -100,7 +100,7 @@ class Threat(ABC):
     Attributes:
         variants: names in `VARIANTS`, as records carry them.
         target: what differs, see `Setting`.
-        levels: in order of severity; the first is `CLEAN`.
+        levels: ascending numbers that grow with severity, `CLEAN` first. Of bits, say, those that are taken away.
         scope: for whom it is one change: `UNIVERSAL`, or `PER_USER`.
         optional: whether a model without such a target is passed over, or refused.
     """
@@ -111,7 +111,9 @@ class Threat(ABC):
     scope: str = UNIVERSAL
     optional: bool
 
-    DEFAULTS: ClassVar[Mapping[str, Any]] = {}  # what an entry of a suite may say, and what it means where it does not
+    DEFAULTS: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # what an entry may say, and its default; values without an option attack_KEY are for `check` to check
 
     @property
     @abstractmethod

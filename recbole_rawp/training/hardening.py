@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from recbole_rawp.config.suites import WORDS
+from recbole_rawp.config.suites import OPTIONAL_TARGETS
 from recbole_rawp.core.activation_objective import ActivationObjective
 from recbole_rawp.core.ascent import AdamMoments
 from recbole_rawp.core.ball import Weights
@@ -129,7 +129,7 @@ def perturbable(trainer: Any) -> bool:
         check_gradient(type(trainer.model).__name__)
         chosen_weights(trainer.model, settings)
     except InputError as error:
-        if not trainer.lenient or settings.target not in WORDS:
+        if not trainer.lenient or settings.target not in OPTIONAL_TARGETS:
             raise
         trainer.logger.warning(f"{error} Training plainly.")
         return False

@@ -12,7 +12,7 @@ import torch
 from recbole_rawp.core.ascent import AdamMoments
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.training.plain_values import moved, plain
-from recbole_rawp.training.radius.search import RadiusSearch, Validation
+from recbole_rawp.training.radius.rule import RadiusSearch, Validation
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
 from recbole_rawp.training.stage2.interpolation import Mixture
 from recbole_rawp.training.stage2.progress import Progress

@@ -24,8 +24,8 @@ from recbole_rawp.host import compat, quirks, vocabulary
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.callbacks import Callback, FitArguments, OtherLoss
 from recbole_rawp.training.hardening import Hardening, perturbable
+from recbole_rawp.training.radius.callback import RadiusSearching, with_found
 from recbole_rawp.training.radius.checks import check_scored
-from recbole_rawp.training.radius.searching import RadiusSearching, with_found
 from recbole_rawp.training.resumable import ResumableTrainer, Saving
 from recbole_rawp.training.stage2.repair import Stage2
 from recbole_rawp.training.state import TrainingState

@@ -1,6 +1,7 @@
 """The quirks of single models of RecBole: a file for each, which registers itself; the functions here ask them all.
 
-May import: `core`, RecBole. Must not enter: what every model needs. A quirk of a new model is one new file.
+May import: `core`, RecBole. Must not enter: what every model needs. A quirk of a new model is one new file; what it
+imports or begins from is said in `host.config` and `host.vocabulary`.
 """
 
 from __future__ import annotations

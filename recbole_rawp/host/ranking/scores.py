@@ -1,4 +1,4 @@
-"""Compares clean scores of a valid metric, of which more or less is better."""
+"""Says which clean score a tolerance asks for of a valid metric, of which more or less is better."""
 
 from __future__ import annotations
 

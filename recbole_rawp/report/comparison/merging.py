@@ -11,9 +11,9 @@ import pandas as pd
 from recbole_rawp.config.recbole_options import MEASURED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
-from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.evaluation.records import COLUMNS, FAILED, Check
 from recbole_rawp.evaluation.users import Users
-from recbole_rawp.report.run_files import COLUMNS, MODEL, Run
+from recbole_rawp.report.run_files import MODEL, Run
 from recbole_rawp.report.scores import bare, complete, renamed
 from recbole_rawp.threats.setting import SETTING
 

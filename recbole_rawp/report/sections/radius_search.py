@@ -10,7 +10,7 @@ import pandas as pd
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import Material, section
-from recbole_rawp.training.radius.search import RadiusSearch
+from recbole_rawp.training.radius.rule import RadiusSearch
 
 PASSED, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
 

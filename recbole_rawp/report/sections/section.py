@@ -1,4 +1,4 @@
-"""Defines a section of a run's report, and their order."""
+"""Defines a section of a run's report, and their order: 10 findings, 60 radius, 70 stage 2, 90 foundations."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def run(
     """Return the delta, within `ball`, that the method finds.
 
     Args:
-        method: one of `adversarial.METHODS`.
+        method: one of `METHODS`.
         gradient: delta (None: no change) -> gradient of the loss there, name by name.
         shapes: name -> a tensor shaped like delta.
         ball: the bound.

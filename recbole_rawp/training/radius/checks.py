@@ -11,7 +11,7 @@ from recbole_rawp.host.quirks import pretraining
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import Training
-    from recbole_rawp.training.radius.search import RadiusSearch
+    from recbole_rawp.training.radius.rule import RadiusSearch
 
 
 def check_searchable(settings: Training, config: Any, model: nn.Module, valid_data: Any) -> None:

@@ -1,4 +1,4 @@
 """Attacks with one change for each user of a batch, computed without a model per user where possible.
 
-May import: `core`, `model`, `threats.adversarial.methods`. Must not enter: RecBole.
+May import: `core`, `model`, `threats.adversarial.method`. Must not enter: RecBole.
 """

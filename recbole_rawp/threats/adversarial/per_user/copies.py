@@ -1,6 +1,6 @@
 """Engines that copy the weights for every user, where hooks cannot do without.
 
-Here with a copy of the weights per user, in chunks: `Vectorized` runs a chunk through `torch.func.vmap`, `OneByOne`
+In chunks of users: `Vectorized` runs a chunk through `torch.func.vmap`, `OneByOne`
 loops.
 """
 

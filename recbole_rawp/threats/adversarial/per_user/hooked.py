@@ -2,7 +2,7 @@
 
 The loss of user u reads the rows of user u alone, so one forward and one backward pass of the sum of all losses give
 every user's gradient (Goodfellow, 2015, "Efficient Per-Example Gradient Computations"). No gradient by a weight is
-ever taken, only by the layers' outputs, see `layers`.
+ever taken, only by the layers' outputs, see `linear`, `table` and `sparse_layers`.
 
 The forward of the attacked layers is replaced while a pass runs, so a model must use its weights through them, and keep
 the rows of a user together; what it does otherwise is not seen here. `select_engine` compares with the slow way on two
@@ -43,7 +43,7 @@ class Hooked(ReplacedForwards):
             layer.
 
     Raises:
-        NotSupported: here or at the first pass, see `layer_of` and `call`.
+        NotSupported: here or at the first pass, see `layer_of` and `replaced_forwards.call`.
     """
 
     def __init__(self, batch: UserBatch, *, ghost: bool | None = None, fused: bool = True) -> None:

@@ -15,7 +15,7 @@ from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.plain_values import copied, plain
 from recbole_rawp.training.radius.checks import check_found, check_searchable
-from recbole_rawp.training.radius.search import RadiusSearch
+from recbole_rawp.training.radius.rule import RadiusSearch
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning

@@ -29,7 +29,7 @@ Losses = dict[tuple[str, float], float]  # (variant, level) -> the attacked loss
 def verify(
     outcome: Outcome, clean: Mapping[str, float] | None, *, decimals: int, scopes: Sequence[str] = (UNIVERSAL,)
 ) -> list[Check]:
-    """Check what `evaluation.under_attack` found about one model.
+    """Check what `robustness.under_attack` found about one model.
 
     Args:
         outcome: the attacks' records, and whether the scores follow the weights.
@@ -38,7 +38,7 @@ def verify(
         scopes: those that rank the same candidates.
     """
     records = outcome.records
-    threats = by_threat(records)
+    threats = losses_by_setting(records)
     follows = [("", name, "", False) for name in outcome.unmoved or ()] or [("", "", "", True)]
     still = [(name, "nothing moves", "", False) for name in outcome.still]
     cases = {
@@ -76,7 +76,7 @@ def conclude(defense: str, name: str, cases: list[Case]) -> Check:
     return Check(defense, name, status, ", ".join(dict.fromkeys(broken)))
 
 
-def by_threat(records: Iterable[Record]) -> dict[str, Losses]:
+def losses_by_setting(records: Iterable[Record]) -> dict[str, Losses]:
     """Return the attacked losses of each threat, by its name."""
     threats: dict[str, Losses] = {}
     for record in records:
