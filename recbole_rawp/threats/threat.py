@@ -111,9 +111,8 @@ class Threat(ABC):
     scope: str = UNIVERSAL
     optional: bool
 
-    DEFAULTS: ClassVar[
-        Mapping[str, Any]
-    ] = {}  # what an entry may say, and its default; values without an option attack_KEY are for `check` to check
+    # What an entry may say, and its default. Values that have no option attack_KEY are for `check` to check.
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
     @property
     @abstractmethod
