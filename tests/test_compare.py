@@ -133,8 +133,18 @@ def test_a_suite_that_was_edited_does_not_mix_with_what_ran_under_it(settings):
     Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, radii: [0.1]}\n")
     compare("NeuMF", "toy", "none", 1, config_dict=own, folder="cmp")
     Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, granularity: row, radii: [0.1]}\n")
-    with pytest.raises(InputError, match="^attack: 'mine.yaml' holds other threats than 'cmp/NeuMF-toy-none-2020/"):
+    with pytest.raises(InputError, match="^attack: '.*mine.yaml' holds other threats than 'cmp/NeuMF-toy-none-2020/"):
         compare(folder="cmp", defenses="none,rawp")
+
+
+def test_threats_that_name_their_weights_leave_nothing_to_the_defense(settings):
+    Path("mixed.yaml").write_text("- {methods: [noise], target: hidden, radii: [0.1]}\n- {methods: [bf16]}\n")
+    own = options(settings) | {"attack": "mixed.yaml", "attack_radii": None}
+    compare("NeuMF", "toy", "none,apr", 1, config_dict=own, folder="cmp")
+    for name in ("none", "apr"):
+        suite = yaml.safe_load(Path("cmp", f"NeuMF-toy-{name}-2020", "suite.yaml").read_text())
+        assert [(entry["methods"], entry["target"]) for entry in suite] == [(["noise"], "hidden"), (["bf16"], "all")]
+    assert "attack_target=" not in Path("cmp/report.md").read_text()
 
 
 @pytest.mark.parametrize("line", ["user_inter_num_interval: '[13,inf)'", "repeatable: true", "threshold: {rating: 4}"])
@@ -202,7 +212,9 @@ def test_a_comparison_goes_on_wherever_it_was_moved(settings, monkeypatch, tmp_p
     Path("mine.yaml").write_text("rawp_radius: 0.3\n")
     Path("all.yaml").write_text("topk: [10]\n")
     sampled = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni20"}}
+    Path("suite.yaml").write_text("- {methods: [noise, fgsm], target: hidden, radii: [0.1, 0.3]}\n")
     given = {key: value for key, value in options(settings, **sampled).items() if key != "topk"}
+    given |= {"attack": "suite.yaml", "attack_radii": None}
     asked = ("NeuMF", "toy", "none,./mine.yaml", 1, ["all.yaml"], given)
     compare(*asked, folder="whole")
 

@@ -176,3 +176,16 @@ def test_an_extensions_trainer_that_derives_from_a_registered_one_is_hardened_at
     monkeypatch.setattr(recbole.trainer, "NeuMFTrainer", NeuMFTrainer, raising=False)
     run_recbole(config_dict=settings("NeuMF", defense="awp", epochs=1), saved=False)
     assert type(fits[0]) is NeuMFTrainer and fits[0].objective is not None
+
+
+def test_a_checkpoint_of_ones_own_defense_needs_its_file_no_longer(settings, fits, monkeypatch):
+    Path("mine.yaml").write_text("rawp_radius: 0.3\nrawp_mask_probability: 0.7\n")
+    run_recbole(config_dict=settings("NeuMF", defense="mine.yaml", epochs=1, checkpoint_dir="theirs"))
+    Path("mine.yaml").write_text("rawp_radius: 9.0\n")
+    file = str(Path(final()).resolve())
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    given = {"attack": ["noise"], "attack_radii": [0.1], "rawp_output_dir": "out"}
+    recbole_rawp.attack_checkpoint(file, config_dict=given)
+    written = yaml.safe_load(Path("out/settings.yaml").read_text())
+    assert (written["rawp_radius"], written["rawp_mask_probability"]) == (0.3, 0.7)

@@ -15,7 +15,7 @@ import torch
 import yaml
 from recbole.quick_start import load_data_and_model, run_recbole
 
-from recbole_rawp import continue_run, run_recbole_rawp
+from recbole_rawp import attack_checkpoint, continue_run, harden_checkpoint, run_recbole_rawp
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import COLUMNS
 from recbole_rawp.host.config import RAWPConfig
@@ -104,9 +104,32 @@ def test_a_warm_up_that_leaves_nothing_to_harden_is_refused_where_something_was_
 
 
 def test_what_recbole_only_notices_while_building_is_one_line(settings):
-    for wrong in ({"mlp_hidden_size": 5}, {"learner": 3}):
+    for wrong in ({"mlp_hidden_size": 5}, {"state": 3}):
         with pytest.raises(InputError, match="RecBole cannot make its"):
             run_recbole_rawp(config_dict=quick(settings, **wrong))
+    with pytest.raises(InputError, match="^learner: 3 is not valid"):
+        run_recbole_rawp(config_dict=quick(settings, learner=3, rawp_output_dir="out"))
+    assert not Path("out").exists()
+
+
+def test_what_recbole_took_is_not_asked_for_its_type_again(settings):
+    took = {"show_progress": 0, "stopping_step": 10.0, "epochs": 1, "checkpoint_dir": "theirs"}
+    run_recbole(config_dict=settings("NeuMF", **took))
+    (file,) = Path("theirs").glob("*.pth")
+    result = attack_checkpoint(str(file), config_dict={"attack": ["noise"], "attack_radii": [0.1]})
+    assert result["records"]
+    with pytest.raises(InputError, match="^stopping_step: 2.5 is not valid"):
+        attack_checkpoint(str(file), config_dict={"stopping_step": 2.5})
+
+
+def test_a_suite_of_ones_own_is_found_from_another_folder(settings, monkeypatch):
+    Path("mine.yaml").write_text("- {methods: [noise], target: hidden, radii: [0.1]}\n")
+    run_recbole_rawp(config_dict=quick(settings, attack="mine.yaml", rawp_output_dir="out"))
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert continue_run("../out", argv=[])["records"]
+    hardened = harden_checkpoint("../out/model.pth", argv=["--ft_epochs=1", "--rawp_output_dir=repaired"])
+    assert {record.threat for record in hardened["records"]} == {"noise"}
 
 
 def test_settings_of_numpy_and_paths_are_written_and_another_defense_brings_its_own(settings, data_path):

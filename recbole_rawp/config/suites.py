@@ -16,6 +16,7 @@ from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.threat import KINDS, Threat
 
+FILES = (".yaml", ".yml")
 OPTIONAL_TARGETS = (*TARGETS, "activations")  # targets that some models lack
 
 
@@ -57,7 +58,7 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
     """
     if not isinstance(suite, str):
         return listed(suite)
-    file = Path(suite).expanduser() if suite.endswith((".yaml", ".yml")) else properties() / "attack" / f"{suite}.yaml"
+    file = Path(suite).expanduser() if suite.endswith(FILES) else properties() / "attack" / f"{suite}.yaml"
     if not file.is_file():
         raise InputError(
             f"attack: there is no suite '{suite}'.{suggestion(suite, suites())} Known: {', '.join(suites())}; or the "
@@ -74,6 +75,13 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
             entry["radii"] = [literal(radius) for radius in entry["radii"]]
         _check(entry, f"attack: '{file.name}', entry {number}")
     return entries
+
+
+def whole_path(suite: Any) -> Any:
+    """Return a suite that is a file by its whole path, for whoever goes on from another folder; others as they are."""
+    if isinstance(suite, str) and suite.endswith(FILES) and (file := Path(suite).expanduser()).is_file():
+        return str(file.resolve())
+    return suite
 
 
 def listed(methods: Sequence[str]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from recbole_rawp.config.properties import defaults
 from recbole_rawp.config.recbole_options import check_types
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
+from recbole_rawp.config.suites import whole_path
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host import compat
 from recbole_rawp.host.networks import NETWORKS
@@ -104,6 +105,8 @@ class RAWPConfig(Config):
     Args:
         model, dataset, config_file_list, config_dict: as RecBole's Config takes them.
         argv: the words that were typed; None, as RecBole, those behind the name of this process's program.
+        begun: a file with the settings of a run that was begun, which all others win over. RecBole has taken them, so
+            they are not asked for their types.
 
     Attributes:
         argv: the words that were typed.
@@ -113,7 +116,7 @@ class RAWPConfig(Config):
             that is missing or not YAML.
     """
 
-    OWN = ("argv", "_settings")  # attributes that the pickle leaves out
+    OWN = ("argv", "begun", "_settings")  # attributes that the pickle leaves out
 
     def __init__(
         self,
@@ -123,11 +126,16 @@ class RAWPConfig(Config):
         config_dict: Mapping[str, Any] | None = None,
         *,
         argv: Sequence[str] | None = None,
+        begun: Path | None = None,
     ) -> None:
         compat.apply()
         self.argv = command_line.words(argv)
+        self.begun: dict[str, Any] = {}
         self._settings: Settings | None = None
         try:
+            if begun is not None:
+                config_file_list = [str(begun), *(config_file_list or ())]
+                self.begun = self._content(str(begun))
             super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
         except InputError:
             raise
@@ -168,13 +176,18 @@ class RAWPConfig(Config):
 
     def _load_config_files(self, file_list: Sequence[str] | None) -> dict[str, Any]:
         for file in file_list or ():
-            try:
-                content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader)
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise InputError(f"config_files: cannot read '{file}': {' '.join(str(error).split())}") from error
-            if not isinstance(content, dict):
-                raise InputError(f"config_files: '{file}' holds no 'key: value' lines.")
+            self._content(file)
         return super()._load_config_files(file_list)
+
+    def _content(self, file: str) -> dict[str, Any]:
+        """Return what a config file holds; InputError if it cannot be read."""
+        try:
+            content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self._build_yaml_loader())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"config_files: cannot read '{file}': {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"config_files: '{file}' holds no 'key: value' lines.")
+        return content
 
     def _load_cmd_line(self) -> dict[str, Any]:
         typed, _ = command_line.read(self.argv)
@@ -188,6 +201,8 @@ class RAWPConfig(Config):
             for alias in ALIASES.keys() & source.keys():
                 source[ALIASES[alias]] = source.pop(alias)
         super()._merge_external_config_dict()
+        if "attack" in self.external_config_dict:
+            self.external_config_dict["attack"] = whole_path(self.external_config_dict["attack"])
 
     def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
         name = self.external_config_dict.get("model") if model is None else model
@@ -198,7 +213,8 @@ class RAWPConfig(Config):
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         given = self.external_config_dict
-        check_types(given, self.internal_config_dict)
+        new = {key: value for key, value in given.items() if key not in self.begun or value != self.begun[key]}
+        check_types(new, self.internal_config_dict)
         ours = defaults(model, given.get("defense", OPTIONS["defense"].default), given.keys())
         self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 

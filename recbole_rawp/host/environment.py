@@ -19,6 +19,7 @@ from recbole.config import Config
 import recbole_rawp
 from recbole_rawp.config import command_line
 from recbole_rawp.config.properties import defaults, is_file
+from recbole_rawp.config.schema import OF_A_DEFENSE
 
 # Derived, or of one run alone: its place and its processes.
 ONCE = (
@@ -66,6 +67,8 @@ def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
         chosen["defense"] = config["defense"]
     if config["ft_rounds"] is not None:  # a plain Config, as under `register`, may name none
         chosen["ft_rounds"] = config["ft_rounds"]  # a baseline has 0
+    if is_file(config["defense"]):  # a plain Config was given what the file says
+        chosen |= {key: config[key] for key in OF_A_DEFENSE}
     for key in ONCE:
         chosen.pop(key, None)
     ours = {} if is_file(config["defense"]) else defaults(config["model"], config["defense"] or "none")

@@ -77,7 +77,8 @@ def start_log(config: Config) -> None:
     others = logger.handlers[:]
     if sys.stdout is colorama.initialise.wrapped_stdout:  # else RecBole wraps it once more on each run
         colorama.deinit()
-    init_logger(config)
+    with recboles("log"):
+        init_logger(config)
     _handlers[:] = [handler for handler in logger.handlers if handler not in others]
     logger.info(command(getattr(config, "argv", None)))
     logger.info(config)

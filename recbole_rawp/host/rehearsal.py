@@ -23,13 +23,15 @@ def check_training(config: Config, model: nn.Module, train_data: Any) -> None:
     Raises:
         InputError: for settings with which RecBole's training fails.
     """
+    if not isinstance(config["learner"], str):
+        raise InputError(f"learner: {config['learner']!r} is not valid; expected the name of an optimizer, as adam.")
     check_clipping(config["clip_grad_norm"])
     check_dynamic(config, model, train_data)
     transform = config["transform"]
     with recboles("training batches" if transform is None else f"training batches (transform: {transform})"):
         (batch,) = fixed_batches(train_data, 1, config["device"])
     check_loss(model, batch[:1] if last_rows(train_data) == 1 else batch)
-    if str(config["learner"]).lower() == "sparse_adam":
+    if config["learner"].lower() == "sparse_adam":
         check_sparse(model, batch)
 
 

@@ -37,12 +37,12 @@ def settings_of(
         InputError: if another model or dataset is asked for than the checkpoint holds.
     """
     theirs: Config = checkpoint["config"]
-    with tempfile.TemporaryDirectory() as folder:  # as the first config file: those that are given come later and win
+    with tempfile.TemporaryDirectory() as folder:
         first = Path(folder, "checkpoint.yaml")
         kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
         kept |= begun_from(theirs, checkpoint["path"]) | dict(ours or {})
         first.write_text(environment.as_yaml(kept), encoding="utf-8")
-        config = RAWPConfig(None, None, [str(first), *(config_file_list or ())], config_dict, argv=argv)
+        config = RAWPConfig(None, None, config_file_list, config_dict, argv=argv, begun=first)
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:
             raise InputError(
@@ -89,7 +89,7 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
     file = folder / "settings.yaml"
     if not file.is_file():
         raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
-    config = RAWPConfig(config_file_list=[str(file)], argv=argv)
+    config = RAWPConfig(argv=argv, begun=file)
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
     written = {**defaults(written["model"], written["defense"], written), **written}
     shared = str(written["attack_candidates"])

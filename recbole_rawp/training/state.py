@@ -68,7 +68,7 @@ class TrainingState:
 
     def begin_again(self) -> None:
         """Let a training that is done be followed by another one, of the same model."""
-        self.stage, self.search, self.progress = 1, None, None
+        self.stage, self.search, self.progress, self.epoch_begun = 1, None, None, None
 
     def start_clock(self) -> None:
         """Let the time from now on count."""

@@ -16,6 +16,8 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_rawp.config import settings as options
+from recbole_rawp.config.properties import is_file
+from recbole_rawp.config.schema import OF_A_DEFENSE
 from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
@@ -66,6 +68,9 @@ class RAWPTrainer(ResumableTrainer):
         self.perturbable = perturbable(self)
         if self.perturbable and not config["defense"]:  # a plain Config under `register`: its checkpoints name none
             config["defense"] = settings.defense
+        elif is_file(config["defense"]):  # which may be gone when the checkpoint is used: it holds what the file says
+            for key in OF_A_DEFENSE:
+                config[key] = self.settings.values[key]
         self.hardens = settings.defense != "none" and self.perturbable
         if self.hardens:
             check_scored(settings, model)

@@ -14,6 +14,7 @@ from recbole_rawp import files
 from recbole_rawp.config import command_line
 from recbole_rawp.config.command_line import GRID
 from recbole_rawp.config.properties import is_file, name_of
+from recbole_rawp.config.suites import whole_path
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.jobs import output_folder, train
@@ -62,6 +63,8 @@ def compare(
     argv = command_line.words(argv)
     words, _ = command_line.read(argv)
     asked = {**(config_dict or {}), **{key: value for key, value in words.items() if key not in OURS}}
+    if "attack" in asked:
+        asked["attack"] = whole_path(asked["attack"])
     before = read_grid(Path(folder).expanduser()) if folder else {}
     wanted = grid.read(
         before.get("models") if models is None else models,

@@ -22,6 +22,7 @@ from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs.comparison.grid import Cell, Grid
 from recbole_rawp.jobs.measuring import check_attack
 from recbole_rawp.jobs.trainers import check_weights
+from recbole_rawp.threats.threat import KINDS
 
 SAME = (  # what all runs of a model on a data set share: data, ranking, attack
     *("valid_metric", "valid_metric_bigger", "metrics", "topk", "eval_args", "repeatable"),
@@ -133,8 +134,8 @@ def common_target(configs: Configs, network: nn.Module) -> str | None:
         InputError: if the suite leaves it open for some threats alone.
     """
     config = next(iter(configs.values()))
-    entries = suite(config["attack"])
-    left_open = [entry.get("target") is None for entry in entries]
+    named = [entry.get("target") or KINDS[entry["methods"][0]].DEFAULTS["target"] for entry in suite(config["attack"])]
+    left_open = [target is None for target in named]
     if config["attack_target"] is not None or not any(left_open):
         return None
     targets = [among_weights(each["rawp_target"]) for each in configs.values()]
@@ -143,7 +144,7 @@ def common_target(configs: Configs, network: nn.Module) -> str | None:
     if not all(left_open):
         raise InputError(
             f"attack: '{config['attack']}' leaves the target of some threats to rawp_target, which differs between "
-            "defenses. Name the target of every threat in the suite."
+            "defenses. Name the target of every threat in the suite, or set attack_target for all."
         )
     return "hidden" if has(network, "hidden") else "embeddings"
 
