@@ -145,6 +145,6 @@ def test_a_suite_that_holds_nothing_for_a_model_is_refused_before_training(setti
     with pytest.raises(InputError, match="attack_scope: per_user ranks candidates, and eval mode labeled has none"):
         run_recbole_rawp(config_dict=settings("DeepFM", defense="none", attack="published"))
     Path("mine.yaml").write_text("- {methods: [noise], target: hidden, radii: [0.1]}")
-    with pytest.raises(InputError, match="'mine.yaml' holds nothing that LightGCN has"):
+    with pytest.raises(InputError, match="mine.yaml' holds nothing that LightGCN has"):
         run_recbole_rawp(config_dict=settings("LightGCN", defense="none", attack="mine.yaml"))
     assert not Path("runs").exists()
