@@ -112,3 +112,13 @@ def test_a_callback_may_wrap_the_loss(settings):
         trainer.fit(data.train, data.valid, saved=False)
         losses.append(trainer.train_loss_dict[0])
     assert losses[1] == pytest.approx(2 * losses[0])
+
+
+def test_a_second_fit_begins_each_of_its_epochs(settings):
+    """With one epoch, its number is that of the last one that began."""
+    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=1)))
+    calls = []
+    trainer.callbacks.append(Noting("a", calls))
+    for _ in range(2):
+        trainer.fit(data.train, data.valid, saved=False)
+    assert calls.count(("a", "epoch", 0)) == 2
