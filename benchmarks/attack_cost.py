@@ -43,7 +43,7 @@ from torch.nn import functional
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.selection import matrices
 from recbole_rawp.evaluation import robustness
-from recbole_rawp.evaluation.user_rows import Rows, rectangle
+from recbole_rawp.evaluation.user_rows import Rows, rectangle, take
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
@@ -138,7 +138,7 @@ class Race:
         rows = Rows(interaction.interaction)[index.flatten()]
         batch = UserBatch(self.model, self._score, self.weights, rows, mask)
         if self.choice is None:
-            self.choice = select_engine(batch, rows=lambda r, i: r[i].columns, rebuild=Rows)
+            self.choice = select_engine(batch, rows=take, rebuild=Rows)
             return
         few = [rows[torch.arange(u * index.shape[1], (u + 1) * index.shape[1])] for u in range(SLOW_USERS)]
         works = (partial(self._ours, batch), partial(self._theirs, few))

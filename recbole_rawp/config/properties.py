@@ -11,6 +11,7 @@ import yaml
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.schema import OF_A_DEFENSE, OPTIONS, no_such
 from recbole_rawp.config.shipped import properties
+from recbole_rawp.config.yaml_files import is_yaml, read_mapping
 from recbole_rawp.errors import InputError, suggestion
 
 
@@ -28,7 +29,7 @@ def defaults(model: str, defense: str, given: Collection[str] = ()) -> dict[str,
     """
     values = {name: option.default for name, option in OPTIONS.items()}
     values.update(_shipped(f"model/{model}.yaml"))
-    if not (is_file(defense) and set(given).issuperset(OF_A_DEFENSE)):
+    if not (is_yaml(defense) and set(given).issuperset(OF_A_DEFENSE)):
         values.update(of_defense(defense))
     return values | {"defense": defense}
 
@@ -39,7 +40,7 @@ def of_defense(defense: str) -> dict[str, Any]:
     Raises:
         InputError: if there is no such defense, its file is no mapping of our options, or it has a name that is taken.
     """
-    if is_file(defense):
+    if is_yaml(defense):
         return _own(defense)
     names = defenses()
     if defense not in names:
@@ -50,14 +51,9 @@ def of_defense(defense: str) -> dict[str, Any]:
     return _shipped(f"defense/{defense}.yaml")
 
 
-def is_file(defense: Any) -> bool:
-    """Tell whether a defense is the path of a YAML file, and not one that ships with the package."""
-    return isinstance(defense, str) and defense.endswith((".yaml", ".yml"))
-
-
 def name_of(defense: str) -> str:
     """Return the name of a defense in records, tables and folders' names: that of its file, without folder and end."""
-    return Path(defense).stem if is_file(defense) else defense
+    return Path(defense).stem if is_yaml(defense) else defense
 
 
 def defenses() -> list[str]:
@@ -84,12 +80,7 @@ def _own(defense: str) -> dict[str, Any]:
         raise InputError(
             f"defense: there is no file '{defense}'. Name a YAML file of yours, or one of {', '.join(defenses())}."
         )
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"defense: cannot read '{defense}': {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"defense: '{defense}' holds no 'key: value' lines. See properties/defense/awp.yaml.")
+    values = read_mapping(str(file), option="defense", hint=" See properties/defense/awp.yaml.")
     for key in values:
         if key in OPTIONS and key not in OF_A_DEFENSE:
             raise InputError(f"defense: '{defense}': {key}: not for a defense to say. Set it beside the defense.")

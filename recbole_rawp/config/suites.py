@@ -12,11 +12,11 @@ import yaml
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.shipped import properties
+from recbole_rawp.config.yaml_files import is_yaml, read_yaml
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.threat import KINDS, Threat
 
-FILES = (".yaml", ".yml")
 OPTIONAL_TARGETS = (*TARGETS, "activations")  # targets that some models lack
 
 
@@ -58,16 +58,13 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
     """
     if not isinstance(suite, str):
         return listed(suite)
-    file = Path(suite).expanduser() if suite.endswith(FILES) else properties() / "attack" / f"{suite}.yaml"
+    file = Path(suite).expanduser() if is_yaml(suite) else properties() / "attack" / f"{suite}.yaml"
     if not file.is_file():
         raise InputError(
             f"attack: there is no suite '{suite}'.{suggestion(suite, suites())} Known: {', '.join(suites())}; or the "
             "path of a YAML file, or a list of methods."
         )
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"attack: cannot read '{file}': {' '.join(str(error).split())}") from error
+    entries = read_yaml(str(file), option="attack")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
         raise InputError(f"attack: '{file}' is not a list of threats. See properties/attack/quick.yaml.")
     for number, entry in enumerate(entries, 1):
@@ -79,7 +76,7 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
 
 def whole_path(suite: Any) -> Any:
     """Return a suite that is a file by its whole path, for whoever goes on from another folder; others as they are."""
-    if isinstance(suite, str) and suite.endswith(FILES) and (file := Path(suite).expanduser()).is_file():
+    if is_yaml(suite) and (file := Path(suite).expanduser()).is_file():
         return str(file.resolve())
     return suite
 
@@ -147,14 +144,19 @@ def _check_method(method: str, where: str) -> None:
         )
 
 
+def completed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry with its kind's defaults where it says nothing; a target of None follows the defense's."""
+    return dict(KINDS[entry["methods"][0]].DEFAULTS) | {key: v for key, v in entry.items() if v is not None}
+
+
 def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
     """Return the threat of an entry: what is set, then what the entry says, then the kind's default."""
-    kind = KINDS[entry["methods"][0]]
-    fields = dict(kind.DEFAULTS) | {key: value for key, value in entry.items() if value is not None}
+    kind, fields = KINDS[entry["methods"][0]], completed(entry)
     given = {key: options[f"attack_{key}"] for key in kind.DEFAULTS if options.get(f"attack_{key}") is not None}
     fields |= given | {"variants": tuple(entry["methods"])}
     fields["optional"] = entry.get("target") in OPTIONAL_TARGETS and options["attack_target"] is None
-    fields["target"] = fields["target"] or among_weights(options["rawp_target"])
+    target = fields["target"] or among_weights(options["rawp_target"])
+    fields["target"] = target if isinstance(target, str) else tuple(target)
     if "radii" in fields and fields["radii"] is None:
         raise InputError(f"attack_radii: {options['attack']!r} names none. Set attack_radii, or radii in each entry.")
     if wrong := kind.check(fields):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import recbole.model
-import yaml
 from recbole.config import Config
 from recbole.utils import EvaluatorType, get_model
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
@@ -25,6 +24,7 @@ from recbole_rawp.config.recbole_options import check_types
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
 from recbole_rawp.config.suites import whole_path
+from recbole_rawp.config.yaml_files import read_mapping
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host import compat
 from recbole_rawp.host.networks import NETWORKS
@@ -105,18 +105,18 @@ class RAWPConfig(Config):
     Args:
         model, dataset, config_file_list, config_dict: as RecBole's Config takes them.
         argv: the words that were typed; None, as RecBole, those behind the name of this process's program.
-        begun: a file with the settings of a run that was begun, which all others win over. RecBole has taken them, so
-            they are not asked for their types.
+        begun: a file with the settings of a run that was begun, which all others win over.
 
     Attributes:
         argv: the words that were typed.
+        begun: the settings in that file. RecBole has taken them, so they are not asked for their types.
 
     Raises:
         InputError: for an unknown model, option or defense, a value of the wrong type or out of range, or a config file
             that is missing or not YAML.
     """
 
-    OWN = ("argv", "begun", "_settings")  # attributes that the pickle leaves out
+    OWN = ("argv", "begun", "_begun", "_settings")  # attributes that the pickle leaves out
 
     def __init__(
         self,
@@ -130,12 +130,12 @@ class RAWPConfig(Config):
     ) -> None:
         compat.apply()
         self.argv = command_line.words(argv)
+        self._begun = begun
         self.begun: dict[str, Any] = {}
         self._settings: Settings | None = None
         try:
             if begun is not None:
                 config_file_list = [str(begun), *(config_file_list or ())]
-                self.begun = self._content(str(begun))
             super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
         except InputError:
             raise
@@ -175,19 +175,10 @@ class RAWPConfig(Config):
         self.parameters["RAWP"] = list(OPTIONS)
 
     def _load_config_files(self, file_list: Sequence[str] | None) -> dict[str, Any]:
-        for file in file_list or ():
-            self._content(file)
+        contents = [read_mapping(file, option="config_files", loader=self.yaml_loader) for file in file_list or ()]
+        if self._begun is not None:
+            self.begun = contents[0]
         return super()._load_config_files(file_list)
-
-    def _content(self, file: str) -> dict[str, Any]:
-        """Return what a config file holds; InputError if it cannot be read."""
-        try:
-            content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self._build_yaml_loader())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"config_files: cannot read '{file}': {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"config_files: '{file}' holds no 'key: value' lines.")
-        return content
 
     def _load_cmd_line(self) -> dict[str, Any]:
         typed, _ = command_line.read(self.argv)

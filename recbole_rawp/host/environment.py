@@ -18,8 +18,9 @@ from recbole.config import Config
 
 import recbole_rawp
 from recbole_rawp.config import command_line
-from recbole_rawp.config.properties import defaults, is_file
-from recbole_rawp.config.schema import OF_A_DEFENSE
+from recbole_rawp.config.properties import defaults
+from recbole_rawp.config.schema import OPTIONS
+from recbole_rawp.config.yaml_files import is_yaml
 
 # Derived, or of one run alone: its place and its processes.
 ONCE = (
@@ -63,15 +64,10 @@ def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that need saying, and our options at their default."""
     chosen = {**config.internal_config_dict, **config.external_config_dict}
     chosen |= {"model": config["model"], "dataset": config["dataset"]}
-    if config["defense"] is not None:  # a plain RecBole run has none
-        chosen["defense"] = config["defense"]
-    if config["ft_rounds"] is not None:  # a plain Config, as under `register`, may name none
-        chosen["ft_rounds"] = config["ft_rounds"]  # a baseline has 0
-    if is_file(config["defense"]):  # a plain Config was given what the file says
-        chosen |= {key: config[key] for key in OF_A_DEFENSE}
+    chosen |= {key: value for key, value in config.final_config_dict.items() if key in OPTIONS}  # set later, too
     for key in ONCE:
         chosen.pop(key, None)
-    ours = {} if is_file(config["defense"]) else defaults(config["model"], config["defense"] or "none")
+    ours = {} if is_yaml(config["defense"]) else defaults(config["model"], config["defense"] or "none")
     at_default = {
         key: chosen.pop(key) for key in list(chosen) if key != "defense" and chosen[key] == ours.get(key, ...)
     }

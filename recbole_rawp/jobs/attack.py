@@ -12,11 +12,7 @@ from recbole_rawp.host.preparation import prepare
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import own_defense, settings_of, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
-from recbole_rawp.jobs.trainers import (
-    make_trainer,
-    ready,
-    write_settings,
-)
+from recbole_rawp.jobs.trainers import make_trainer, ready, write_settings
 
 
 def attack_checkpoint(

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from recbole.config import Config
 
 from recbole_rawp.config.properties import defaults
@@ -90,8 +89,7 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
     if not file.is_file():
         raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
     config = RAWPConfig(argv=argv, begun=file)
-    written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    written = {**defaults(written["model"], written["defense"], written), **written}
+    written = {**defaults(config["model"], config["defense"], config.begun), **config.begun}
     shared = str(written["attack_candidates"])
     if shared.startswith("../") and (folder / shared).is_file():
         config["attack_candidates"] = os.path.normpath(folder / shared)

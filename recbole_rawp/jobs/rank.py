@@ -10,11 +10,7 @@ from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import settings_of
-from recbole_rawp.jobs.trainers import (
-    check_weights,
-    make_trainer,
-    ready,
-)
+from recbole_rawp.jobs.trainers import check_weights, make_trainer, ready
 from recbole_rawp.report.sections import stage2
 from recbole_rawp.training.stage2 import criticality
 

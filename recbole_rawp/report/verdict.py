@@ -26,10 +26,6 @@ from recbole_rawp.threats.setting import CLEAN
 
 GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 FEW = 4  # models that one sentence can hold
-CHOSEN = (
-    "Of the levels tried the models differ most at this one.",
-    "Of the radii tried the models differ most at this one.",
-)
 
 
 def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool, checks: Sequence[Check] = ()) -> str:
@@ -55,7 +51,7 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     parts = [kept_by(name, wide, kept, worst, level, metric) for name in spoken(worst[level])]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     setting = settings_of(frame)[0]
-    chosen = f" {CHOSEN[setting.words.noun == 'radius']}" * (len(worst) > 1)
+    chosen = f" Of the {setting.words.nouns} tried the models differ most at this one." * (len(worst) > 1)
     said = f"When {setting.words.happens(setting, level, attackers(variants))}, {ends}{'; '.join(parts)}."
     return said + chosen + gain(worst[level])
 

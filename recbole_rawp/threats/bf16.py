@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.setting import CLEAN, TARGETS, UNIVERSAL, Setting, Words, target_name
+from recbole_rawp.threats.setting import CLEAN, UNIVERSAL, Setting, Words, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 ROUNDED = 1.0  # the only level beside the clean model
@@ -63,9 +63,7 @@ class Bf16(Threat):
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Bf16:
         """Return the threat that a complete entry of a suite describes."""
-        target = entry["target"]
-        own = target if isinstance(target, str) else tuple(target)
-        return cls(tuple(entry["variants"]), own, optional=entry["optional"])
+        return cls(entry["variants"], entry["target"], optional=entry["optional"])
 
 
 class FormatWords(Words):
@@ -73,7 +71,7 @@ class FormatWords(Words):
 
     def title(self, setting: Setting) -> str:
         """Return the setting in words."""
-        return f"{TARGETS.get(setting.target, setting.target)}, rounded to another number format"
+        return f"{setting.what}, rounded to another number format"
 
     def axis(self, setting: Setting) -> str:
         """Return what the level is."""
@@ -81,7 +79,7 @@ class FormatWords(Words):
 
     def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what happens to the model."""
-        return f"{variants} takes the place of the number format of {TARGETS.get(setting.target, setting.target)}"
+        return f"{variants} takes the place of the number format of {setting.what}"
 
 
 register(Bf16, {"bf16": Variant("bfloat16")}, {"format": FormatWords()})

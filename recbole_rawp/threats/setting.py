@@ -9,7 +9,12 @@ from typing import ClassVar
 
 CLEAN = 0.0  # the level of the model as it is
 UNIVERSAL, PER_USER = "universal", "per_user"
-TARGETS = {"": "hidden weights", "hidden": "hidden weights", "all": "all weights"}
+TARGETS = {
+    "": "hidden weights",
+    "hidden": "hidden weights",
+    "all": "all weights",
+    "activations": "outputs of hidden layers",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Setting:
         return self.words.title(self)
 
     @property
+    def what(self) -> str:
+        """Return what differs, in words."""
+        return TARGETS.get(self.target, self.target)
+
+    @property
     def axis(self) -> str:
         """Return what the level is, with its unit."""
         return self.words.axis(self)
@@ -62,15 +72,15 @@ class Words:
     """What reports call a threat's settings and levels; subclasses say where they differ.
 
     Attributes:
-        noun: what a level is called before its number.
+        noun, nouns: what a level is called before its number, and several of them.
     """
 
     noun: ClassVar[str] = "level"
+    nouns: ClassVar[str] = "levels"
 
     def name(self, setting: Setting) -> str:
         """Return a part of file names."""
-        parts = (setting.target, setting.unit, setting.scope)
-        return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
+        return for_files(setting.target, setting.unit, setting.scope)
 
     def short(self, setting: Setting) -> str:
         """Return the setting for messages: `hidden/format`."""
@@ -78,7 +88,7 @@ class Words:
 
     def title(self, setting: Setting) -> str:
         """Return the setting in words."""
-        return f"{TARGETS.get(setting.target, setting.target)}, {setting.unit}"
+        return f"{setting.what}, {setting.unit}"
 
     def axis(self, setting: Setting) -> str:
         """Return what the level is, for axes and below tables."""
@@ -86,10 +96,15 @@ class Words:
 
     def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what happens to the model at a level, as a clause after 'When'; `variants` do it."""
-        return f"{variants} changes {TARGETS.get(setting.target, setting.target)} at {setting.at(level)}"
+        return f"{variants} changes {setting.what} at {setting.at(level)}"
 
 
 WORDS: dict[str, Words] = {}  # unit -> how settings in it are spoken of
+
+
+def for_files(*parts: str) -> str:
+    """Return the parts that say something, joined as names of files and TensorBoard tags can be."""
+    return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
 
 
 def target_name(target: str | Sequence[str]) -> str:

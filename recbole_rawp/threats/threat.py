@@ -144,7 +144,7 @@ class Threat(ABC):
     @classmethod
     @abstractmethod
     def of(cls, entry: Mapping[str, Any]) -> Threat:
-        """Return the threat that a complete entry of a suite describes."""
+        """Return the threat that a complete entry of a suite describes; `variants` and lists of targets are tuples."""
 
 
 VARIANTS: dict[str, Variant] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from recbole_rawp.config.schema import OF_A_DEFENSE
 from recbole_rawp.config.suites import OPTIONAL_TARGETS
+from recbole_rawp.config.yaml_files import is_yaml
 from recbole_rawp.core.activation_objective import ActivationObjective
 from recbole_rawp.core.ascent import AdamMoments
 from recbole_rawp.core.ball import Weights
@@ -114,6 +116,19 @@ def log(trainer: Any, objective: Objective, epoch: int) -> None:
         trainer.tensorboard.add_scalar(f"RAWP/mask/{name}", int(used), epoch)
     for name, (norm, count) in objective.norms.items():
         trainer.tensorboard.add_scalar(f"RAWP/delta_norm/{name}", float(norm) / count, epoch)
+
+
+def tell_defense(trainer: Any) -> None:
+    """Let a plain Config, as under `register`, tell its checkpoints the defense, and what its file says if it is one.
+
+    The file may be gone when a checkpoint is used.
+    """
+    config, settings = trainer.config, trainer.settings
+    if trainer.perturbable and not config["defense"]:
+        config["defense"] = settings.training.defense
+    elif is_yaml(config["defense"]):
+        for key in OF_A_DEFENSE:
+            config[key] = settings.values[key]
 
 
 def perturbable(trainer: Any) -> bool:

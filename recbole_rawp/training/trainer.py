@@ -16,8 +16,6 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_rawp.config import settings as options
-from recbole_rawp.config.properties import is_file
-from recbole_rawp.config.schema import OF_A_DEFENSE
 from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
@@ -25,7 +23,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat, quirks, vocabulary
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.callbacks import Callback, FitArguments, OtherLoss
-from recbole_rawp.training.hardening import Hardening, perturbable
+from recbole_rawp.training.hardening import Hardening, perturbable, tell_defense
 from recbole_rawp.training.radius.callback import RadiusSearching, with_found
 from recbole_rawp.training.radius.checks import check_scored
 from recbole_rawp.training.resumable import ResumableTrainer, Saving
@@ -66,11 +64,7 @@ class RAWPTrainer(ResumableTrainer):
         self.hardening = Hardening()
         self.callbacks: list[Callback] = [Saving(), self.hardening, warm_up.WarmUp(), RadiusSearching()]
         self.perturbable = perturbable(self)
-        if self.perturbable and not config["defense"]:  # a plain Config under `register`: its checkpoints name none
-            config["defense"] = settings.defense
-        elif is_file(config["defense"]):  # which may be gone when the checkpoint is used: it holds what the file says
-            for key in OF_A_DEFENSE:
-                config[key] = self.settings.values[key]
+        tell_defense(self)
         self.hardens = settings.defense != "none" and self.perturbable
         if self.hardens:
             check_scored(settings, model)

@@ -17,9 +17,11 @@ class Distillation(Quirk):
     }
 
     def fits(self, model: Any) -> bool:
+        """Tell whether the model is being distilled."""
         return getattr(model, "phase", "") == "distillation"
 
     def loss(self, model: Any, loss: Loss) -> Loss:
+        """Return the loss with the teacher answering."""
         return partial(in_training, model, loss)
 
 

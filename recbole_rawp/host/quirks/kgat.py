@@ -14,8 +14,10 @@ class AttentionMatrix(Quirk):
     """The matrix follows weights that are there to stay."""
 
     def fits(self, model: Any) -> bool:
+        """Tell whether the model has such a matrix."""
         return hasattr(model, "update_attentive_A")
 
     def settle(self, model: Any) -> None:
+        """Compute the matrix from the weights as they are."""
         with torch.no_grad():
             model.update_attentive_A()

@@ -15,13 +15,16 @@ class Clusters(Quirk):
     """Clusters are in no checkpoint, and there cannot be more than points."""
 
     def fits(self, model: Any) -> bool:
+        """Tell whether the model clusters its embeddings."""
         return hasattr(model, "e_step") or hasattr(model, "run_kmeans")
 
     def after_load(self, model: Any) -> None:
+        """Cluster, as at the start of an epoch."""
         if hasattr(model, "e_step"):
-            model.e_step()  # as at the start of an epoch
+            model.e_step()
 
     def check(self, model: Any) -> None:
+        """Raise InputError for more clusters than points."""
         points = min(getattr(model, "n_users", 0), getattr(model, "n_items", 0))
         if hasattr(model, "run_kmeans") and model.k > points:
             raise InputError(
@@ -29,6 +32,7 @@ class Clusters(Quirk):
             )
 
     def counted(self, trainer: Any, loss: Loss, epoch: int) -> Loss:
+        """Return the loss with 0 for its last part while the trainer drops that."""
         from recbole.trainer.trainer import NCLTrainer  # settings are read without RecBole's trainers
 
         if not isinstance(trainer, NCLTrainer) or epoch >= trainer.config["warm_up_step"]:

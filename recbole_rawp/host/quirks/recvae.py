@@ -14,8 +14,10 @@ class EncoderFlag(Quirk):
     """The decoder's loss is the plain one."""
 
     def fits(self, model: Any) -> bool:
+        """Tell whether the loss asks for the encoder or the decoder."""
         loss = getattr(model, "calculate_loss", None)
         return loss is not None and "encoder_flag" in inspect.signature(loss).parameters
 
     def loss(self, model: Any, loss: Loss) -> Loss:
+        """Return the decoder's."""
         return partial(loss, encoder_flag=False)

@@ -17,7 +17,9 @@ class TrainStage(Quirk):
     }
 
     def fits(self, model: Any) -> bool:
+        """Tell whether the model names its run."""
         return hasattr(model, "train_stage")
 
     def pretrains(self, model: Any) -> bool:
+        """Tell whether it is a run before the last."""
         return bool(model.train_stage != "finetune")

@@ -13,8 +13,8 @@ import yaml
 from recbole_rawp import files
 from recbole_rawp.config import command_line
 from recbole_rawp.config.command_line import GRID
-from recbole_rawp.config.properties import is_file, name_of
-from recbole_rawp.config.suites import whole_path
+from recbole_rawp.config.properties import name_of
+from recbole_rawp.config.yaml_files import is_yaml
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.jobs import output_folder, train
@@ -63,8 +63,6 @@ def compare(
     argv = command_line.words(argv)
     words, _ = command_line.read(argv)
     asked = {**(config_dict or {}), **{key: value for key, value in words.items() if key not in OURS}}
-    if "attack" in asked:
-        asked["attack"] = whole_path(asked["attack"])
     before = read_grid(Path(folder).expanduser()) if folder else {}
     wanted = grid.read(
         before.get("models") if models is None else models,
@@ -104,7 +102,7 @@ def read_grid(home: Path) -> dict[str, Any]:
         return {}
     try:
         before = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-        before["defenses"] = [str(home / name) if is_file(name) else name for name in before["defenses"]]
+        before["defenses"] = [str(home / name) if is_yaml(name) else name for name in before["defenses"]]
         return before
     except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"resume: cannot read '{file}': {' '.join(str(error).split())}. Start anew.") from error
@@ -149,10 +147,10 @@ def write_grid(wanted: Grid, home: Path) -> None:
     defenses = []
     for defense in wanted.defenses:
         kept = home / DEFENSES / f"{name_of(defense)}.yaml"
-        if is_file(defense) and not (kept.exists() and kept.samefile(Path(defense).expanduser())):
+        if is_yaml(defense) and not (kept.exists() and kept.samefile(Path(defense).expanduser())):
             kept.parent.mkdir(exist_ok=True)
             files.copy(Path(defense).expanduser(), kept)
-        defenses.append(f"{DEFENSES}/{kept.name}" if is_file(defense) else defense)
+        defenses.append(f"{DEFENSES}/{kept.name}" if is_yaml(defense) else defense)
     axes = {key: list(getattr(wanted, key)) for key in GRID} | {"defenses": defenses}
     rest = {"config_files": wanted.whole_paths(), "options": wanted.options}
     files.write_text(home / FILE, environment.as_yaml(axes | rest))

@@ -10,8 +10,8 @@ from typing import Any
 from recbole.utils.argument_list import dataset_arguments
 from torch import nn
 
+from recbole_rawp.config import suites
 from recbole_rawp.config.schema import OPTIONS
-from recbole_rawp.config.suites import read as suite
 from recbole_rawp.core.selection import among_weights
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
@@ -22,7 +22,6 @@ from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs.comparison.grid import Cell, Grid
 from recbole_rawp.jobs.measuring import check_attack
 from recbole_rawp.jobs.trainers import check_weights
-from recbole_rawp.threats.threat import KINDS
 
 SAME = (  # what all runs of a model on a data set share: data, ranking, attack
     *("valid_metric", "valid_metric_bigger", "metrics", "topk", "eval_args", "repeatable"),
@@ -134,8 +133,7 @@ def common_target(configs: Configs, network: nn.Module) -> str | None:
         InputError: if the suite leaves it open for some threats alone.
     """
     config = next(iter(configs.values()))
-    named = [entry.get("target") or KINDS[entry["methods"][0]].DEFAULTS["target"] for entry in suite(config["attack"])]
-    left_open = [target is None for target in named]
+    left_open = [suites.completed(entry)["target"] is None for entry in suites.read(config["attack"])]
     if config["attack_target"] is not None or not any(left_open):
         return None
     targets = [among_weights(each["rawp_target"]) for each in configs.values()]

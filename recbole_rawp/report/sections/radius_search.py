@@ -9,12 +9,13 @@ import pandas as pd
 
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
-from recbole_rawp.report.sections.section import Material, section
+from recbole_rawp.report.sections.section import section_of_run
 from recbole_rawp.training.radius.rule import RadiusSearch
 
 PASSED, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
 
 
+@section_of_run(60)
 def sections(trainer: Any, folder: Path) -> list[str]:
     """Write the files of the search into `folder` and return its part of the report; nothing where there was none."""
     search: RadiusSearch | None = trainer.state.search
@@ -78,9 +79,3 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend([then, end], ["needed then", "needed in the end"], frameon=False)
     figure.savefig(file, dpi=150, format="png")
-
-
-@section(60)
-def of_run(material: Material) -> list[str]:
-    """Return the parts on one run; nothing where runs are merged."""
-    return [] if material.trainer is None else sections(material.trainer, material.folder)

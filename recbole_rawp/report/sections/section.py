@@ -33,6 +33,7 @@ class Material:
 
 
 Section = Callable[[Material], "list[str]"]
+RunSection = Callable[[Any, Path], "list[str]"]
 SECTIONS: dict[int, Section] = {}
 
 
@@ -48,6 +49,21 @@ def section(place: int) -> Callable[[Section], Section]:
         if place in SECTIONS:
             raise ValueError(f"sections: place {place} is taken by {SECTIONS[place].__module__}")
         SECTIONS[place] = function
+        return function
+
+    return add
+
+
+def section_of_run(place: int) -> Callable[[RunSection], RunSection]:
+    """Register a section on one run, (hardened trainer, folder) -> parts; it is left out where runs are merged.
+
+    Raises:
+        ValueError: as `section`.
+    """
+
+    def add(function: RunSection) -> RunSection:
+        """Keep the section."""
+        section(place)(lambda material: function(material.trainer, material.folder) if material.trainer else [])
         return function
 
     return add

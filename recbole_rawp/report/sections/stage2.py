@@ -12,7 +12,7 @@ from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.files import whole
 from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.report import pictures
-from recbole_rawp.report.sections.section import Material, section
+from recbole_rawp.report.sections.section import section_of_run
 from recbole_rawp.report.tables import markdown
 from recbole_rawp.threats.setting import Setting
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
@@ -21,6 +21,7 @@ from recbole_rawp.training.stage2.progress import Progress, advice
 REPAIRED, OTHER, CLEAN, ROBUST = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
 
+@section_of_run(70)
 def sections(trainer: Any, folder: Path) -> list[str]:
     """Write the files of stage 2 into `folder` and return its parts of the report; nothing where there was none."""
     progress: Progress | None = trainer.state.progress
@@ -149,9 +150,3 @@ def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, ti
 
 def _rounds(frame: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return list(frame.groupby("round")) if "round" in frame else [(0, frame)]
-
-
-@section(70)
-def of_run(material: Material) -> list[str]:
-    """Return the parts on one run; nothing where runs are merged."""
-    return [] if material.trainer is None else sections(material.trainer, material.folder)

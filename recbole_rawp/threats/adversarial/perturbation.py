@@ -136,15 +136,14 @@ class Perturbation(Threat):
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Perturbation:
         """Return the threat that a complete entry of a suite describes."""
-        target, per_user = entry["target"], entry["scope"] == PER_USER
         return cls(
-            variants=tuple(entry["variants"]),
-            target=target if isinstance(target, str) else tuple(target),
+            variants=entry["variants"],
+            target=entry["target"],
             levels=tuple(sorted({CLEAN, *map(float, entry["radii"])})),
             granularity=entry["granularity"],
             unit=entry["unit"],
             scope=entry["scope"],
-            labels=entry["labels"] if per_user else "",
+            labels=entry["labels"] if entry["scope"] == PER_USER else "",
             iterations=entry["steps"],
             restarts=entry["restarts"],
             optional=entry["optional"],

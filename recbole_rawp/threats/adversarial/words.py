@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from recbole_rawp.threats.setting import Setting, Words, for_files
 
-from recbole_rawp.threats.setting import Setting, Words
-
-TARGETS = {
-    "": "hidden weights",
-    "hidden": "hidden weights",
-    "all": "all weights",
-    "activations": "outputs of hidden layers",
-}
 GROUPS = {  # what has one norm: for weights, embeddings, activations
     "tensor": ("each weight tensor", "each embedding table", "each hidden layer's output"),
     "row": ("each weight row", "each embedding row", "each hidden layer's output"),
@@ -54,7 +46,7 @@ SCOPES = {
 class PerturbationWords(Words):
     """The words of perturbations whose radii are `relative` to a norm, or `absolute`."""
 
-    noun = "radius"
+    noun, nouns = "radius", "radii"
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
@@ -67,8 +59,7 @@ class PerturbationWords(Words):
     def name(self, setting: Setting) -> str:
         """Return a part of file names and TensorBoard tags: `hidden-row-absolute-per_user-truth`."""
         absolute, labels = "absolute" * (self.unit == "absolute"), setting.labels * (setting.labels == "truth")
-        parts = (setting.target, setting.granularity, absolute, setting.scope, labels)
-        return "-".join(filter(None, (re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)))
+        return for_files(setting.target, setting.granularity, absolute, setting.scope, labels)
 
     def title(self, setting: Setting) -> str:
         """Return the setting in words."""
@@ -76,7 +67,7 @@ class PerturbationWords(Words):
         grain = "layer by layer" if layers else GRAINS.get(setting.granularity, setting.granularity)
         absolute = ", absolute radius" * (self.unit == "absolute")
         scope = SCOPES.get((setting.scope, setting.labels), setting.scope or "one change for all users")
-        return f"{TARGETS.get(setting.target, setting.target)}, {grain}{absolute}, {scope}"
+        return f"{setting.what}, {grain}{absolute}, {scope}"
 
     def axis(self, setting: Setting) -> str:
         """Return what the radius is and its unit."""
