@@ -46,7 +46,7 @@ from recbole_rawp.evaluation import robustness
 from recbole_rawp.evaluation.user_rows import Rows, rectangle, take
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.ranking import candidates
 from recbole_rawp.model.mlp import HIDDEN, MLP
 from recbole_rawp.threats.adversarial.per_user.batch import grouped
@@ -196,7 +196,7 @@ def curve(trainer: Any, data: Any, methods: tuple[str, ...]) -> list[float]:
     threat = Perturbation(methods, "hidden", (0.0, *RADII), iterations=1)
 
     def attacked() -> Any:
-        return robustness.under_attack(trainer, data.train, data.test, Attack((threat,)), defense="none")
+        return robustness.under_attack(trainer, Data(data.train, None, data.test), Attack((threat,)), defense="none")
 
     def plain() -> Any:
         return trainer.evaluate(data.test, load_best_model=False)

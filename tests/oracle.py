@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import copy
+from itertools import count
 
 import torch
 
 from recbole_rawp.core.gradients import total
+from recbole_rawp.threats.adversarial.method import Objective
+
+
+def searched(method, gradient, shapes, bound, *, value=None, **how):
+    """Return the delta that a method finds; without `value` the loss rises at each call, so that it is the last."""
+    risen = count()
+    loss = value or (lambda delta: next(risen))
+
+    def number(delta):
+        return torch.tensor(float(loss(delta)), dtype=torch.float64)
+
+    nothing = {name: torch.zeros_like(shape) for name, shape in shapes.items()}
+    climb = lambda delta: (number(nothing if delta is None else delta), gradient(delta))  # noqa: E731
+    return method.search(Objective(shapes, number, climb), bound, **how).delta
 
 
 def hardened_gradient(model, loss_function, batch, weights, radius, *, autocast=False, clean_weight=0.0):

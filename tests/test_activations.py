@@ -12,7 +12,8 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.weights import hidden_layers
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
-from recbole_rawp.threats.adversarial.method import METHODS, run
+from recbole_rawp.threats.adversarial.method import METHODS
+from recbole_rawp.threats.adversarial.search import universal
 from tests.test_evaluation import attacked, outcome, threat, trained, values
 
 
@@ -77,7 +78,9 @@ def test_the_attack_keeps_its_budget_and_beats_noise(granularity, neumf):
     loss = loss_of(trainer, data)
     bound = loss.ball(0.5, granularity=granularity)
     found = {
-        name: run(METHODS[name], loss.gradient, loss.shapes, bound, steps=5, generator=torch.Generator().manual_seed(0))
+        name: searched(
+            METHODS[name], loss.gradient, loss.shapes, bound, steps=5, generator=torch.Generator().manual_seed(0)
+        )
         for name in ("noise", "fgsm", "pgd")
     }
     for delta in found.values():
@@ -100,7 +103,7 @@ def test_radius_zero_is_clean_and_no_hook_is_left(neumf):
 def test_no_hook_is_left_after_an_error_either(neumf, monkeypatch):
     trainer, data = neumf
     loss = loss_of(trainer, data)
-    loss.function = lambda batch: pytest.fail("broken")
+    loss.source = Source("training", (lambda batch: pytest.fail("broken"),), loss.source.batches)
     with pytest.raises(pytest.fail.Exception):
         loss.value({})
     assert not any(module._forward_hooks for module in trainer.model.modules())

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from recbole_rawp.core import ball
-from recbole_rawp.threats.adversarial.method import METHODS, Method, run
+from recbole_rawp.core.losses.attack_loss import Source
+from recbole_rawp.threats.adversarial.method import METHODS, Method
 from recbole_rawp.threats.adversarial.per_user.batch import Attacks, worst_logits
-from recbole_rawp.threats.adversarial.perturbation import worst_change
+from recbole_rawp.threats.adversarial.search import Search
+from recbole_rawp.threats.threat import Context
+from tests.oracle import searched
 
 W = {"a": torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64), "b": torch.tensor([[1.0], [3.0]], dtype=torch.float64)}
 CURVATURE = {"a": torch.tensor([[5.0, 1.0, 0.1]], dtype=torch.float64), "b": torch.tensor([[1.0], [2.0]]).double()}
@@ -28,7 +31,8 @@ def loss(delta):
 
 def found(name, granularity="tensor", steps=10, seed=0):
     bound = ball.around(W, 0.3, granularity=granularity)
-    return run(METHODS[name], gradient, W, bound, steps=steps, generator=torch.Generator().manual_seed(seed)), bound
+    how = {"steps": steps, "generator": torch.Generator().manual_seed(seed)}
+    return searched(METHODS[name], gradient, W, bound, value=loss, **how), bound
 
 
 def clip(delta, radius):
@@ -95,7 +99,7 @@ def test_momentum_of_one_user_does_not_depend_on_the_others():
         def uphill(delta, slope=slope):
             return {n: s + (0 if delta is None else delta[n] * CURVATURE[n]) for n, s in slope.items()}
 
-        deltas.append(run(METHODS["mim"], uphill, slope, bound, steps=4, generator=torch.Generator()))
+        deltas.append(searched(METHODS["mim"], uphill, slope, bound, steps=4, generator=torch.Generator()))
     torch.testing.assert_close(deltas[0]["a"][0], deltas[1]["a"][0])
 
 
@@ -117,7 +121,7 @@ def test_pgd_starts_at_random_and_comes_near_the_worst_point_of_a_quadratic():
 def test_noise_asks_for_no_gradient_and_comes_from_the_generator():
     bound = ball.around(W, 0.3)
     one, two = (
-        run(METHODS["noise"], lambda _: pytest.fail("asked"), W, bound, steps=9, generator=torch.Generator())
+        searched(METHODS["noise"], lambda _: pytest.fail("asked"), W, bound, steps=9, generator=torch.Generator())
         for _ in range(2)
     )
     assert torch.equal(one["a"], two["a"])
@@ -139,14 +143,14 @@ def test_an_attack_that_oversteps_is_projected_by_the_caller():
             return {n: 10 * d for n, d in super().move(delta, direction, ball, steps).items()}
 
     bound = ball.around(W, 0.3)
-    delta = run(Greedy(), gradient, W, bound, steps=1, generator=torch.Generator())
+    delta = searched(Greedy(), gradient, W, bound, steps=1, generator=torch.Generator())
     assert float(delta["a"].norm()) == pytest.approx(0.3 * math.sqrt(5))
 
 
 def test_without_gradient_nothing_moves():
     bound = ball.around(W, 0.3)
     for name in ("fgsm", "bim", "mim"):
-        nothing = run(
+        nothing = searched(
             METHODS[name],
             lambda _: {n: 0 * s for n, s in SLOPE.items()},
             W,
@@ -160,12 +164,14 @@ def test_without_gradient_nothing_moves():
 class Scripted:
     """A loss whose values at the points that random starts find are given in turn."""
 
+    source = Source("training", (None,), [])
+
     def __init__(self, *values):
-        self.values, self.found = list(values), []
+        self.values, self.found, self.form = list(values), [], 0
         self.shapes = W
 
-    def gradient(self, delta):
-        return SLOPE
+    def climb(self, delta):
+        return -math.inf, SLOPE
 
     def value(self, delta):
         self.found.append(delta)
@@ -177,8 +183,9 @@ class Scripted:
 )
 def test_a_start_that_ends_in_nan_does_not_win(values, best):
     loss = Scripted(*values)
-    delta = worst_change(METHODS["pgd"], loss, ball.around(W, 0.3), restarts=3, steps=1, seed=7)
-    assert delta is loss.found[best]
+    context = Context(None, None, {}, seed=7)
+    search = Search(METHODS["pgd"], loss, lambda loss, radius: ball.around(W, radius), 3, 1, context)
+    assert search.worst(0.3).delta is loss.found[best]
 
 
 def test_for_each_user_a_start_that_ends_in_nan_does_not_win():
@@ -187,16 +194,18 @@ def test_for_each_user_a_start_that_ends_in_nan_does_not_win():
 
         def __init__(self):
             self.weights = {"a": torch.zeros(2, 1, 3)}
-            self.given = iter([[math.nan, 5.0], [1.0, math.nan], [0.5, 4.0]])
+            self.given = [[math.nan, 5.0], [1.0, math.nan], [0.5, 4.0]]
+            self.start = -1
 
         def ball(self, radius, **_):
             return ball.Ball("row", {"a": torch.tensor(radius)}, users=True)
 
         def gradient(self, delta):
+            self.start += 1
             return {"a": torch.ones(2, 1, 3)}
 
         def logits(self, delta):
-            return torch.tensor(next(self.given)).unsqueeze(1)
+            return torch.tensor(self.given[self.start]).unsqueeze(1)
 
         def loss(self, logits):
             return logits[:, 0]

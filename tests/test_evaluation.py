@@ -10,19 +10,20 @@ import torch
 
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core import restoring
-from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.gradients import total
+from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.evaluation.records import COLUMNS
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.habits import habits
 from recbole_rawp.host.weights import perturbed_weights
-from recbole_rawp.threats.adversarial.method import METHODS, run
+from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
+from tests.oracle import searched
 from tests.training import made
 
 RADII = (0.0, 0.1, 0.5)
@@ -41,7 +42,7 @@ def threat(**options):
 
 def outcome(trainer, data, *threats, batches=2):
     return robustness.under_attack(
-        trainer, data.train, data.test, Attack(threats, batches, negatives=20), defense="none"
+        trainer, Data(data.train, None, data.test), Attack(threats, batches, negatives=20), defense="none"
     )
 
 
@@ -127,12 +128,12 @@ def test_each_attack_on_neumf_in_float64_equals_the_one_written_in_place(granula
     for batch in batches:
         batch["label"] = batch["label"].double()
     weights = perturbed_weights(model, "hidden")
-    loss = AttackLoss(model, training_loss(model), batches, weights)
+    loss = AttackLoss(model, Source(TRAINING, (training_loss(model),), batches), weights)
     bound = loss.ball(0.3, granularity=granularity)
     generator = torch.Generator().manual_seed(5)
     start = METHODS[method].start(weights, bound, generator)
     generator.manual_seed(5)
-    delta = run(METHODS[method], loss.gradient, weights, bound, steps=3, generator=generator)
+    delta = searched(METHODS[method], loss.gradient, weights, bound, steps=3, generator=generator)
 
     saved = {name: weight.detach().clone() for name, weight in weights.items()}
     steps, momentum = (1 if method == "fgsm" else 3), dict.fromkeys(weights, 0.0)
@@ -229,7 +230,11 @@ def test_attacked_batches_are_the_same_on_every_call_also_where_python_draws(set
 def test_a_random_loss_is_the_same_function_on_every_call(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("DiffRec", defense="none")))
     batches = fixed_batches(data.train, 1, trainer.device)
-    loss = AttackLoss(trainer.model, training_loss(trainer.model), batches, perturbed_weights(trainer.model, "hidden"))
+    loss = AttackLoss(
+        trainer.model,
+        Source(TRAINING, (training_loss(trainer.model),), batches),
+        perturbed_weights(trainer.model, "hidden"),
+    )
     first = loss.value({})
     torch.rand(7), random.random(), np.random.rand()
     assert loss.value({}) == first

@@ -19,6 +19,7 @@ from recbole_rawp.core import ball
 from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.report.sections.stage2 import outcome
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
@@ -203,7 +204,9 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
     trainer.fit(data.train, data.valid, saved=False)
     weights = perturbed_weights(trainer.model, "hidden")
     fgsm = Perturbation(("fgsm",), "hidden", (0.0, 0.3), iterations=1)
-    records = robustness.under_attack(trainer, data.train, data.valid, Attack((fgsm,), batches=2), defense="x").records
+    records = robustness.under_attack(
+        trainer, Data(data.train, None, data.valid), Attack((fgsm,), batches=2), defense="x"
+    ).records
     found = {r.level: r.value for r in records if r.metric == trainer.valid_metric}
     scores = ValidScores(trainer, data.train, data.valid, weights, trainer.fine_tuning)
     assert scores.robust() == found[0.3] and scores.clean() == found[0.0] and found[0.0] != found[0.3]

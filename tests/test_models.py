@@ -346,7 +346,7 @@ def the_attack_moves_the_loss_and_leaves_no_trace(runs: Runs) -> None:
     before, loose, numbers = weights_of(trainer.model), attributes(trainer.model), next_numbers()
     threat = Perturbation(("noise", "fgsm"), runs.case.target, (0.0, 0.1), iterations=1)
     outcome = robustness.under_attack(
-        trainer, data.train, data.test, Attack((threat,), batches=2, negatives=20), defense="rawp_ft"
+        trainer, Data(data.train, None, data.test), Attack((threat,), batches=2, negatives=20), defense="rawp_ft"
     )
     assert not different(before, weights_of(trainer.model)) and attributes(trainer.model) == loose
     assert next_numbers() == numbers
@@ -372,7 +372,7 @@ def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
         loader = sampled_loader(trainer.config, data.test, 10)
         drawn = draw(loader, 1)
         outcome = robustness.under_attack(
-            trainer, data.train, loader, Attack((threat,), batches=1), defense="rawp_ft", candidates=drawn
+            trainer, Data(data.train, None, loader), Attack((threat,), batches=1), defense="rawp_ft", candidates=drawn
         )
     except InputError as error:
         assert str(error).startswith("attack_scope: ")

@@ -17,14 +17,14 @@ from torch import nn
 
 from recbole_rawp import attack_checkpoint, run_recbole_rawp
 from recbole_rawp.config.settings import Attack
-from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.selection import select
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.evaluation.records import LOSS
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.callbacks import OtherLoss
@@ -202,7 +202,9 @@ def test_a_sparse_model_is_ranked_repaired_and_attacked(settings):
     assert {row.module for row in trainer.state.progress.ranking} == {"user_embedding", "item_embedding"}
     assert trainer.state.progress.ranking[0].rise > 0 and len(trainer.state.progress.sweep) == 11
     threat = Perturbation(("noise", "fgsm"), "embeddings", (0.0, 0.5), iterations=1)
-    records = robustness.under_attack(trainer, data.train, data.test, Attack((threat,), batches=2), defense="x").records
+    records = robustness.under_attack(
+        trainer, Data(data.train, None, data.test), Attack((threat,), batches=2), defense="x"
+    ).records
     loss = {(r.threat, r.level): r.value for r in records if r.metric == LOSS}
     assert loss["fgsm", 0.5] > loss["noise", 0.5] and loss["fgsm", 0.5] > loss["fgsm", 0.0]
 

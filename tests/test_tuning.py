@@ -17,6 +17,7 @@ from recbole_rawp import InputError, objective_function
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import Data
 from recbole_rawp.jobs import trial
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.stage2.valid_scores import ValidScores
@@ -51,7 +52,7 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
     assert result.keys() == KEYS and result["attack"] == {"radius": 0.3, "steps": 3}
     threat = Perturbation(("bim",), "hidden", (0.0, 0.3), iterations=3)
     found = robustness.under_attack(
-        trainer, train, valid, Attack((threat,), batches=2), defense=defense, split="valid"
+        trainer, Data(train, None, valid), Attack((threat,), batches=2), defense=defense, split="valid"
     ).records
     at = {(r.level, r.metric): r.value for r in found}
     assert result["best_valid_score"] == at[0.3, "mrr@10"] != at[0.0, "mrr@10"]

@@ -102,12 +102,12 @@ SECTIONS = (
         Option("ft_clean_tolerance", SHARE, 0.985,
                "Share of stage 1's clean valid score that the result must keep.", "share of the score"),
         Option("ft_attack_steps", COUNT, 1,
-               "Steps of the attack that picks epoch and interpolation: 1 is FGSM, more are BIM.", "steps"),
+               "Steps of the attack that picks epoch and interpolation: 1 is FGSM, more are APGD.", "steps"),
     )),
     Section("Evaluation under attack: a suite, and what to change in it", (
         Option("attack", SUITE, "quick",
-               "A file of properties/attack: quick, standard, published; or methods as quick uses them: "
-               "noise, fgsm, bim, pgd, mim, bf16."),
+               "A file of properties/attack: quick, standard, strongest, published; or methods as quick uses them: "
+               "noise, fgsm, bim, pgd, mim, apgd, random_search, transfer, bf16."),
         Option("attack_radii", or_null(list_of(NOT_NEGATIVE, ""), "list of floats >= 0, or null"), None,
                "Radii, in attack_unit; 0 is always measured. Null, here and below: what the suite says.",
                "attack_unit"),
@@ -119,15 +119,22 @@ SECTIONS = (
                "Radii are shares of the norm of each group, or the norm itself."),
         Option("attack_scope", one_of(("universal", "per_user", "null")), None,
                "One change for all users, or one for each."),
+        Option("attack_loss", one_of(("training", "ranking", "worst", "null")), None,
+               "What is climbed: the training loss (per user: the cross entropy), a smooth form of the valid metric, "
+               "or each of them, and the lower metric counts."),
         Option("attack_labels", one_of(("pseudo", "truth", "null")), None,
                "Labels of the candidates per user: the model's own answers, or the true ones."),
-        Option("attack_steps", or_null(COUNT), None, "Steps of bim, pgd and mim, projected after each.", "steps"),
-        Option("attack_restarts", or_null(COUNT), None, "Random starts of pgd; the strongest counts.", "starts"),
+        Option("attack_steps", or_null(COUNT), None, "Steps of methods that iterate, projected after each.", "steps"),
+        Option("attack_restarts", or_null(COUNT), None,
+               "Starts of pgd, apgd and random_search; the strongest counts.", "starts"),
         Option("attack_batches", COUNT, 10,
                "Training batches whose loss gradient a universal attack, and a ranking of modules, follows.",
                "batches"),
+        Option("attack_users", COUNT, 512,
+               "Users of the valid data whose ranking a universal attack on the ranking loss looks at.", "users"),
         Option("attack_negatives", COUNT, 99,
-               "Candidates drawn for each positive, per user, where the evaluation ranks all items.", "items"),
+               "Candidates drawn where the evaluation ranks all items: for each positive, per user; and for each user "
+               "of the ranking loss of a model without full_sort_predict.", "items"),
         Option("attack_candidates", or_null(PATH), None,
                "File of candidates to rank: candidates.npz of a run, or a published *.test.negative; sought here, then "
                "in the data set's folder, also without its name (test.negative); null: drawn once."),

@@ -62,6 +62,7 @@ class FineTuning:
     Attributes:
         recipe: of the loss in stage 2; its radius also bounds the attack of the robust valid metric.
         target: the weights among which modules are ranked.
+        attack_users, attack_negatives: of the ranking loss that it chooses by, as `Attack` has them.
     """
 
     rounds: int
@@ -76,6 +77,8 @@ class FineTuning:
     target: str | Sequence[str]
     recipe: Recipe
     criticality: Criticality
+    attack_users: int
+    attack_negatives: int
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,14 @@ class Attack:
     Attributes:
         threats: what is tried.
         batches: training batches whose loss a universal attack follows.
-        negatives: candidates drawn for each positive where attacks per user have no sampled ones to rank.
+        users: of the valid data, whose ranking a universal attack on the ranking loss looks at.
+        negatives: candidates drawn where neither attacks per user nor the ranking loss have sampled ones to rank.
         candidates: a file of candidates to use; None draws them.
     """
 
     threats: tuple[Threat, ...]
     batches: int = 10
+    users: int = 512
     negatives: int = 99
     candidates: str | None = None
 
@@ -117,7 +122,8 @@ class Settings:
             InputError: if it cannot be read.
         """
         v = self.values
-        return Attack(threats(v), v["attack_batches"], v["attack_negatives"], v["attack_candidates"])
+        names = ("batches", "users", "negatives", "candidates")
+        return Attack(threats(v), **{name: v[f"attack_{name}"] for name in names})
 
     def check_radius_known(self) -> None:
         """Raise InputError if stage 2, or an attack that scores, is to use a radius that no training finds before."""
@@ -187,6 +193,8 @@ def _fine_tuning(v: Mapping[str, Any]) -> FineTuning:
             mask_probability=1.0,
         ),
         criticality=_criticality(v),
+        attack_users=v["attack_users"],
+        attack_negatives=v["attack_negatives"],
     )
 
 

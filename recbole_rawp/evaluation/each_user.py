@@ -1,7 +1,7 @@
 """Measures threats with one change for each user, the published protocol, against the candidates of that user.
 
-For each user the candidates are scored, labelled (by the model itself, y = 1[sigmoid(logit) > .5], or truly), and the
-model moves along the gradient of the cross entropy on them; then the same candidates are ranked again.
+For each user the candidates are scored, labelled (by the model itself or truly), and the model moves along the gradient
+of a loss on them, the cross entropy or a smooth NDCG; then the same candidates are ranked again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from recbole_rawp.core.hooks import watched
 from recbole_rawp.core.overlay import clear_caches, exact
 from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation.user_rows import Rows, Tally, collected, rectangle, take
+from recbole_rawp.evaluation.user_rows import Rows, Tally, collected, take
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.logits import ends_in_sigmoid, predict_logits
 from recbole_rawp.host.ranking.measurement import BATCHED, TOP, Measurement, measured
+from recbole_rawp.host.ranking.ranking_batches import rectangle
 from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.per_user.batch import CLEAN, Key
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
@@ -31,6 +32,7 @@ from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserB
 from recbole_rawp.threats.adversarial.per_user.engine_selection import SelectedEngine, select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked_activations import HookedActivations
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
+from recbole_rawp.threats.adversarial.user_losses import USER_LOSSES
 from recbole_rawp.threats.threat import Threat
 
 SPREAD = 1_000_003  # between the seeds of two batches, by their first users
@@ -66,21 +68,42 @@ class EachUser:
         if self.candidates is None:
             self.candidates = ranking.draw(loader, SEED)
         moves = moved(model, threat.target)
-        found = {key: Tally(self._collector()) for key in [CLEAN, *threat.attacks.keys]}
+        merged: dict[tuple[str, str, float], Measurement] = {}
+        for loss in threat.losses:
+            for found in self._by_loss(threat, loss, moves, advance):
+                key = found.climbs, found.variant, found.level
+                if key in merged:  # noise, which looks at no loss, once more
+                    merged[key].losses.update(found.losses)
+                else:
+                    merged[key] = found
+        yield from merged.values()
+
+    def _by_loss(
+        self, threat: Perturbation, loss: str, moves: Any, advance: Callable[[float], Any]
+    ) -> Iterator[Measurement]:
+        """Yield what is measured along one loss: one pass over the users serves all variants and levels."""
+        loader, model = self.eval_data, self.trainer.model
+        keys = threat.attacks.keys
+        found = {key: Tally(self._collector()) for key in [CLEAN, *keys]}
         seed_generators()
         clear_caches(model.modules())
         with ranking.frozen(loader, self.candidates), exact(model):
             self._look(next(iter(loader))[0].to(self.trainer.device), threat, moves)
             for batch in loader:
-                users = self._users(batch, threat, moves)
+                users = self._users(batch, threat, loss, moves)
                 for key, (logits, losses) in self._attacked(users, threat).items():
                     found[key].add(logits[users.mask], losses)
                     self._collect(found[key].collector, batch, logits[users.mask], clean=key == CLEAN)
-                advance((len(found) - 1) / len(loader))
-        results = {key: (self._evaluate(tally), tally.loss / tally.rows) for key, tally in found.items()}
+                advance(
+                    sum(threat.climbed(variant) != ("",) or loss == threat.losses[0] for variant, _ in keys)
+                    / len(loader)
+                )
+        results = {key: (self._evaluate(tally), {loss: tally.loss / tally.rows}) for key, tally in found.items()}
         for variant in threat.variants:
+            climbs = loss if threat.climbed(variant) != ("",) else ""
             for level in threat.levels:
-                yield Measurement(variant, level, *results[(variant, level) if level else CLEAN])
+                measured, value = results[(variant, level) if level else CLEAN]
+                yield Measurement(variant, level, measured, dict(value), climbs)
 
     def _ends_in_sigmoid(self, interaction: Any) -> bool:
         """Tell whether the model predicts probabilities; InputError if it cannot score single candidates."""
@@ -122,7 +145,7 @@ class EachUser:
             self.notes += [note] * (note not in self.notes)
             return collected(threat.attacked(users, OneByOne, seed))
 
-    def _users(self, batch: Any, threat: Perturbation, moves: Any) -> UserBatch:
+    def _users(self, batch: Any, threat: Perturbation, loss: str, moves: Any) -> UserBatch:
         """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
         interaction, owner, _, _ = batch
         columns = interaction.to(self.trainer.device).interaction
@@ -130,7 +153,7 @@ class EachUser:
         rows = Rows(columns)[index.flatten()]
         truth = columns[self.trainer.config["LABEL_FIELD"]][index] if threat.labels == "truth" else None
         weights = {} if threat.target == "activations" else moves
-        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth)
+        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth, USER_LOSSES[loss])
 
     def _score(self, rows: Rows) -> Tensor:
         return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
-LOSS = "loss"  # the metric name of what the attack raises: on training batches, or on the users' candidates
+LOSS = "loss"  # the metric name of what attacks raise; of these records `loss` says which it is
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Condition(Subject):
     Attributes:
         threat: the variant: `fgsm`, `bf16`.
         target, granularity, unit, scope, labels: see `threats.setting.Setting`.
+        loss: the one that it climbs, `training` or `ranking`; empty if none.
         steps: of attacks that iterate, else 1.
         level: in `unit`; 0 is the model as it is.
     """
@@ -37,6 +38,7 @@ class Condition(Subject):
     unit: str
     scope: str
     labels: str
+    loss: str
     steps: int
     level: float
 

@@ -10,12 +10,15 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_rawp.config.settings import Attack
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING
 from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.each_user import EachUser
 from recbole_rawp.evaluation.records import LOSS, Condition, Record, Subject
 from recbole_rawp.evaluation.universal import Universal
 from recbole_rawp.evaluation.users import Users
+from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.habits import habits, ranked_users
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, measuring
@@ -69,7 +72,11 @@ class Outcome:
         users: scope -> the same user by user; nothing for metrics that are no mean over users.
         notes: what was passed over, and which way attacks per user went.
         still: threats that nothing moves, for the loss has no gradient.
+        unsettled: (threat, loss, variant, level) of searches that ended far below their best.
         unmoved: weights whose change does not reach the scores (`Universal.unmoved`); None if nothing was ranked.
+        popularity: what popularity alone scores, metric by metric; empty if nothing was ranked.
+        ties: share of clean scores that tie with one to be found; None if no ranking was attacked.
+        splits: name of a loss -> the split that a universal attack climbs it on.
     """
 
     subject: Subject
@@ -77,17 +84,25 @@ class Outcome:
     users: dict[str, Users] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
+    unsettled: set[tuple[str, str, str, float]] = field(default_factory=set)
     unmoved: list[str] | None = None
+    popularity: dict[str, float] = field(default_factory=dict)
+    ties: float | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {TRAINING: "train", RANKING: "valid"})
     _users: dict[str, UsersSoFar] = field(default_factory=dict)
 
     def add(self, threat: Threat, found: Measurement) -> None:
         """Add what was measured of one variant at one level."""
         own = asdict(self.subject) | vars(threat.setting)
-        condition = Condition(**own, threat=found.variant, steps=threat.steps(found.variant), level=found.level)
-        whole, measured = vars(condition), found.measured
+        own |= {"threat": found.variant, "loss": found.climbs, "steps": threat.steps(found.variant)}
+        condition, measured = Condition(**own, level=found.level), found.measured
+        whole = vars(condition)
         self.records += [Record(**whole, metric=name, value=value) for name, value in measured.metrics.items()]
-        split = "train" if threat.scope == UNIVERSAL else condition.split
-        self.records.append(Record(**whole | {"split": split}, metric=LOSS, value=found.loss))
+        for name, value in found.losses.items():
+            of = {"loss": name, "split": self.splits[name] if threat.scope == UNIVERSAL else condition.split}
+            self.records.append(Record(**whole | of, metric=LOSS, value=value))
+        if not found.settled:
+            self.unsettled.add((threat.name, found.climbs, found.variant, found.level))
         if measured.users and measured.top is not None:
             self._users.setdefault(threat.scope, UsersSoFar(measured.top)).add(condition, measured)
 
@@ -105,30 +120,31 @@ def overlap(clean: np.ndarray, attacked: Any) -> np.ndarray:
 
 def under_attack(
     trainer: Any,
-    train_data: Any,
-    eval_data: Any,
+    data: Data,
     attack: Attack,
     *,
     defense: str,
     candidates: ranking.Candidates | None = None,
+    twins: Mapping[str, Weights] | None = None,
     split: str = "test",
     stage: int = 1,
 ) -> Outcome:
-    """Measure RecBole's metrics while the model is under threats, and the loss that attacks raise.
+    """Measure RecBole's metrics while the model is under threats, and the losses that attacks raise.
 
-    A universal attack moves the weights (or activations) once, along the gradient of the model's own training loss,
-    summed over fixed training batches in evaluation mode. An attack per user moves them for each user, along the cross
-    entropy on the user's candidates. Nothing is left behind: weights are bit-equal, caches clear and generators where
-    they were.
+    A universal attack moves the weights (or activations) once, along the gradient of a loss in evaluation mode: the
+    model's own on training batches, or the smooth metric on valid data. An attack per user moves them for each user,
+    along a loss of the user's candidates. Nothing is left behind: weights are bit-equal, caches clear and generators
+    where they were.
 
     Args:
         trainer: any RecBole Trainer holding the model to be measured.
-        train_data: the loader whose loss is attacked.
-        eval_data: the loader that is ranked; None measures the loss alone.
-        attack: the threats, how many training batches a universal attack uses, and how many candidates per positive
-            attacks per user draw where `eval_data` ranks all items.
+        data: RecBole's loaders. `test` is ranked, None measures losses alone; without `valid` the ranking loss takes
+            the training positives.
+        attack: the threats, how many batches and users their losses look at, and how many candidates per positive
+            attacks per user draw where `test` ranks all items.
         defense: for the records.
-        candidates: of `eval_data` if it samples, and of attacks per user; None draws them, the same on every call.
+        candidates: of `test` if it samples, and of attacks per user; None draws them, the same on every call.
+        twins: name -> every weight of a model of the same shapes, from which attacks are carried over.
         split, stage: for the records.
 
     Raises:
@@ -136,19 +152,21 @@ def under_attack(
     """
     own = {key: trainer.config[key] for key in ("model", "dataset", "seed")}
     outcome = Outcome(Subject(**own, defense=defense, stage=stage, split=split))
-    if candidates is None and ranking.samples(eval_data):
-        candidates = ranking.draw(eval_data, SEED)
+    outcome.splits = {TRAINING: "train", RANKING: "valid" if data.valid else "train"}
+    if candidates is None and ranking.samples(data.test):
+        candidates = ranking.draw(data.test, SEED)
     shown = bool(trainer.config["show_progress"])
-    with measuring(trainer, train_data, eval_data), progress(attack.threats, shown) as bar:
-        everyone = Universal(trainer, train_data, eval_data, attack.batches, candidates)
-        each = EachUser(trainer, eval_data, attack.negatives, candidates)
+    with measuring(trainer, *data), progress(attack.threats, shown) as bar:
+        everyone = Universal(trainer, data, attack, candidates, twins)
+        each = EachUser(trainer, data.test, attack.negatives, candidates)
         for threat in attack.threats:
             bar.set_description(f"Attack {threat.scope}")
             measure(threat, everyone if threat.scope == UNIVERSAL else each, outcome, bar)
         outcome.still = everyone.context.still
-        if eval_data:
-            outcome.unmoved = everyone.unmoved()
-            outcome.gather(train_data, {UNIVERSAL: everyone, PER_USER: each})
+        if data.test:
+            outcome.unmoved, outcome.popularity = everyone.unmoved(), everyone.by_popularity()
+            outcome.ties = everyone.ties()
+            outcome.gather(data.train, {UNIVERSAL: everyone, PER_USER: each})
         outcome.notes += everyone.context.notes + each.notes
     return outcome
 
@@ -173,4 +191,4 @@ def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
 
 def points(threat: Threat) -> int:
     """Return how many attacked points a threat has."""
-    return len(threat.variants) * (len(threat.levels) - 1)
+    return sum(len(threat.climbed(variant)) for variant in threat.variants) * (len(threat.levels) - 1)

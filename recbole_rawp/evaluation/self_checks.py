@@ -1,59 +1,82 @@
 """Self-checks that say whether the numbers can be trusted.
 
-Checks compare the attacked loss, never a ranking metric: a hardened model's metric may rise under attack. Of several
-methods the strongest at each radius counts. A small delta lies in every larger ball too, so the loss of the worst one
-can only grow with the radius if the search is any good.
+Most compare the attacked losses (`loss_checks`), not a ranking metric: a hardened model's metric may rise under attack.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from recbole_rawp.evaluation.records import FAILED, LOSS, NOT_APPLICABLE, PASSED, Check, Record
-from recbole_rawp.threats.setting import CLEAN, SETTING, UNIVERSAL, Setting
-from recbole_rawp.threats.threat import VARIANTS
+from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING
+from recbole_rawp.evaluation.loss_checks import (
+    Losses,
+    beats_noise,
+    black_box_is_weaker,
+    grows,
+    has_gradient,
+    losses_by_threat,
+    named,
+    settled,
+    steps_help,
+)
+from recbole_rawp.evaluation.records import FAILED, NOT_APPLICABLE, PASSED, Check, Record
+from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
 
 if TYPE_CHECKING:
     from recbole_rawp.evaluation.robustness import Outcome
 
-# Share of the loss's rise by which it may miss a bound: where a loss is nearly linear FGSM is the best there is.
-SLACK = 0.02
-STRONGEST = "strongest method"
+
+NEAR = 0.05  # share of the clean metric by which two attacks may differ
+TIES = 0.05  # share of scores that may equal one to be found
+UNDERTRAINED = "the clean model ranks better than popularity (trained enough to tell)"
 
 Case = tuple[str, Any, Any, bool]  # threat, variant, level, whether it holds
-Losses = dict[tuple[str, float], float]  # (variant, level) -> the attacked loss, of one threat
 
 
 def verify(
-    outcome: Outcome, clean: Mapping[str, float] | None, *, decimals: int, scopes: Sequence[str] = (UNIVERSAL,)
+    outcome: Outcome,
+    clean: Mapping[str, float] | None,
+    *,
+    decimals: int,
+    metric: str = "",
+    bigger: bool = True,
+    scopes: Sequence[str] = (UNIVERSAL,),
 ) -> list[Check]:
     """Check what `robustness.under_attack` found about one model.
 
     Args:
-        outcome: the attacks' records, and whether the scores follow the weights.
+        outcome: the attacks' records, and what else was seen of the model.
         clean: what RecBole's own evaluation of the same model said; None where its candidates are drawn anew.
         decimals: to which RecBole rounded it (`metric_decimal_place`).
+        metric, bigger: the valid metric, and whether more of it is better.
         scopes: those that rank the same candidates.
     """
     records = outcome.records
-    threats = losses_by_setting(records)
+    threats = losses_by_threat(records)
     follows = [("", name, "", False) for name in outcome.unmoved or ()] or [("", "", "", True)]
     still = [(name, "nothing moves", "", False) for name in outcome.still]
+    ties = [] if outcome.ties is None else [("", f"{outcome.ties:.0%} tie", "", outcome.ties <= TIES)]
     cases = {
         "all values are finite": finite(records, threats),
         "the attack has a gradient": over(threats, has_gradient) + still,
         "the attack raises the loss more than noise of the same norm": over(threats, beats_noise),
+        "no search without gradients is stronger": over(threats, black_box_is_weaker),
         "more steps are no weaker than one": over(threats, steps_help),
         "the loss grows with the radius": over(threats, grows),
+        "the strongest search ended where it was best": over(threats, partial(settled, unsettled=outcome.unsettled)),
+        "the ranking loss hits the metric no less than the training loss": ranking_hits(records, metric, bigger=bigger),
+        "scores tell items apart (they do not saturate)": ties,
         "scores follow the weights (no stale cache)": [] if outcome.unmoved is None else follows,
+        UNDERTRAINED: learned(records, metric, outcome.popularity, bigger=bigger),
         "radius 0 equals RecBole's own evaluation": equal(records, clean or {}, scopes, 0.5001 * 10.0**-decimals),
     }
     return [conclude(outcome.subject.defense, name, found) for name, found in cases.items()]
 
 
-def finite(records: list[Record], threats: Mapping[str, Losses]) -> list[Case]:
+def finite(records: list[Record], threats: Sequence[Losses]) -> list[Case]:
     """No value is NaN or infinite."""
     return [(where(r, threats), r.threat, r.level, math.isfinite(r.value)) for r in records]
 
@@ -76,86 +99,46 @@ def conclude(defense: str, name: str, cases: list[Case]) -> Check:
     return Check(defense, name, status, ", ".join(dict.fromkeys(broken)))
 
 
-def losses_by_setting(records: Iterable[Record]) -> dict[str, Losses]:
-    """Return the attacked losses of each threat, by its name."""
-    threats: dict[str, Losses] = {}
-    for record in records:
-        if record.metric == LOSS:
-            threats.setdefault(named(record), {})[record.threat, record.level] = record.value
-    return threats
-
-
-def named(record: Record) -> str:
-    """Return the name of the record's threat."""
-    setting = Setting(**{name: getattr(record, name) for name in SETTING})
-    return setting.words.short(setting)
-
-
-def where(record: Record, threats: Mapping[str, Losses]) -> str:
+def where(record: Record, threats: Sequence[Losses]) -> str:
     """Return the threat's name where there are several."""
-    return named(record) if len(threats) > 1 else ""
+    return named(record) if len({losses.threat for losses in threats}) > 1 else ""
 
 
-def over(threats: Mapping[str, Losses], test: Callable[[Losses], Iterable[tuple[Any, Any, bool]]]) -> list[Case]:
-    """Return the cases of a test over all threats."""
-    return [(name if len(threats) > 1 else "", *case) for name, losses in threats.items() for case in test(losses)]
-
-
-def climbs(losses: Losses) -> list[tuple[str, float]]:
-    """Return the attacked (variant, level) that follow a gradient."""
-    return [(variant, level) for variant, level in losses if VARIANTS[variant].climbs and level != CLEAN]
-
-
-def has_gradient(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """Each variant that starts at the weights changes the loss; a random start changes it by itself."""
-    cases = [(variant, level) for variant, level in climbs(losses) if not VARIANTS[variant].starts_at_random]
-    return [(variant, level, losses[variant, level] != losses[variant, CLEAN]) for variant, level in cases]
-
-
-def highest(losses: Losses, *, iterates: bool | None = None) -> dict[float, float]:
-    """Return the highest loss of a variant that follows the gradient at each level, the clean one too."""
-    found: dict[float, float] = {}
-    for variant, level in climbs(losses):
-        if iterates is None or VARIANTS[variant].iterates == iterates:
-            found[CLEAN] = losses[variant, CLEAN]
-            found[level] = nan_max(found.get(level, -math.inf), losses[variant, level])
-    return dict(sorted(found.items()))
-
-
-def beats_noise(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The strongest variant is stronger than the control, noise of the same norm."""
-    found = highest(losses)
-    controls = [variant for variant in dict.fromkeys(name for name, _ in losses) if VARIANTS[variant].control]
+def over(threats: Sequence[Losses], test: Callable[[Losses], Iterable[tuple[Any, Any, bool]]]) -> list[Case]:
+    """Return the cases of a test over all threats and losses, which are named where there are several."""
+    several, losses = len({one.threat for one in threats}) > 1, len({one.loss for one in threats}) > 1
     return [
-        (STRONGEST, level, found[level] > losses[control, level])
-        for level in found
-        for control in controls
-        if level != CLEAN and (control, level) in losses
+        (" ".join(filter(None, (one.threat * several, f"({one.loss} loss)" * losses))), *case)
+        for one in threats
+        for case in test(one)
     ]
 
 
-def steps_help(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The strongest variant that iterates is about as strong as one step, or stronger."""
-    found, once = highest(losses, iterates=True), highest(losses, iterates=False)
-    levels = [level for level in found if level != CLEAN and level in once]
-    return [(STRONGEST, level, at_least(found[level], once[level], found[CLEAN])) for level in levels]
+def ranking_hits(records: Iterable[Record], metric: str, *, bigger: bool) -> list[Case]:
+    """At each level the ranking loss leaves no more of the metric than the training loss, but for `NEAR` of the clean.
 
-
-def grows(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The loss of the strongest variant that iterates is about as high as at the level before, or higher.
-
-    One step alone may well overshoot.
+    It looks at what is measured; if it misses that, its search got stuck. Of changes for all users.
     """
-    found = highest(losses, iterates=True)
-    pairs = zip(found, list(found)[1:])
-    return [(STRONGEST, level, at_least(found[level], found[before], found[CLEAN])) for before, level in pairs]
+    left: dict[tuple[str, float, str], float] = {}
+    clean = dict[str, float]()
+    sign = 1 if bigger else -1
+    for record in records:
+        if record.metric == metric and record.scope == UNIVERSAL and record.loss:
+            key, value = (named(record), record.level, record.loss), sign * record.value
+            left[key] = min(value, left.get(key, value))
+            if record.level == CLEAN:
+                clean[named(record)] = value
+    return [
+        (threat, "ranking", level, value <= left[threat, level, TRAINING] + NEAR * abs(clean[threat]))
+        for (threat, level, loss), value in left.items()
+        if loss == RANKING and level != CLEAN and (threat, level, TRAINING) in left
+    ]
 
 
-def at_least(value: float, bound: float, start: float) -> bool:
-    """Tell whether a loss reaches a bound, but for `SLACK` of the rise from `start`; NaN does not."""
-    return value >= bound - SLACK * abs(bound - start)
-
-
-def nan_max(one: float, other: float) -> float:
-    """Return the larger number, NaN if either is."""
-    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
+def learned(records: Iterable[Record], metric: str, popularity: Mapping[str, float], *, bigger: bool) -> list[Case]:
+    """The clean model ranks better than popularity does: a model without skill has none to lose."""
+    clean = [r.value for r in records if r.metric == metric and r.level == CLEAN and r.scope == UNIVERSAL]
+    if not clean or metric not in popularity:
+        return []
+    better = clean[0] > popularity[metric] if bigger else clean[0] < popularity[metric]
+    return [("", f"{metric} {clean[0]:.4f}, popularity {popularity[metric]:.4f}", "", better)]

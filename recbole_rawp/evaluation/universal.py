@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,17 +10,20 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
-from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING, AttackLoss, Source
 from recbole_rawp.core.overlay import keeps_embeddings
 from recbole_rawp.core.restoring import seed_generators
 from recbole_rawp.host.batches import fixed_batches
+from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, ranked_as
+from recbole_rawp.host.ranking.popularity import by_popularity
+from recbole_rawp.host.ranking.ranking_loss import ranking_source
 from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.method import METHODS
-from recbole_rawp.threats.adversarial.perturbation import worst_change
 from recbole_rawp.threats.setting import CLEAN
 from recbole_rawp.threats.threat import Change, Context, Threat
 
@@ -35,38 +38,58 @@ class Universal:
         eval_data: the loader that is ranked.
     """
 
-    def __init__(self, trainer: Any, train_data: Any, eval_data: Any, batches: int, candidates: Any) -> None:
-        self.trainer, self.eval_data = trainer, eval_data
+    def __init__(
+        self, trainer: Any, data: Data, attack: Attack, candidates: Any, twins: Mapping[str, Weights] | None = None
+    ) -> None:
+        self.trainer, self.data, self.eval_data = trainer, data, data.test
         self.candidates = candidates
         self.clean: Measured | None = None
+        self.last: tuple[Any, Measured] | None = None
         model = trainer.model
-        attacked = fixed_batches(train_data, batches, trainer.device)
-        loss, named = training_loss(model), partial(moved, model)
+        training = Source(TRAINING, (training_loss(model),), fixed_batches(data.train, attack.batches, trainer.device))
+        ranked = partial(
+            ranking_source, trainer, data.train, data.valid, users=attack.users, negatives=attack.negatives
+        )
         self.context = Context(
             model,
-            named,
-            attacked,
-            loss,
-            weight_loss=lambda target: AttackLoss(model, loss, attacked, named(target)),
+            partial(moved, model),
+            {TRAINING: lambda: training, RANKING: ranked},
             seed=trainer.config["seed"],
+            twins=twins or {},
         )
 
     def measurements(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Measurement]:
         """Yield what is measured for each variant and level, clean first."""
         for change in threat.changes(self.context):
-            yield Measurement(change.variant, change.level, self.measure(change), change.loss)
+            measured = self.measure(change)
+            yield Measurement(
+                change.variant, change.level, measured, dict(change.losses), change.climbs, change.settled
+            )
             if change.level != CLEAN:
                 advance(1)
 
     def measure(self, change: Change) -> Measured:
-        """Return RecBole's evaluation of the changed model; of the model as it is, once."""
+        """Return RecBole's evaluation of the changed model; of the model as it is, and of the same change, once."""
         if change.level == CLEAN and self.clean is not None:
             return self.clean
+        if self.last is not None and self.last[0] is change.run:
+            return self.last[1]
         with ranking.frozen(self.eval_data, self.candidates):
             found = ranked_as(self.trainer, self.eval_data, change.run, changed=change.level != CLEAN)
         if change.level == CLEAN:
             self.clean = found
+        self.last = change.run, found
         return found
+
+    def by_popularity(self) -> dict[str, float]:
+        """Return what popularity alone scores."""
+        with ranking.frozen(self.eval_data, self.candidates):
+            return by_popularity(self.trainer, self.data.train, self.eval_data)
+
+    def ties(self) -> float | None:
+        """Return the share of clean scores that tie with one to be found; None if no ranking was attacked."""
+        known = self.context.known.get(RANKING)
+        return None if known is None else known.ties
 
     def unmoved(self) -> list[str]:
         """Return the weights whose change leaves the scores of the first users as they were, though it should not.
@@ -76,9 +99,10 @@ class Universal:
         """
         loss = self.context.loss("all")
         if self.clean is None:  # RecBole's trainer is ready for single batches after a whole evaluation
-            self.measure(Change("", CLEAN, partial(loss.at, {}), float("nan")))
+            self.measure(Change("", CLEAN, partial(loss.at, {}), {}))
         bound = loss.ball(HUGE, granularity="tensor")
-        noise = worst_change(METHODS["noise"], loss, bound, restarts=1, steps=0, seed=0)
+        noise = METHODS["noise"].start(loss.shapes, bound, torch.Generator().manual_seed(0))
+        assert noise is not None
         groups = {"all weights": noise}
         if keeps_embeddings(self.trainer.model):
             groups = {name: {name: noise[name]} for name, g in loss.gradient(None).items() if g.any()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from recbole.evaluator import Collector
 from torch import Tensor
 
@@ -44,18 +43,6 @@ class Tally:
 def collected(attacks: Iterator[tuple[Key, Tensor, Tensor]]) -> dict[Key, tuple[Tensor, Tensor]]:
     """Return variant and level -> logits and losses."""
     return {key: (logits, losses) for key, logits, losses in attacks}
-
-
-def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row numbers of each user's candidates, [U, n], and where they are real ones, [U, n].
-
-    `owner`, [rows], numbers the users in ascending order; users with fewer candidates repeat their first.
-    """
-    counts = torch.bincount(owner)
-    place = torch.arange(int(counts.max()), device=owner.device)
-    mask = place < counts.unsqueeze(1)
-    first = (counts.cumsum(0) - counts).unsqueeze(1)
-    return first + torch.where(mask, place, 0), mask
 
 
 def take(rows: Rows, index: Tensor) -> dict[str, Tensor]:

@@ -74,3 +74,8 @@ def weight_table(model: nn.Module, weights: Weights, omega: dict[str, float], de
     title = f"Defense {defense} perturbs {len(rows)} weights of {type(model).__name__} ({share:.2%} of its parameters)"
     table = tabulate(rows, headers=["weight", "shape", "parameters", "omega"], disable_numparse=True)
     return f"{title}\n{table}\nNot hidden: embedding modules, and {vocabulary.tables(model).rule}."
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """Return copies of all parameters, by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.twins import twins_of
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import own_defense, settings_of, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
@@ -44,7 +45,7 @@ def attack_checkpoint(
     trainer = make_trainer(config, network, folder, saved=False)
     ready(trainer, data)
     findings = Findings()
-    attack(trainer, data, candidates, findings)
+    attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))
     findings.checks += unseen(content, config)
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
     return write(trainer, folder, findings, candidates, dataset=dataset, again=again)

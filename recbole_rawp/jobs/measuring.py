@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import indent
@@ -16,6 +17,7 @@ from recbole_rawp.config.recbole_options import MEASURED
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.suites import written
 from recbole_rawp.core import restoring
+from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.errors import InputError, naming
@@ -26,7 +28,8 @@ from recbole_rawp.evaluation.users import Users, join
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidate_files import read_candidates, write_candidates
 from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen, sampled_loader, samples
-from recbole_rawp.host.weights import moved
+from recbole_rawp.host.twins import differ
+from recbole_rawp.host.weights import moved, weights_of
 from recbole_rawp.report import report
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import AFTER, BEFORE, label
@@ -59,16 +62,26 @@ class Findings:
         return {scope: join(parts) for scope, parts in self.users.items()}
 
 
-def attack(trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, findings: Findings) -> None:
-    """Measure the model on test data under the attacks, before its repair too; add what was found."""
-    progress = trainer.state.progress
+def attack(
+    trainer: RAWPFTTrainer,
+    data: Data,
+    candidates: Candidates | None,
+    findings: Findings,
+    twins: Mapping[str, Weights] | None = None,
+) -> None:
+    """Measure the model on test data under the attacks, before its repair too; add what was found.
+
+    What breaks the `twins`, or the model before its repair, is tried on it, too, where the suite carries attacks over.
+    """
+    progress, known = trainer.state.progress, dict(twins or {})
     repaired = progress is not None and progress.changed()
     if progress is not None and repaired:
         with undone(trainer.model, progress):
-            before = under_attack(trainer, data, candidates, stage=1)
+            before = under_attack(trainer, data, candidates, known, stage=1)
             verdicts = checked(trainer, data, candidates, before)
+            known["before repair"] = weights_of(trainer.model)
         findings.add(before, [replace(c, defense=c.defense + BEFORE) for c in verdicts])
-    after = under_attack(trainer, data, candidates, stage=2 if progress else 1)
+    after = under_attack(trainer, data, candidates, known, stage=2 if progress else 1)
     verdicts = checked(trainer, data, candidates, after)
     findings.add(after, [replace(c, defense=c.defense + AFTER) for c in verdicts] if repaired else verdicts)
 
@@ -77,22 +90,28 @@ def checked(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, outcome: robustness.Outcome
 ) -> list[Check]:
     """Return the self-checks of what was found about the model as it is now."""
-    scopes = (UNIVERSAL, PER_USER) if samples(data.test) else (UNIVERSAL,)  # else these rank other candidates
-    own = own_result(trainer, data, candidates)
-    return verify(outcome, own, decimals=trainer.config["metric_decimal_place"] or 0, scopes=scopes)
+    config = trainer.config
+    return verify(
+        outcome,
+        own_result(trainer, data, candidates),
+        decimals=config["metric_decimal_place"] or 0,
+        metric=config["valid_metric"].lower(),
+        bigger=config["valid_metric_bigger"],
+        scopes=(UNIVERSAL, PER_USER) if samples(data.test) else (UNIVERSAL,),  # else these rank other candidates
+    )
 
 
 def under_attack(
-    trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, *, stage: int
+    trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, twins: Mapping[str, Weights], *, stage: int
 ) -> robustness.Outcome:
     """Return what the configured attacks find about the model as it is now."""
     return robustness.under_attack(
         trainer,
-        data.train,
-        data.test,
+        data,
         options.read(trainer.config).attack,
         defense=trainer.defense,
         candidates=candidates,
+        twins={name: weights for name, weights in twins.items() if differ(trainer.model, weights)},
         stage=stage,
     )
 

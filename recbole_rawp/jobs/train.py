@@ -15,6 +15,7 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
+from recbole_rawp.host.twins import twins_of
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import settings_in, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
@@ -112,7 +113,7 @@ def run(
             if stage_1 is not None:
                 trainer.skip_stage_1()
             result = fit(trainer, data, saved)
-            attack(trainer, data, candidates, findings)
+            attack(trainer, data, candidates, findings, twins_of(folder, network, config))
         assert folder is not None
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
         dataset = data.test._dataset

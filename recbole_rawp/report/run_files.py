@@ -102,7 +102,7 @@ def read_records(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: if a column is missing, or holds what it cannot.
     """
-    texts = dict.fromkeys((*MODEL, *SETTING, "threat", "metric", "split"), str)
+    texts = dict.fromkeys((*MODEL, *SETTING, "threat", "loss", "metric", "split"), str)
     numbers = {"level": float, "value": float}
     frame = pd.read_csv(
         path,

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from recbole_rawp.evaluation.records import LOSS
 from recbole_rawp.threats.setting import CLEAN, SETTING, Setting
 from recbole_rawp.threats.threat import VARIANTS
 
@@ -19,11 +20,20 @@ CHANCE = {"auc": 0.5, "gauc": 0.5}  # what a random ranking scores, where that i
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the records with every field of a setting as text.
 
-    Variants of one name that differ in their steps are told apart: `bim-10`, `bim-50`.
+    Variants of one name are told apart by the loss that they climb, `apgd ranking`, and by their steps, `bim-10`, where
+    there are several.
     """
-    frame = frame.assign(**{name: frame[name].fillna("").astype(str) for name in SETTING})
-    several = frame.groupby([*SETTING, "threat"])["steps"].transform("nunique") > 1
-    return frame.assign(threat=frame["threat"].where(~several, frame["threat"] + "-" + frame["steps"].astype(str)))
+    loss = frame["loss"].fillna("").astype(str) if "loss" in frame else pd.Series("", index=frame.index)
+    frame = frame.assign(**{name: frame[name].fillna("").astype(str) for name in SETTING}, loss=loss)
+    if frame["threat"].str.contains(" ").any():  # they are told apart already
+        return frame
+    measured = frame[frame["loss"] != ""]
+    measured = measured[measured["metric"] != LOSS] if "metric" in frame else measured
+    losses = measured.groupby([*SETTING, "threat"])["loss"].nunique().rename("losses")
+    several = frame.join(losses, on=[*SETTING, "threat"])["losses"].gt(1) & (frame["loss"] != "")
+    steps = frame.groupby([*SETTING, "threat"])["steps"].transform("nunique") > 1
+    numbered = frame["threat"].where(~steps, frame["threat"] + "-" + frame["steps"].astype(str))
+    return frame.assign(threat=numbered.where(~several, numbered + " " + frame["loss"]))
 
 
 def settings_of(frame: pd.DataFrame) -> list[Setting]:
@@ -73,12 +83,15 @@ def label(name: str) -> str:
 
 def variant_title(name: str) -> str:
     """Return the name of a variant in sentences and legends."""
-    return VARIANTS[name].title if name in VARIANTS else name
+    variant, _, loss = name.partition(" ")
+    title = VARIANTS[variant].title if variant in VARIANTS else variant
+    return f"{title} on the {loss} loss" if loss else title
 
 
 def is_control(name: str) -> bool:
     """Tell whether a variant is an innocent change of the same size, such as noise."""
-    return name in VARIANTS and VARIANTS[name].control
+    variant = name.partition(" ")[0]
+    return variant in VARIANTS and VARIANTS[variant].control
 
 
 def by_threat(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

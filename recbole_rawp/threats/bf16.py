@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from recbole_rawp.core.losses.attack_loss import TRAINING
 from recbole_rawp.core.overlay import overlay
 from recbole_rawp.threats.setting import CLEAN, UNIVERSAL, Setting, Words, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
@@ -45,9 +46,9 @@ class Bf16(Threat):
         loss, weights = context.loss(self.target), context.moved(self.target)
         rounded = {n: w.detach().to(torch.bfloat16).to(w.dtype) for n, w in weights.items() if not w.is_complex()}
         for variant in self.variants:
-            yield Change(variant, CLEAN, partial(overlay, context.model, {}), loss.value({}))
+            yield Change(variant, CLEAN, partial(overlay, context.model, {}), {TRAINING: loss.value({})})
             run = partial(overlay, context.model, rounded)
-            yield Change(variant, ROUNDED, run, loss.mean(run))
+            yield Change(variant, ROUNDED, run, {TRAINING: loss.mean(run)})
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:

@@ -9,15 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
 from recbole_rawp.threats.setting import UNIVERSAL, WORDS, Setting, Words
-
-if TYPE_CHECKING:
-    from recbole_rawp.core.attack_loss import AttackLoss
-    from recbole_rawp.core.gradients import LossFunction
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Variant:
         climbs: whether it follows a loss uphill, so that the loss must rise.
         iterates: whether it takes several steps.
         starts_at_random: whether its start alone changes the loss.
+        black_box: whether it looks at the loss alone, and at no gradient.
     """
 
     title: str
@@ -37,6 +36,7 @@ class Variant:
     climbs: bool = False
     iterates: bool = False
     starts_at_random: bool = False
+    black_box: bool = False
 
 
 @dataclass
@@ -46,35 +46,41 @@ class Context:
     Attributes:
         model: in evaluation mode.
         moved: target -> what it names: weights by name, or the hidden layers for `activations`.
-        batches: training batches, the same for all threats.
-        training_loss: the model's own, of a batch.
+        sources: name of a loss -> what it is made of; asked for when it is first climbed.
         seed: of whatever is drawn.
+        twins: name -> every weight of another model of the same shapes: the plain one, or one of another seed.
         notes: what the reader must know; each once.
         still: names of threats that nothing moves, for the loss has no gradient.
-        weight_loss: target -> the training loss as a function of a change of the weights that it names.
-        losses: target -> the attacked loss; its gradient at the weights serves all threats to that target.
+        losses: (target, name) -> the attacked loss; its gradient at the weights serves all threats to that target.
+        known: name of a loss -> its source, once asked for.
     """
 
     model: nn.Module
     moved: Callable[[Any], dict[str, Any]]
-    batches: list[Any]
-    training_loss: LossFunction
-    weight_loss: Callable[[Any], AttackLoss]
+    sources: Mapping[str, Callable[[], Source]]
     seed: int
+    twins: Mapping[str, Weights] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
     losses: dict[Any, AttackLoss] = field(default_factory=dict)
+    known: dict[str, Source] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Note something once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def loss(self, target: Any) -> AttackLoss:
-        """Return the training loss as a function of a change of the weights that `target` names."""
-        if target not in self.losses:
-            self.losses[target] = self.weight_loss(target)
-        return self.losses[target]
+    def source(self, name: str) -> Source:
+        """Return what the loss of that name is made of."""
+        if name not in self.known:
+            self.known[name] = self.sources[name]()
+        return self.known[name]
+
+    def loss(self, target: Any, name: str = TRAINING) -> AttackLoss:
+        """Return the loss of that name as a function of a change of the weights that `target` names."""
+        if (target, name) not in self.losses:
+            self.losses[target, name] = AttackLoss(self.model, self.source(name), self.moved(target))
+        return self.losses[target, name]
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,18 @@ class Change:
     Attributes:
         variant: its name in records.
         level: how much; `CLEAN` for none.
-        run: enters the changed model; outside, weights are bit for bit what they were.
-        loss: the mean training loss of the changed model.
+        run: enters the changed model; outside, weights are bit for bit what they were. Equal objects: the same change.
+        losses: name -> that loss of the changed model.
+        climbs: the name of the loss by which it was found; empty if it looks at none.
+        settled: whether the search ended about where it was best.
     """
 
     variant: str
     level: float
     run: Callable[[], AbstractContextManager[None]]
-    loss: float
+    losses: Mapping[str, float]
+    climbs: str = ""
+    settled: bool = True
 
 
 class Threat(ABC):
@@ -102,6 +112,7 @@ class Threat(ABC):
         target: what differs, see `Setting`.
         levels: ascending numbers that grow with severity, `CLEAN` first. Of bits, say, those that are taken away.
         scope: for whom it is one change: `UNIVERSAL`, or `PER_USER`.
+        losses: names of those that its variants climb, each by itself; and those that are measured.
         optional: whether a model without such a target is passed over, or refused.
     """
 
@@ -109,6 +120,7 @@ class Threat(ABC):
     target: str | Sequence[str]
     levels: tuple[float, ...]
     scope: str = UNIVERSAL
+    losses: tuple[str, ...] = (TRAINING,)
     optional: bool
 
     # What an entry may say, and its default. Values that have no option attack_KEY are for `check` to check.
@@ -127,6 +139,10 @@ class Threat(ABC):
     def steps(self, variant: str) -> int:
         """Return how many steps a variant takes, for records."""
         return 1
+
+    def climbed(self, variant: str) -> tuple[str, ...]:
+        """Return the names of the losses that a variant climbs one by one; an empty one if it looks at none."""
+        return self.losses if VARIANTS[variant].climbs else ("",)
 
     def changes(self, context: Context) -> Iterator[Change]:
         """Yield the changes of every variant, the clean model first, then level by level."""

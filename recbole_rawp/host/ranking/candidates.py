@@ -160,10 +160,10 @@ def sampled_loader(config: Any, loader: Any, count: int) -> NegSampleEvalDataLoa
     own = copy.copy(config)
     arguments = {"distribution": "uniform", "sample_num": count}  # as the sampler of a full-sort loader is
     own.final_config_dict = {**config.final_config_dict, f"{loader._sampler.phase}_neg_sample_args": arguments}
-    return NegSampleEvalDataLoader(own, _copied(loader._dataset), loader._sampler)
+    return NegSampleEvalDataLoader(own, copied_dataset(loader._dataset), loader._sampler)
 
 
-def _copied(dataset: Any) -> Any:
+def copied_dataset(dataset: Any) -> Any:
     """Return the dataset with rows and field properties of its own; the values are shared."""
     twin = dataset.copy(Interaction(dict(dataset.inter_feat.interaction)))
     for name in PROPERTIES:

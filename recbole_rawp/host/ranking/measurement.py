@@ -17,8 +17,8 @@ from recbole.utils import EvaluatorType
 from torch import nn
 
 from recbole_rawp.core import restoring
-from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.restoring import seed_generators
 from recbole_rawp.host.batches import loader_generators
@@ -50,12 +50,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one variant of a threat at one level, and the loss that it raised."""
+    """What was measured of one variant of a threat at one level.
+
+    Attributes:
+        losses: name -> that loss.
+        climbs: the name of the loss by which the change was found; empty if it looks at none.
+        settled: whether the search for it ended about where it was best.
+    """
 
     variant: str
     level: float
     measured: Measured
-    loss: float
+    losses: dict[str, float]
+    climbs: str = ""
+    settled: bool = True
 
 
 class NotingEvaluator(Evaluator):

@@ -17,7 +17,7 @@ from recbole_rawp.report.run_files import MODEL, Run
 from recbole_rawp.report.scores import bare, complete, renamed
 from recbole_rawp.threats.setting import SETTING
 
-CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "level", "metric"]  # one value each
+CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "loss", "level", "metric"]  # one value each
 
 
 def merge(runs: Sequence[Run]) -> Run:

@@ -7,27 +7,23 @@ training) puts on the activations of each example. Attacks per user move each ca
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recbole_rawp.core import ball
-from recbole_rawp.core.attack_loss import AttackLoss
 from recbole_rawp.core.ball import Ball, Weights
-from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.hooks import shifted, watched
+from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 
 
 class ActivationLoss(AttackLoss):
-    """The training loss as a function of the shifts: name of the layer -> [out], added to each of its outputs."""
+    """A loss as a function of the shifts: name of the layer -> [out], added to each of its outputs."""
 
-    def __init__(
-        self, model: nn.Module, function: LossFunction, batches: list[Any], layers: dict[str, nn.Linear]
-    ) -> None:
+    def __init__(self, model: nn.Module, source: Source, layers: dict[str, nn.Linear]) -> None:
         self.layers = layers
         zeros = {name: layer.weight.new_zeros(layer.out_features) for name, layer in layers.items()}
-        super().__init__(model, function, batches, {name: zero.requires_grad_() for name, zero in zeros.items()})
+        super().__init__(model, source, {name: zero.requires_grad_() for name, zero in zeros.items()})
         self.typical = self._typical()
 
     def ball(self, radius: float, *, granularity: str, relative: bool = True) -> Ball:

@@ -33,6 +33,7 @@ class PGD(BIM):
 
     title = "PGD"
     restarts = True
+    at_random = True
 
     def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights:
         """Return a point in a random direction, at a share ~ U(0, 1) of the radius."""

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from recbole_rawp.core.attack_loss import AttackLoss
-from recbole_rawp.core.ball import Ball, Weights
+from recbole_rawp.core.ball import Ball
+from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING, AttackLoss
+from recbole_rawp.errors import InputError
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
-from recbole_rawp.threats.adversarial.method import METHODS, Method, run
+from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.per_user.batch import Attacks, Key, attacked
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
+from recbole_rawp.threats.adversarial.search import Search, unsettled
 from recbole_rawp.threats.adversarial.words import PerturbationWords
 from recbole_rawp.threats.setting import CLEAN, PER_USER, UNIVERSAL, Setting, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
-RESTART = 7919  # between the seeds of two random starts
+LOSSES, WORST = (TRAINING, RANKING), "worst"  # all of them, each by itself; and what an option calls that
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class Perturbation(Threat):
         levels: radii, sorted, from 0.
         granularity: what one norm spans, see `core.ball`; of activations, `row` is one layer's output (L2).
         unit: `relative` radii are shares of each group's norm, `absolute` ones the norm itself.
-        scope: `universal`, one move for the whole evaluation, along the model's own training loss; or `per_user`, one
-            for each user, along the cross entropy on the candidates of that user.
-        labels: of that cross entropy: `pseudo`, the model's own clean answers, or `truth`. Empty if universal.
+        scope: `universal`, one move for the whole evaluation; or `per_user`, one for each user, along a loss on the
+            candidates of that user.
+        losses: `training`, the model's own (per user: the cross entropy), `ranking`, a smooth form of the metric; both
+            if the worst counts.
+        labels: of a user's loss: `pseudo`, the model's own clean answers, or `truth`. Empty if universal.
         iterations: of methods that iterate.
-        restarts: of methods that start at random; the one with the highest loss counts.
+        restarts: of methods that can start anew; the one with the highest loss counts.
         optional: whether a model without such a target is passed over, or refused.
     """
 
@@ -49,6 +51,7 @@ class Perturbation(Threat):
     granularity: str = "tensor"
     unit: str = "relative"
     scope: str = UNIVERSAL
+    losses: tuple[str, ...] = (TRAINING,)
     labels: str = ""
     iterations: int = 10
     restarts: int = 1
@@ -59,6 +62,7 @@ class Perturbation(Threat):
         "granularity": "tensor",
         "unit": "relative",
         "scope": UNIVERSAL,
+        "loss": WORST,
         "labels": "pseudo",
         "steps": 10,
         "restarts": 1,
@@ -80,18 +84,39 @@ class Perturbation(Threat):
         return max(1, METHODS[variant].steps(self.iterations))
 
     def changes(self, context: Context) -> Iterator[Change]:
-        """Yield the changes of every method, the clean model first, then radius by radius."""
-        loss = self._loss(context)
-        look_at_gradient(loss, self, context)
-        at_w = loss.value({})
+        """Yield the changes of every method, loss by loss: the clean model first, then radius by radius."""
+        losses = self._losses(context)
+        clean = {name: loss.value({}) for name, loss in losses.items()}
         for variant in self.variants:
-            yield Change(variant, CLEAN, partial(loss.at, {}), at_w)
-            for radius in self.levels[1:]:
-                bound = loss.ball(radius, granularity=self.granularity, relative=self.relative)
-                delta = worst_change(
-                    METHODS[variant], loss, bound, restarts=self.restarts, steps=self.iterations, seed=context.seed
-                )
-                yield Change(variant, radius, partial(loss.at, delta), loss.value(delta))
+            method = METHODS[variant]
+            if method.from_twin and not context.twins:
+                context.note(f"No other model of the same shapes was at hand, so {variant} was not tried.")
+                continue
+            for name in self.climbed(variant):
+                own = {name: losses[name]} if name in losses else {} if name else losses
+                if own:
+                    yield from self._changes(variant, name, own, clean, context)
+
+    def _changes(
+        self, variant: str, name: str, losses: Mapping[str, AttackLoss], clean: Mapping[str, float], context: Context
+    ) -> Iterator[Change]:
+        """Yield the changes that a method finds by one loss, or without any; where nothing is left, the last again."""
+        first = next(iter(losses.values()))
+        yield Change(variant, CLEAN, partial(first.at, {}), {own: clean[own] for own in losses}, name)
+        search = Search(METHODS[variant], first, self._ball, self.restarts, self.iterations, context)
+        change: Change | None = None
+        for radius in self.levels[1:]:
+            if change is None or not (name and search.nothing_left):
+                found = search.worst(radius)
+                values = {
+                    own: float(found.value) if own == name else loss.value(found.delta) for own, loss in losses.items()
+                }
+                settled = not name or not unsettled(found, clean[name])
+                change = Change(variant, radius, partial(first.at, found.delta), values, name, settled)
+            yield replace(change, level=radius)
+
+    def _ball(self, loss: AttackLoss, radius: float) -> Ball:
+        return loss.ball(radius, granularity=self.granularity, relative=self.relative)
 
     def attacked(
         self, users: UserBatch, engine_of: Callable[[UserBatch], PerUser], seed: int, rows: int | None = None
@@ -105,24 +130,45 @@ class Perturbation(Threat):
         keys = [(variant, radius) for variant in self.variants for radius in self.levels[1:]]
         return Attacks(keys, self.granularity, self.relative, self.iterations, self.restarts)
 
-    def _loss(self, context: Context) -> AttackLoss:
-        """Return the attacked loss; its gradient at the weights serves all threats to the same target."""
-        if self.target == "activations" and self.target not in context.losses:
+    def _losses(self, context: Context) -> dict[str, AttackLoss]:
+        """Return the attacked losses by name; their gradients at the weights serve all threats to the same target.
+
+        Raises:
+            InputError: if the only one cannot be had; of several it is noted.
+        """
+        found: dict[str, AttackLoss] = {}
+        for name in self.losses:
+            try:
+                found[name] = self._loss(context, name)
+            except InputError as error:
+                if len(self.losses) == 1:
+                    raise
+                context.note(f"The {name} loss was not attacked: {error}")
+                continue
+            look_at_gradient(found[name], name, self, context)
+        return found
+
+    def _loss(self, context: Context, name: str) -> AttackLoss:
+        if self.target == "activations" and (self.target, name) not in context.losses:
             layers = context.moved(self.target)
-            loss = ActivationLoss(context.model, context.training_loss, context.batches, layers)
-            context.losses[self.target] = loss
-        return context.loss(self.target)
+            context.losses[self.target, name] = ActivationLoss(context.model, context.source(name), layers)
+        return context.loss(self.target, name)
 
     def entry(self) -> dict[str, Any]:
         """Return the entry of a suite that describes the threat; the reverse of `of`."""
         found = {"methods": self.variants, "target": self.target, "granularity": self.granularity, "unit": self.unit}
-        found |= {"scope": self.scope} | ({"labels": self.labels} if self.labels else {})
+        found |= {"scope": self.scope, "loss": WORST if len(self.losses) > 1 else self.losses[0]}
+        found |= {"labels": self.labels} if self.labels else {}
         return found | {"steps": self.iterations, "restarts": self.restarts, "radii": self.levels}
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
         """Return what is wrong with a granularity that does not exist for its target and scope."""
         per_user = entry["scope"] == PER_USER
+        if per_user and (carried := [name for name in entry["variants"] if METHODS[name].from_twin]):
+            return (
+                f"attack: {carried[0]} carries one change over, and attacks per user have one for each. Leave it out."
+            )
         activations = entry["target"] == "activations"
         known = ("row", "sign") if activations else ("row",) if per_user else None
         if known is None or entry["granularity"] in known:
@@ -143,6 +189,7 @@ class Perturbation(Threat):
             granularity=entry["granularity"],
             unit=entry["unit"],
             scope=entry["scope"],
+            losses=LOSSES if entry["loss"] == WORST else (entry["loss"],),
             labels=entry["labels"] if entry["scope"] == PER_USER else "",
             iterations=entry["steps"],
             restarts=entry["restarts"],
@@ -150,38 +197,22 @@ class Perturbation(Threat):
         )
 
 
-def look_at_gradient(loss: AttackLoss, threat: Perturbation, context: Context) -> None:
+def look_at_gradient(loss: AttackLoss, kind: str, threat: Perturbation, context: Context) -> None:
     """Note what the attack cannot move, for the loss has no gradient by it."""
     gradient = loss.gradient(None)
     whole = [name for name, g in gradient.items() if not g.any() or not g.isfinite().all()]
     rows = {name: float((g.flatten(1) == 0).all(1).float().mean()) for name, g in gradient.items() if g.dim() > 1}
     parts = [f"{share:.0%} of {name}" for name, share in rows.items() if share >= 0.01 and name not in whole]
+    what = f"Target {threat.target}: the {kind} loss has"
     if whole:
-        context.note(
-            f"Target {threat.target}: the loss has no usable gradient by {', '.join(whole)}; only noise moves it."
-        )
+        context.note(f"{what} no usable gradient by {', '.join(whole)}; only noise moves it.")
     if parts:
         context.note(
-            f"Target {threat.target}: rows without gradient, which only noise moves: {', '.join(parts)} (users or "
-            "items in none of the attacked batches, or units that are never active)."
+            f"{what} no gradient by some rows, which only noise moves: {', '.join(parts)} (users or items in none of "
+            "the attacked batches, or units that are never active)."
         )
     if len(whole) == len(gradient):
-        context.still.append(threat.name)
-
-
-def worst_change(method: Method, loss: AttackLoss, bound: Ball, *, restarts: int, steps: int, seed: int) -> Weights:
-    """Return the delta that the method finds; of several random starts the one with the highest loss, NaN the last."""
-    starts = range(restarts if method.restarts else 1)
-    best: tuple[float, Weights] | None = None
-    for number in starts:
-        generator = torch.Generator().manual_seed(seed + RESTART * number)
-        delta = run(method, loss.gradient, loss.shapes, bound, steps=steps, generator=generator)
-        value = loss.value(delta) if len(starts) > 1 else 0.0
-        value = -math.inf if math.isnan(value) else value
-        if best is None or value > best[0]:
-            best = value, delta
-    assert best is not None
-    return best[1]
+        context.still.append(f"{threat.name} {kind}")
 
 
 register(
@@ -192,7 +223,8 @@ register(
             control=method.blind,
             climbs=not method.blind,
             iterates=method.iterates,
-            starts_at_random=method.restarts,
+            starts_at_random=method.at_random,
+            black_box=method.black_box,
         )
         for name, method in METHODS.items()
     },

@@ -15,7 +15,7 @@ import torch
 
 from recbole_rawp.core import ball
 from recbole_rawp.core.ascent import ascend
-from recbole_rawp.core.attack_loss import AttackLoss
+from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
 from recbole_rawp.core.selection import mean_one, modules
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.quirks import training_loss
@@ -119,7 +119,7 @@ def metric_drop(trainer: Any, clean: dict[str, float], attacked: dict[str, float
 def attacked_loss(trainer: Any, train_data: Any, weights: Weights, settings: Criticality) -> AttackLoss:
     """Return the training loss on the batches that every attack follows."""
     batches = fixed_batches(train_data, settings.batches, trainer.device)
-    return AttackLoss(trainer.model, training_loss(trainer.model), batches, weights)
+    return AttackLoss(trainer.model, Source(TRAINING, (training_loss(trainer.model),), batches), weights)
 
 
 def worst(loss: AttackLoss, group: Weights, settings: Criticality) -> Weights:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_rawp.core.ball import around
+from recbole_rawp.core.ball import Weights, around
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.adversarial.method import METHODS, Method, run
+from recbole_rawp.threats.adversarial.method import METHODS, Method, Objective
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
 
 Key = tuple[str, float]  # method, radius
@@ -132,12 +132,13 @@ def drawn_once(
 def worst_logits(
     method: Method, engine: PerUser, radius: float, attacks: Attacks, generator: torch.Generator
 ) -> Tensor:
-    """Return the logits [U, n] under attack; of several random starts each user's with the highest loss, NaN last."""
+    """Return the logits [U, n] under attack; of several starts each user's with the highest loss, NaN last."""
     ball = engine.ball(radius, granularity=attacks.granularity, relative=attacks.relative)
+    objective = of_users(engine)
     best: Tensor | None = None
-    for _ in range(attacks.restarts if method.restarts else 1):
-        delta = run(method, engine.gradient, engine.weights, ball, steps=attacks.steps, generator=generator)
-        logits = engine.logits(delta)
+    for number in range(attacks.restarts if method.restarts else 1):
+        found = method.search(objective, ball, steps=attacks.steps, generator=generator, anew=number > 0)
+        logits = engine.logits(found.delta)
         if best is None:
             best = logits
         else:
@@ -145,3 +146,14 @@ def worst_logits(
             best = torch.where(((new > old) | (old.isnan() & ~new.isnan())).unsqueeze(1), logits, best)
     assert best is not None
     return best
+
+
+def of_users(engine: PerUser) -> Objective:
+    """Return the users' losses as what a method climbs."""
+
+    def climb(delta: Weights | None) -> tuple[Tensor, Weights]:
+        """Return the losses [U] and their gradients."""
+        gradient = engine.gradient(delta)
+        return engine.loss(engine.logits(delta)), gradient
+
+    return Objective(engine.weights, lambda delta: engine.loss(engine.logits(delta)), climb)

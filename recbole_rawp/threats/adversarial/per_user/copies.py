@@ -20,8 +20,6 @@ from recbole_rawp.core.overlay import exact, overlay
 from recbole_rawp.threats.adversarial.per_user.engine import (
     Steepest,
     UserBatch,
-    cross_entropy,
-    pseudo_labels,
     rms,
     users_ball,
 )
@@ -81,13 +79,13 @@ class _Copies:
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return [U]."""
-        return cross_entropy(logits, self.labels, self.batch.mask)
+        return self.batch.loss.value(logits, self.labels, self.batch.mask)
 
     @cached_property
     def labels(self) -> Tensor:
         """The labels [U, n]."""
         given = self.batch.labels
-        return pseudo_labels(self._clean) if given is None else given
+        return self.batch.loss.pseudo_labels(self._clean, self.batch.mask) if given is None else given
 
     @cached_property
     def _clean(self) -> Tensor:
@@ -142,7 +140,7 @@ class OneByOne(_Copies):
         one = self.batch.subset(user.view(1))
         moved = {name: (w + delta[name] if delta else w.clone()).requires_grad_() for name, w in self.base.items()}
         with torch.enable_grad(), exact(self.batch.model), overlay(self.batch.model, moved):
-            return gradients(cross_entropy(one.logits(), self.labels[user].unsqueeze(0), one.mask).sum(), moved)
+            return gradients(one.loss.value(one.logits(), self.labels[user].unsqueeze(0), one.mask).sum(), moved)
 
     @torch.no_grad()
     def _scores(self, users: Tensor, delta: Weights | None) -> Tensor:
@@ -173,7 +171,7 @@ class Vectorized(_Copies):
     def _slopes(self, users: Tensor, delta: Weights | None) -> Weights:
         def loss(own: Weights, rows: Any, labels: Tensor, mask: Tensor) -> Tensor:
             """Return one user's loss."""
-            return cross_entropy(self._score_one(own, rows), labels, mask)
+            return self.batch.loss.value(self._score_one(own, rows), labels, mask)
 
         more = self.labels[users], self.batch.mask[users]
         return vmap(grad(loss), randomness="error")(*self._inputs(users, delta), *more)

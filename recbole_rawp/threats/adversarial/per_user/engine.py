@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recbole_rawp.core.ball import Ball, Weights
+from recbole_rawp.threats.adversarial.user_losses import CROSS_ENTROPY, UserLoss
 
 
 class NotSupported(Exception):
@@ -72,7 +72,8 @@ class UserBatch:
         weights: name -> parameter of `model` to attack.
         inputs: U * n rows, user-major: row u * n + j is candidate j of user u. `inputs[LongTensor]` gives a sub-batch.
         mask: [U, n], False where a row only fills up a user with fewer candidates.
-        labels: [U, n] in {0, 1}; None: pseudo-labels 1[clean logit > 0].
+        labels: [U, n] in {0, 1}; None: those that the loss takes of the clean logits.
+        loss: what is raised.
     """
 
     model: nn.Module
@@ -81,6 +82,7 @@ class UserBatch:
     inputs: Any
     mask: Tensor
     labels: Tensor | None = None
+    loss: UserLoss = CROSS_ENTROPY
 
     @property
     def users(self) -> int:
@@ -130,28 +132,13 @@ class PerUser(Protocol):
         """Return the candidates' logits [U, n] at w + delta, without gradient."""
 
     def loss(self, logits: Tensor) -> Tensor:
-        """Return [U]: each user's sum of the binary cross-entropy over the candidates that are not padding."""
+        """Return [U]: each user's loss over the candidates that are not padding."""
 
     def ball(self, radius: float, *, granularity: str = "row", relative: bool = True) -> Ball:
         """Return the users' balls; `relative` to the norm of each weight row (`sign`: to the tensor's rms)."""
 
     def steepest(self, ball: Ball) -> Steepest:
         """Return the one-step attack, in the form whose `logits` are cheapest."""
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Return sum_j mask_uj * BCEWithLogits(logit_uj, y_uj) for each user, [..., n] -> [...].
-
-    Not by torch's function of that name: its gradient sigmoid(logit) - y is 0 for y = 1 and a logit above 17.
-    """
-    y = labels.to(logits.dtype)
-    each = y * functional.logsigmoid(logits) + (1 - y) * functional.logsigmoid(-logits)
-    return -torch.where(mask, each, 0.0).sum(-1)
-
-
-def pseudo_labels(logits: Tensor) -> Tensor:
-    """Return 1[sigmoid(logit) > .5]: what the clean model believes."""
-    return (logits.detach() > 0).to(logits.dtype)
 
 
 def users_ball(sizes: Weights, radius: float, granularity: str, relative: bool) -> Ball:

@@ -17,8 +17,6 @@ from recbole_rawp.threats.adversarial.per_user.engine import (
     NotSupported,
     Steepest,
     UserBatch,
-    cross_entropy,
-    pseudo_labels,
 )
 
 Forward = Callable[[Any, Tensor, int], Tensor]  # module, its input, how many calls there were before
@@ -77,13 +75,13 @@ class ReplacedForwards:
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return [U]."""
-        return cross_entropy(logits, self.labels, self.batch.mask)
+        return self.batch.loss.value(logits, self.labels, self.batch.mask)
 
     @cached_property
     def labels(self) -> Tensor:
         """The labels [U, n]."""
         given = self.batch.labels
-        return pseudo_labels(self._clean[0]) if given is None else given
+        return self.batch.loss.pseudo_labels(self._clean[0], self.batch.mask) if given is None else given
 
     @cached_property
     def _clean(self) -> tuple[Tensor, dict[str, Calls]]:
