@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recbole_rawp.core.gradients import total
+from recbole_rawp.core.losses.attack_loss import Source
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
@@ -25,12 +26,9 @@ def neumf(settings):
 
 
 def loss_of(trainer, data):
-    return ActivationLoss(
-        trainer.model,
-        training_loss(trainer.model),
-        fixed_batches(data.train, 2, trainer.device),
-        hidden_layers(trainer.model),
-    )
+    batches = fixed_batches(data.train, 2, trainer.device)
+    source = Source("training", (training_loss(trainer.model),), batches)
+    return ActivationLoss(trainer.model, source, hidden_layers(trainer.model))
 
 
 def test_a_shift_of_a_layer_is_a_change_of_its_bias(neumf):
@@ -77,12 +75,8 @@ def test_the_attack_keeps_its_budget_and_beats_noise(granularity, neumf):
     trainer, data = neumf
     loss = loss_of(trainer, data)
     bound = loss.ball(0.5, granularity=granularity)
-    found = {
-        name: searched(
-            METHODS[name], loss.gradient, loss.shapes, bound, steps=5, generator=torch.Generator().manual_seed(0)
-        )
-        for name in ("noise", "fgsm", "pgd")
-    }
+    how = {"steps": 5, "generator": torch.Generator().manual_seed(0)}
+    found = {n: METHODS[n].search(universal(loss), bound, **how).delta for n in ("noise", "fgsm", "pgd")}
     for delta in found.values():
         for name, norm in bound.norms(delta).items():
             assert (norm <= bound.radius[name] * (1 + 1e-6)).all()

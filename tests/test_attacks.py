@@ -183,7 +183,7 @@ class Scripted:
 )
 def test_a_start_that_ends_in_nan_does_not_win(values, best):
     loss = Scripted(*values)
-    context = Context(None, None, {}, seed=7)
+    context = Context(None, None, {}, None, seed=7)
     search = Search(METHODS["pgd"], loss, lambda loss, radius: ball.around(W, radius), 3, 1, context)
     assert search.worst(0.3).delta is loss.found[best]
 

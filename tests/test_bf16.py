@@ -43,7 +43,7 @@ def test_recboles_metrics_are_those_of_the_weights_written_in_place_and_every_bi
 def test_a_report_speaks_of_it_in_its_own_words(settings):
     trainer, data = trained(RAWPConfig(config_dict=settings("NeuMF", defense="none", attack=["bf16"])))
     attack = options.read(trainer.config).attack
-    found = robustness.under_attack(trainer, data.train, data.test, attack, defense="none")
+    found = robustness.under_attack(trainer, data, attack, defense="none")
     assert isinstance(attack, Attack) and {r.unit for r in found.records} == {"format"}
     text = verdict(pd.DataFrame(found.records), "mrr@10", bigger=True)
     assert text.startswith("When bfloat16 takes the place of the number format of all weights, **plain** keeps")

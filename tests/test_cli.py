@@ -73,14 +73,14 @@ def test_a_run_ends_with_the_table_and_the_pictures_path(data_path, capsys):
         capsys=capsys,
     )
     assert status == 0, err
-    assert re.search(r"\| plain +\| fgsm", out) and re.search(r"\| rawp_ft( repaired)? +\| noise", out)
+    assert re.search(r"\| plain +\| apgd ranking", out) and re.search(r"\| rawp_ft( repaired)? +\| noise", out)
     picture = out.strip().splitlines()[-1].split()[-1]
     assert picture.endswith("robustness.png") and Path(picture).exists()
 
 
 def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "recbole_rawp.core.attack_loss.gradients",
+        "recbole_rawp.core.losses.attack_loss.gradients",
         lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()},
     )
     status, out, _ = run(

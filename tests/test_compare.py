@@ -258,7 +258,7 @@ def test_the_table_is_means_deviations_and_students_interval_of_the_rows(setting
     half = 4.302652729911275 * sd / math.sqrt(3)  # t(0.975) of two degrees of freedom
     assert f"| {mean:.4f} ± {sd:.4f} [{mean - half:.4f}, {mean + half:.4f}] |" in result["table"]
     records = pd.read_csv("cmp/NeuMF-toy-none-2020/records.csv")
-    at = records[(records["metric"] == "ndcg@10") & (records["threat"] == "fgsm")].set_index("level")["value"]
+    at = records[(records["metric"] == "ndcg@10") & (records["threat"] == "fgsm")].groupby("level")["value"].min()
     row = result["rows"][0]
     assert (row["clean"], row["robust@0.3"]) == (at[0.0], at[0.3]) and row["kept@0.3"] == at[0.3] / at[0.0]
 

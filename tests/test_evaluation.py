@@ -11,18 +11,19 @@ import torch
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core import restoring
 from recbole_rawp.core.gradients import total
-from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
+from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.evaluation.records import COLUMNS
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.habits import habits
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
+from recbole_rawp.threats.setting import TRAINING
 from tests.oracle import searched
 from tests.training import made
 
@@ -41,9 +42,7 @@ def threat(**options):
 
 
 def outcome(trainer, data, *threats, batches=2):
-    return robustness.under_attack(
-        trainer, Data(data.train, None, data.test), Attack(threats, batches, negatives=20), defense="none"
-    )
+    return robustness.under_attack(trainer, data, Attack(threats, batches, negatives=20), defense="none")
 
 
 def attacked(trainer, data, **options):

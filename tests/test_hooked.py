@@ -13,10 +13,11 @@ from recbole_rawp.core.selection import select, sized
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
-from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch, cross_entropy
+from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserBatch
 from recbole_rawp.threats.adversarial.per_user.engine_selection import select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked import Hooked
 from recbole_rawp.threats.adversarial.per_user.linear import Ghost
+from recbole_rawp.threats.adversarial.user_losses import cross_entropy
 from tests.oracle_per_user import row_norms
 from tests.per_user_models import (
     MODELS,

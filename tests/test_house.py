@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "recbole_rawp"
 ORDER = ("core", "model", "threats", "config", "host", "training", "evaluation", "report", "jobs", "cli")
 GROUND = ("errors", "files")
 FILES = 12  # in a folder
-CHAIN, CHAIN_WITHIN = 13, 4  # files in the longest chain of imports, and of those within one package
+CHAIN, CHAIN_WITHIN = 13, 5  # files in the longest chain of imports, and of those within one package
 
 
 def modules() -> dict[str, Path]:

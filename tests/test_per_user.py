@@ -12,9 +12,9 @@ from torch.nn import functional
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import each_user as users_scope
 from recbole_rawp.evaluation import self_checks
-from recbole_rawp.evaluation.user_rows import rectangle
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.ranking import candidates as ranking
+from recbole_rawp.host.ranking.ranking_batches import rectangle
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.threats.adversarial.per_user import batch, engine_selection
 from recbole_rawp.threats.adversarial.per_user.batch import along

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_rawp.core import copies, restoring
+from recbole_rawp.core import restoring
+from recbole_rawp.core import restoring as copies
 from recbole_rawp.core.objective import Objective, Recipe
 
 

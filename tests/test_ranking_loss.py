@@ -143,7 +143,7 @@ def built(case, settings, **more):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_loss_is_that_of_a_loop_over_users_and_items(case, settings):
-    trainer, data, loss = built(case, settings)
+    trainer, _, loss = built(case, settings)
     ranker = loss.source.forms[0].func.__self__
     assert isinstance(ranker, RankingLoss)
     values, weights = [], []
@@ -184,7 +184,7 @@ def slow_users(trainer, ranker, batch, *, auc):
 
 @pytest.mark.parametrize("case", CASES)
 def test_its_gradient_is_that_of_finite_differences(case, settings):
-    trainer, _, loss = built(case, settings)
+    _, _, loss = built(case, settings)
     generator = torch.Generator().manual_seed(3)
     way = {n: torch.randn(w.shape, dtype=w.dtype, generator=generator) for n, w in loss.shapes.items()}
     slope = sum(float((g * way[n]).sum()) for n, g in loss.gradient(None).items())
@@ -230,7 +230,7 @@ def test_nothing_is_left_behind(settings):
 
 
 def test_rows_without_labels_are_refused_in_one_line(settings):
-    trainer, data, loss = built("DCN", settings)
+    _, _, loss = built("DCN", settings)
     batch = loss.source.batches[0]
     bare = replace(batch, rows=type(batch.rows)({"user_id": batch.rows["user_id"]}))
     with pytest.raises(InputError, match="attack_loss: ranking needs labelled rows"):

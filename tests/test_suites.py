@@ -18,7 +18,7 @@ def threats(**options):
 
 
 def test_every_suite_that_ships_can_be_read():
-    assert suites.suites() == ["published", "quick", "standard"]
+    assert suites.suites() == ["published", "quick", "standard", "strongest"]
     for name in suites.suites():
         for threat in threats(attack=name):
             assert (
@@ -30,7 +30,7 @@ def test_every_suite_that_ships_can_be_read():
 
 def test_quick_follows_the_defense_and_a_named_target_is_optional():
     (quick,) = threats(rawp_target="all")
-    assert quick.target == "all" and not quick.optional and quick.variants == ("noise", "fgsm", "bim")
+    assert quick.target == "all" and not quick.optional and quick.variants == ("noise", "apgd")
     assert all(threat.optional for threat in threats(attack="standard"))
 
 
@@ -99,7 +99,7 @@ def test_null_in_a_suite_is_the_default():
 def test_threats_that_options_make_equal_are_one_and_indistinct_ones_are_refused():
     found = threats(attack="standard", attack_target="embeddings", attack_granularity="row")
     assert len({threat.name for threat in found}) == len(found)
-    assert set(found[0].variants) == {"noise", "fgsm", "bim", "pgd", "mim"}
+    assert set(found[0].variants) == {"noise", "fgsm", "mim", "apgd"}
     Path("mine.yaml").write_text("- {methods: [pgd], radii: [0.1]}\n- {methods: [pgd], radii: [0.1], restarts: 3}")
     with pytest.raises(InputError, match="pgd on hidden/tensor/universal is there twice"):
         threats(attack="mine.yaml")

@@ -18,6 +18,7 @@ def some(defense="none"):
     rng = np.random.default_rng(1)
     own = {"model": "M", "dataset": "D", "defense": defense, "stage": 1, "seed": 7, "split": "test", "threat": "fgsm"}
     own |= {"target": "hidden", "granularity": "tensor", "unit": "relative radius", "scope": "universal", "labels": ""}
+    own |= {"loss": "training"}
     conditions = [Condition(**own, steps=1, level=level) for level in (0.0, 0.1)]
     return Users(
         user=np.array([3, 1, 2]),

@@ -77,8 +77,8 @@ class FineTuning:
     target: str | Sequence[str]
     recipe: Recipe
     criticality: Criticality
-    attack_users: int
-    attack_negatives: int
+    attack_users: int = 512
+    attack_negatives: int = 99
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,11 @@ from recbole_rawp.threats.adversarial.per_user.engine import NotSupported, UserB
 from recbole_rawp.threats.adversarial.per_user.engine_selection import SelectedEngine, select_engine
 from recbole_rawp.threats.adversarial.per_user.hooked_activations import HookedActivations
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
-from recbole_rawp.threats.adversarial.user_losses import USER_LOSSES
+from recbole_rawp.threats.adversarial.user_losses import CROSS_ENTROPY, SMOOTH_NDCG
+from recbole_rawp.threats.setting import RANKING, TRAINING
 from recbole_rawp.threats.threat import Threat
 
+LOSSES = {TRAINING: CROSS_ENTROPY, RANKING: SMOOTH_NDCG}  # of a user's candidates
 SPREAD = 1_000_003  # between the seeds of two batches, by their first users
 
 
@@ -153,7 +155,7 @@ class EachUser:
         rows = Rows(columns)[index.flatten()]
         truth = columns[self.trainer.config["LABEL_FIELD"]][index] if threat.labels == "truth" else None
         weights = {} if threat.target == "activations" else moves
-        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth, USER_LOSSES[loss])
+        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth, LOSSES[loss])
 
     def _score(self, rows: Rows) -> Tensor:
         return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)

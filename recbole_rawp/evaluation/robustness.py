@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.ball import Weights
-from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING
 from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.each_user import EachUser
@@ -22,7 +21,7 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.habits import habits, ranked_users
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, measuring
-from recbole_rawp.threats.setting import PER_USER, UNIVERSAL
+from recbole_rawp.threats.setting import PER_USER, RANKING, TRAINING, UNIVERSAL
 from recbole_rawp.threats.threat import Threat
 
 

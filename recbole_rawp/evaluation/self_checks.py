@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING
 from recbole_rawp.evaluation.loss_checks import (
     Losses,
     beats_noise,
@@ -23,7 +22,7 @@ from recbole_rawp.evaluation.loss_checks import (
     steps_help,
 )
 from recbole_rawp.evaluation.records import FAILED, NOT_APPLICABLE, PASSED, Check, Record
-from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
+from recbole_rawp.threats.setting import CLEAN, RANKING, TRAINING, UNIVERSAL
 
 if TYPE_CHECKING:
     from recbole_rawp.evaluation.robustness import Outcome

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.ball import Weights
-from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING, AttackLoss, Source
+from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 from recbole_rawp.core.overlay import keeps_embeddings
 from recbole_rawp.core.restoring import seed_generators
 from recbole_rawp.host.batches import fixed_batches
@@ -24,7 +24,7 @@ from recbole_rawp.host.ranking.popularity import by_popularity
 from recbole_rawp.host.ranking.ranking_loss import ranking_source
 from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.method import METHODS
-from recbole_rawp.threats.setting import CLEAN
+from recbole_rawp.threats.setting import CLEAN, RANKING, TRAINING
 from recbole_rawp.threats.threat import Change, Context, Threat
 
 HUGE = 5.0  # of each tensor's norm
@@ -54,6 +54,7 @@ class Universal:
             model,
             partial(moved, model),
             {TRAINING: lambda: training, RANKING: ranked},
+            around=partial(AttackLoss, model),
             seed=trainer.config["seed"],
             twins=twins or {},
         )

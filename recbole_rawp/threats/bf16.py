@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from recbole_rawp.core.losses.attack_loss import TRAINING
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.setting import CLEAN, UNIVERSAL, Setting, Words, target_name
+from recbole_rawp.threats.setting import CLEAN, TRAINING, UNIVERSAL, Setting, Words, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 ROUNDED = 1.0  # the only level beside the clean model

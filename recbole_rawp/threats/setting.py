@@ -9,6 +9,7 @@ from typing import ClassVar
 
 CLEAN = 0.0  # the level of the model as it is
 UNIVERSAL, PER_USER = "universal", "per_user"
+TRAINING, RANKING = "training", "ranking"  # the losses that an attack can climb
 TARGETS = {
     "": "hidden weights",
     "hidden": "hidden weights",

@@ -9,13 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from recbole_rawp.core.ball import Weights
-from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
-from recbole_rawp.threats.setting import UNIVERSAL, WORDS, Setting, Words
+from recbole_rawp.threats.setting import TRAINING, UNIVERSAL, WORDS, Setting, Words
+
+if TYPE_CHECKING:
+    from recbole_rawp.core.ball import Weights
+    from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Context:
         model: in evaluation mode.
         moved: target -> what it names: weights by name, or the hidden layers for `activations`.
         sources: name of a loss -> what it is made of; asked for when it is first climbed.
+        around: source, weights -> that loss as a function of a change of these weights.
         seed: of whatever is drawn.
         twins: name -> every weight of another model of the same shapes: the plain one, or one of another seed.
         notes: what the reader must know; each once.
@@ -58,6 +61,7 @@ class Context:
     model: nn.Module
     moved: Callable[[Any], dict[str, Any]]
     sources: Mapping[str, Callable[[], Source]]
+    around: Callable[[Source, Weights], AttackLoss]
     seed: int
     twins: Mapping[str, Weights] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -79,7 +83,7 @@ class Context:
     def loss(self, target: Any, name: str = TRAINING) -> AttackLoss:
         """Return the loss of that name as a function of a change of the weights that `target` names."""
         if (target, name) not in self.losses:
-            self.losses[target, name] = AttackLoss(self.model, self.source(name), self.moved(target))
+            self.losses[target, name] = self.around(self.source(name), self.moved(target))
         return self.losses[target, name]
 
 

@@ -17,8 +17,6 @@ from recbole_rawp.core.gradients import Loss, gradients, total
 from recbole_rawp.core.overlay import exact, overlay
 from recbole_rawp.core.restoring import seed_generators
 
-TRAINING, RANKING = "training", "ranking"  # the losses that an attack can climb
-
 
 class Judged(NamedTuple):
     """A loss that has a gradient, and the value of what it stands for, by which changes are compared."""
@@ -32,7 +30,7 @@ class Source:
     """What a loss is made of.
 
     Attributes:
-        name: `TRAINING` or `RANKING`.
+        name: of the loss.
         forms: batch -> loss. Several are smoother and sharper forms of one loss, which restarts take in turn.
         batches: the same on every call; the loss is the mean over them.
         lost: the value from which nothing is left to take.

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def training_loader(config: Any, train_data: Any) -> FullSortEvalDataLoader:
 class _NothingElse:
     """Takes a sampler's place, and knows of no item that is used and not to be found."""
 
-    used_ids: dict[int, set[int]] = defaultdict(set)
+    used_ids: ClassVar[dict[int, set[int]]] = defaultdict(set)
 
 
 def labelled(config: Any, loader: Any) -> Iterator[Labelled]:

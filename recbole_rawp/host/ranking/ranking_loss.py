@@ -27,13 +27,14 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from recbole_rawp.core.losses import ranking
-from recbole_rawp.core.losses.attack_loss import RANKING, Judged, Source
+from recbole_rawp.core.losses.attack_loss import Judged, Source
 from recbole_rawp.core.losses.ranking import Both
 from recbole_rawp.core.restoring import rng, seed_generators, state
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.ranking import ranking_batches as batches
 from recbole_rawp.host.ranking.logits import ranked_by_logits
 from recbole_rawp.host.ranking.ranking_batches import Labelled, Users
+from recbole_rawp.threats.setting import RANKING
 
 TEMPERATURES = (0.1, 0.3, 0.03)  # shares of the spread of the clean scores, a form of the loss each
 PROBABILITIES = ("mae", "rmse")  # metrics of what `predict` returns, not of its order

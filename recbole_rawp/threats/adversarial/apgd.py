@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -83,7 +81,7 @@ def along(delta: Weights, target: Weights, before: Weights) -> Weights:
 
 def checkpoints(steps: int) -> set[int]:
     """Return the steps after which the search looks back: p_(j+1) = p_j + max(p_j - p_(j-1) - .03, .06), of `steps`."""
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return {math.ceil(share * steps) for share in shares[1:] if share < 1}
+    shares = [0, 22]  # hundredths
+    while shares[-1] < 100:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
+    return {-(-share * steps // 100) for share in shares[1:] if share < 100}

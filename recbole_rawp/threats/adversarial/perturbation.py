@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from recbole_rawp.core.ball import Ball
-from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING, AttackLoss
+from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.errors import InputError
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
 from recbole_rawp.threats.adversarial.method import METHODS
@@ -18,7 +18,7 @@ from recbole_rawp.threats.adversarial.per_user.batch import Attacks, Key, attack
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
 from recbole_rawp.threats.adversarial.search import Search, unsettled
 from recbole_rawp.threats.adversarial.words import PerturbationWords
-from recbole_rawp.threats.setting import CLEAN, PER_USER, UNIVERSAL, Setting, target_name
+from recbole_rawp.threats.setting import CLEAN, PER_USER, RANKING, TRAINING, UNIVERSAL, Setting, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 LOSSES, WORST = (TRAINING, RANKING), "worst"  # all of them, each by itself; and what an option calls that

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_rawp.core.losses.attack_loss import RANKING, TRAINING
-
 TOP = 0.1  # share of the candidates that count as what the model recommends
 TEMPERATURE = 0.1  # of the spread of a user's logits
 
@@ -69,4 +67,4 @@ def recommended(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 CROSS_ENTROPY = UserLoss(cross_entropy, believed)
-USER_LOSSES = {TRAINING: CROSS_ENTROPY, RANKING: UserLoss(approximate_ndcg_loss, recommended)}
+SMOOTH_NDCG = UserLoss(approximate_ndcg_loss, recommended)

@@ -15,11 +15,12 @@ import torch
 
 from recbole_rawp.core import ball
 from recbole_rawp.core.ascent import ascend
-from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
+from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 from recbole_rawp.core.selection import mean_one, modules
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
+from recbole_rawp.threats.setting import TRAINING
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import Criticality

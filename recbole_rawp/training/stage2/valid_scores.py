@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from recbole_rawp.core.losses.attack_loss import TRAINING, AttackLoss, Source
+from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.quirks import training_loss
@@ -17,6 +16,7 @@ from recbole_rawp.host.ranking.ranking_loss import ranking_source
 from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.search import universal
+from recbole_rawp.threats.setting import TRAINING
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning
@@ -35,10 +35,10 @@ class ValidScores:
         self.weights, self.settings = weights, settings
         batches = fixed_batches(train_data, settings.criticality.batches, trainer.device)
         self.training = Source(TRAINING, (training_loss(trainer.model),), batches)
+        self.told = False
 
-    @cached_property
     def ranking(self) -> Source | None:
-        """The ranking loss; None if the model has none, with a warning."""
+        """Return the ranking loss around the model as it is now; None if it has none, with a warning."""
         settings = self.settings
         try:
             return ranking_source(
@@ -49,7 +49,9 @@ class ValidScores:
                 negatives=settings.attack_negatives,
             )
         except InputError as error:
-            self.trainer.logger.warning(f"The attack that chooses climbs the training loss alone: {error}")
+            if not self.told:
+                self.trainer.logger.warning(f"The attack that chooses climbs the training loss alone: {error}")
+            self.told = True
             return None
 
     def clean(self) -> float:
@@ -82,7 +84,7 @@ class ValidScores:
         recipe, steps = self.settings.recipe, self.settings.attack_steps
         method = METHODS["fgsm" if steps == 1 else "apgd"]
         found = []
-        for source in filter(None, (self.training, self.ranking)):
+        for source in filter(None, (self.training, self.ranking())):
             loss = AttackLoss(self.trainer.model, source, self.weights)
             bound = loss.ball(recipe.radius, granularity=recipe.granularity, relative=recipe.relative)
             found.append((loss, method.search(universal(loss), bound, steps=steps, generator=torch.Generator()).delta))
