@@ -335,7 +335,7 @@ def test_p_values_are_corrected_for_all_radii(settings):
 
 def test_a_failed_self_check_stands_before_everything(settings, monkeypatch):
     monkeypatch.setattr(
-        "recbole_rawp.core.attack_loss.gradients",
+        "recbole_rawp.core.losses.attack_loss.gradients",
         lambda loss, weights: {n: torch.zeros_like(w) for n, w in weights.items()},
     )
     run(settings, "cmp", defenses="none")

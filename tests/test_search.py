@@ -176,6 +176,26 @@ def test_the_second_start_is_what_the_smaller_ball_gave():
     assert any(torch.allclose(start, stretched) for start in starts)
 
 
+def test_a_search_goes_on_from_what_another_loss_led_to_where_that_is_better():
+    """Two peaks: the gradient at the weights leads to the lower one, and the other search began at the higher."""
+
+    def loss(point):
+        return torch.exp(-8 * (point - 0.3).square().sum()) + 3 * torch.exp(-8 * (point + 0.6).square().sum())
+
+    model = Peak([[3.0, 4.0]], [[3.0, 4.0]])
+
+    def form(scale):
+        value = loss(model._parameters["weight"] - torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+        return Judged(value, float(value))
+
+    alone, helped, spared = (search(model, "apgd", forms=(form,)) for _ in range(3))
+    lower = alone.worst(0.2).value
+    helped.others = {0.2: {"weight": torch.full((1, 2), -0.5, dtype=torch.float64)}}
+    spared.others = {0.2: {"weight": torch.zeros(1, 2, dtype=torch.float64)}}
+    assert float(lower) < 1.05 and float(helped.worst(0.2).value) > 2.9
+    assert spared.worst(0.2).value == lower
+
+
 def test_restarts_take_the_forms_of_the_loss_in_turn():
     taken = []
     model = Peak([[3.0, 4.0]], [[9.0, 9.0]])

@@ -121,4 +121,4 @@ def judged(loss: Loss | Judged) -> Judged:
     if isinstance(loss, Judged):
         return loss
     summed = total(loss)
-    return Judged(summed, float(summed))
+    return Judged(summed, float(summed.detach()))

@@ -27,6 +27,7 @@ class APGD(Method):
     title = "steps that adapt (APGD)"
     iterates = True
     restarts = True
+    warm = True
 
     def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights | None:
         """Return a point in a random direction, at a share ~ U(0, 1) of the radius."""

@@ -83,6 +83,7 @@ class Method(ABC):
         at_random: whether it starts at random, so that its start alone changes the loss.
         blind: whether it looks at no loss, so that one draw can serve all users of a batch.
         black_box: whether it looks at the loss, and at no gradient.
+        warm: whether it can start from a delta that another search found.
         from_twin: whether it is searched on another model of the same shapes, and carried over.
     """
 
@@ -94,6 +95,7 @@ class Method(ABC):
     blind: ClassVar[bool] = False
     black_box: ClassVar[bool] = False
     from_twin: ClassVar[bool] = False
+    warm: ClassVar[bool] = False
 
     def start(self, shapes: Weights, ball: Ball, generator: torch.Generator) -> Weights | None:
         """Return the first delta; None is no change at all."""

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from recbole_rawp.core.ball import Ball
+from recbole_rawp.core.ball import Ball, Weights
 from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.errors import InputError
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.per_user.batch import Attacks, Key, attacked
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
-from recbole_rawp.threats.adversarial.search import Search, unsettled
+from recbole_rawp.threats.adversarial.search import Search, look_at_gradient, unsettled
 from recbole_rawp.threats.adversarial.words import PerturbationWords
 from recbole_rawp.threats.setting import CLEAN, PER_USER, RANKING, TRAINING, UNIVERSAL, Setting, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
@@ -92,22 +92,35 @@ class Perturbation(Threat):
             if method.from_twin and not context.twins:
                 context.note(f"No other model of the same shapes was at hand, so {variant} was not tried.")
                 continue
+            found: dict[float, Weights] = {}  # by the loss before
             for name in self.climbed(variant):
                 own = {name: losses[name]} if name in losses else {} if name else losses
                 if own:
-                    yield from self._changes(variant, name, own, clean, context)
+                    yield from self._changes(variant, name, own, clean, context, found)
 
     def _changes(
-        self, variant: str, name: str, losses: Mapping[str, AttackLoss], clean: Mapping[str, float], context: Context
+        self,
+        variant: str,
+        name: str,
+        losses: Mapping[str, AttackLoss],
+        clean: Mapping[str, float],
+        context: Context,
+        known: dict[float, Weights],
     ) -> Iterator[Change]:
-        """Yield the changes that a method finds by one loss, or without any; where nothing is left, the last again."""
+        """Yield the changes that a method finds by one loss, or without any; where nothing is left, the last again.
+
+        A method that can start anywhere goes on from the `known` ones, radius by radius; its own take their place.
+        """
         first = next(iter(losses.values()))
         yield Change(variant, CLEAN, partial(first.at, {}), {own: clean[own] for own in losses}, name)
-        search = Search(METHODS[variant], first, self._ball, self.restarts, self.iterations, context)
+        method = METHODS[variant]
+        search = Search(method, first, self._ball, self.restarts, self.iterations, context)
+        search.others = dict(known) if method.warm else {}
         change: Change | None = None
         for radius in self.levels[1:]:
             if change is None or not (name and search.nothing_left):
                 found = search.worst(radius)
+                known[radius] = found.delta
                 values = {
                     own: float(found.value) if own == name else loss.value(found.delta) for own, loss in losses.items()
                 }
@@ -145,7 +158,7 @@ class Perturbation(Threat):
                     raise
                 context.note(f"The {name} loss was not attacked: {error}")
                 continue
-            look_at_gradient(found[name], name, self, context)
+            look_at_gradient(found[name], self.target, f"{self.name} {name}", name, context)
         return found
 
     def _loss(self, context: Context, name: str) -> AttackLoss:
@@ -195,24 +208,6 @@ class Perturbation(Threat):
             restarts=entry["restarts"],
             optional=entry["optional"],
         )
-
-
-def look_at_gradient(loss: AttackLoss, kind: str, threat: Perturbation, context: Context) -> None:
-    """Note what the attack cannot move, for the loss has no gradient by it."""
-    gradient = loss.gradient(None)
-    whole = [name for name, g in gradient.items() if not g.any() or not g.isfinite().all()]
-    rows = {name: float((g.flatten(1) == 0).all(1).float().mean()) for name, g in gradient.items() if g.dim() > 1}
-    parts = [f"{share:.0%} of {name}" for name, share in rows.items() if share >= 0.01 and name not in whole]
-    what = f"Target {threat.target}: the {kind} loss has"
-    if whole:
-        context.note(f"{what} no usable gradient by {', '.join(whole)}; only noise moves it.")
-    if parts:
-        context.note(
-            f"{what} no gradient by some rows, which only noise moves: {', '.join(parts)} (users or items in none of "
-            "the attacked batches, or units that are never active)."
-        )
-    if len(whole) == len(gradient):
-        context.still.append(f"{threat.name} {kind}")
 
 
 register(

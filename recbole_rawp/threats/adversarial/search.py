@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Search:
         ball: loss, radius -> the bound around that loss's weights.
         restarts: how often; each takes another form of the loss, where it has several.
         best: what the last radius gave.
+        others: radius -> what another loss led to, from where the search goes on if that leaves less.
     """
 
     method: Method
@@ -35,6 +37,7 @@ class Search:
     steps: int
     context: Context
     best: Found | None = None
+    others: dict[float, Weights] = field(default_factory=dict)
 
     @property
     def nothing_left(self) -> bool:
@@ -51,7 +54,16 @@ class Search:
             if self.nothing_left:
                 break
         assert self.best is not None
+        if radius in self.others and not self.nothing_left:
+            self._go_on_from(self.others[radius], radius)
         return self.best
+
+    def _go_on_from(self, delta: Weights, radius: float) -> None:
+        """Search from a delta that raises the loss by more than the best one does."""
+        assert self.best is not None
+        if better(number_of(self.loss.value(delta)), self.best.value):
+            how = {"steps": self.steps, "generator": torch.Generator().manual_seed(self.context.seed), "warm": delta}
+            self.best = self.method.search(universal(self.loss), self.ball(self.loss, radius), **how)  # type: ignore[arg-type]
 
     def _starts(self, loss: AttackLoss, radius: float, before: Found | None = None) -> Iterator[Found]:
         """Yield what each start finds. The second is the change that a smaller radius gave, stretched to this one."""
@@ -101,3 +113,21 @@ def unsettled(found: Found, clean: float) -> bool:
     """Tell whether a search had lost much of its gain at its end: its steps are too long, or its loss jumps."""
     gained, left = float(found.value) - clean, float(found.last) - clean
     return gained > 0 and (math.isnan(left) or left < SETTLED * gained)
+
+
+def look_at_gradient(loss: AttackLoss, target: Any, threat: str, name: str, context: Context) -> None:
+    """Note what an attack on `target` cannot move, for the loss of that name has no gradient by it."""
+    gradient = loss.gradient(None)
+    whole = [n for n, g in gradient.items() if not g.any() or not g.isfinite().all()]
+    rows = {n: float((g.flatten(1) == 0).all(1).float().mean()) for n, g in gradient.items() if g.dim() > 1}
+    parts = [f"{share:.0%} of {n}" for n, share in rows.items() if share >= 0.01 and n not in whole]
+    what = f"Target {target}: the {name} loss has"
+    if whole:
+        context.note(f"{what} no usable gradient by {', '.join(whole)}; only noise moves it.")
+    if parts:
+        context.note(
+            f"{what} no gradient by some rows, which only noise moves: {', '.join(parts)} (users or items in none of "
+            "the attacked batches, or units that are never active)."
+        )
+    if len(whole) == len(gradient):
+        context.still.append(threat)

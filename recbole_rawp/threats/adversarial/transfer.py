@@ -15,4 +15,5 @@ class Transfer(APGD):
 
     title = "carried over from the plain twin (APGD)"
     at_random = True
+    warm = False
     from_twin = True
