@@ -196,6 +196,17 @@ def test_a_search_goes_on_from_what_another_loss_led_to_where_that_is_better():
     assert spared.worst(0.2).value == lower
 
 
+def test_what_a_smaller_ball_gave_is_kept_where_a_larger_one_gives_less():
+    model = Peak([[3.0, 4.0]], [[9.0, 9.0]])
+    found = search(model, "apgd")
+    small = found.worst(0.1)
+    found.best = small._replace(value=torch.tensor(7.0, dtype=torch.float64))
+    assert found.worst(0.2).delta is small.delta
+    once = search(model, "fgsm")
+    once.best = found.best
+    assert once.worst(0.2).delta is not small.delta  # one step is one step
+
+
 def test_restarts_take_the_forms_of_the_loss_in_turn():
     taken = []
     model = Peak([[3.0, 4.0]], [[9.0, 9.0]])

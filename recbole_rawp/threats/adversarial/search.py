@@ -45,7 +45,10 @@ class Search:
         return self.best is not None and float(self.best.value) >= self.loss.source.lost
 
     def worst(self, radius: float) -> Found:
-        """Return the best of all starts within the ball of a radius; they end where nothing is left."""
+        """Return the best of all starts within the ball of a radius, and of smaller ones; they end where nothing is left.
+
+        Radii are to come in ascending order.
+        """
         before, self.best = self.best, None
         found = self._on_twins(radius) if self.method.from_twin else self._starts(self.loss, radius, before)
         for one in found:
@@ -54,6 +57,8 @@ class Search:
             if self.nothing_left:
                 break
         assert self.best is not None
+        if self.method.iterates and before is not None and better(before.value, self.best.value):
+            self.best = before  # which lies in this ball, too
         if radius in self.others and not self.nothing_left:
             self._go_on_from(self.others[radius], radius)
         return self.best
