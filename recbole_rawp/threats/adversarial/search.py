@@ -45,7 +45,7 @@ class Search:
         return self.best is not None and float(self.best.value) >= self.loss.source.lost
 
     def worst(self, radius: float) -> Found:
-        """Return the best of all starts within the ball of a radius, and of smaller ones; they end where nothing is left.
+        """Return the best of all starts within the ball of a radius, or a smaller one; they end where nothing is left.
 
         Radii are to come in ascending order.
         """
