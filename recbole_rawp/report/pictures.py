@@ -39,6 +39,7 @@ STYLES = {
 }
 SPARE = (("#000000", "P"), ("#E69F00", "X"), ("#0072B2", "<"), ("#009E73", ">"), ("#D55E00", "h"), ("#56B4E9", "*"))
 DASHES: dict[str, Any] = {"fgsm": "-", "bim": "--", "pgd": "-.", "mim": (0, (5, 1, 1, 1, 1, 1))}
+LOSSES = {"training": "--", "ranking": "-"}  # of variants that are told apart by the loss that they climb
 CROWDED = 6  # lines in one panel; of more, each attack gets panels of its own
 GREY = "#555555"
 DOTS = ":"  # of controls
@@ -113,7 +114,7 @@ def lines(axes: Any, values: pd.DataFrame, styles: Styles, *, same_dash: bool) -
     for (defense, variant), seeds in values.groupby(level=["defense", "threat"], sort=False):
         seeds = seeds.dropna(axis=1, how="all")
         colour, marker = styles[defense]
-        dash = DOTS if is_control(variant) else "-" if same_dash else DASHES.get(variant, "-")
+        dash = DOTS if is_control(variant) else "-" if same_dash else dash_of(variant)
         axes.plot(seeds.columns, seeds.mean(), color=colour, marker=marker, linestyle=dash, markersize=5)
         axes.fill_between(seeds.columns, seeds.min(), seeds.max(), color=colour, alpha=0.15, linewidth=0)
 
@@ -133,14 +134,18 @@ def label_axes(grid: Any, metric: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
+def dash_of(variant: str) -> Any:
+    """Return the dash of a variant, or of the loss that tells it apart."""
+    name, _, loss = variant.partition(" ")
+    return LOSSES.get(loss) or DASHES.get(name, "-")
+
+
 def add_legend(figure: Any, styles: Styles, variants: list[str], *, same_dash: bool) -> None:
     """Explain colours and markers (models) and dashes (variants) below the panels, where no data is."""
     from matplotlib.lines import Line2D
 
     models = [Line2D([], [], color=c, marker=m, label=label(name)) for name, (c, m) in styles.items()]
-    dashes: dict[str, Any] = {
-        variant_title(name): DOTS if is_control(name) else DASHES.get(name, "-") for name in variants
-    }
+    dashes: dict[str, Any] = {variant_title(name): DOTS if is_control(name) else dash_of(name) for name in variants}
     if same_dash:
         controls = {title: dash for title, dash in dashes.items() if dash == DOTS}
         dashes = {"attack named above": "-"} | controls if controls else {}
