@@ -59,12 +59,12 @@ def _scores(trainer: Any, users: Interaction) -> Tensor:
     pieces = []
     for start in range(0, len(users) * items, size):
         rows = torch.arange(start, min(start + size, len(users) * items), device=trainer.device)
-        piece = _rows(users, rows // items)
-        piece.update(_rows(trainer.item_tensor, rows % items))
+        piece = rows_of(users, rows // items)
+        piece.update(rows_of(trainer.item_tensor, rows % items))
         pieces.append(trainer.model.predict(piece).reshape(-1))
     return torch.cat(pieces)
 
 
-def _rows(interaction: Interaction, index: Tensor) -> Interaction:
+def rows_of(interaction: Interaction, index: Tensor) -> Interaction:
     """Return the rows of that index; `Interaction.__getitem__` would go through a Python list."""
     return Interaction({name: values[index] for name, values in interaction.interaction.items()})

@@ -8,7 +8,7 @@ ranked: an attack drives scores above 17, where a float's sigmoid is 1, and RecB
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -91,13 +91,20 @@ def predict_logits(model: Any, interaction: Any, sigmoid: bool) -> Tensor:
 def ranked_by_logits(model: nn.Module) -> Iterator[None]:
     """Let `predict` and `full_sort_predict` leave out the sigmoid that they end in, if they do."""
     verbs = [verb for verb in ("predict", "full_sort_predict") if hasattr(model, verb)]
-    earlier = {verb: vars(model)[verb] for verb in verbs if verb in vars(model)}
-    for verb in verbs:
-        setattr(model, verb, partial(_logits, getattr(model, verb)))
+    with answering(model, {verb: partial(_logits, getattr(model, verb)) for verb in verbs}):
+        yield
+
+
+@contextmanager
+def answering(model: nn.Module, answers: Mapping[str, Score]) -> Iterator[None]:
+    """Let a model's verbs give other answers; what it had of its own comes back afterwards, also after an error."""
+    earlier = {verb: vars(model)[verb] for verb in answers if verb in vars(model)}
+    for verb, answer in answers.items():
+        setattr(model, verb, answer)
     try:
         yield
     finally:
-        for verb in verbs:
+        for verb in answers:
             del vars(model)[verb]
         vars(model).update(earlier)
 

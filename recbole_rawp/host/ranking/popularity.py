@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from recbole.utils import EvaluatorType
-from torch import Tensor, nn
+from torch import Tensor
 
+from recbole_rawp.host.ranking.logits import answering
 from recbole_rawp.host.ranking.measurement import ranked
 
 
@@ -17,7 +16,9 @@ def by_popularity(trainer: Any, train_data: Any, eval_data: Any) -> dict[str, fl
     """Return RecBole's evaluation of the training data's popularity, unrounded. Within `measuring`."""
     by_value = trainer.config["eval_type"] == EvaluatorType.VALUE
     scores = popularity(train_data, trainer.config["LABEL_FIELD"] if by_value else None).to(trainer.device)
-    with torch.no_grad(), scored_by(trainer.model, scores, eval_data._dataset.iid_field):
+    item = eval_data._dataset.iid_field
+    answers = {"predict": lambda rows: scores[rows[item]], "full_sort_predict": lambda rows: scores.repeat(len(rows))}
+    with torch.no_grad(), answering(trainer.model, answers):
         return ranked(trainer, eval_data).metrics
 
 
@@ -31,21 +32,3 @@ def popularity(train_data: Any, label: str | None) -> Tensor:
         return number
     liked = torch.bincount(items, weights=rows[label].double(), minlength=count).float()
     return (liked + rows[label].float().mean()) / (number + 1)
-
-
-@contextmanager
-def scored_by(model: nn.Module, scores: Tensor, item_field: str) -> Iterator[None]:
-    """Let the model answer with these scores of items, [items], whoever asks."""
-    verbs = {
-        "predict": lambda rows: scores[rows[item_field]],
-        "full_sort_predict": lambda rows: scores.repeat(len(rows)),
-    }
-    earlier = {verb: vars(model)[verb] for verb in verbs if verb in vars(model)}
-    for verb, answer in verbs.items():
-        setattr(model, verb, answer)
-    try:
-        yield
-    finally:
-        for verb in verbs:
-            del vars(model)[verb]
-        vars(model).update(earlier)

@@ -19,6 +19,7 @@ from recbole_rawp.core.losses.ranking import ENTRIES
 from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.host.batches import fixed_batches, loader_generators
 from recbole_rawp.host.ranking.candidates import copied_dataset, draw, frozen, samples
+from recbole_rawp.host.ranking.item_chunks import rows_of
 
 ROWS = 2**16  # pairs of a user and an item that go through `predict` in one gradient
 AT_ONCE = 4096  # labelled rows that are compared with each other
@@ -125,8 +126,8 @@ def with_some_items(
             taken.append(mine)
             at += len(mine)
         index = torch.cat([torch.full_like(mine, user) for user, mine in enumerate(taken)])
-        both = _rows(rows, index)
-        both.update(_rows(features, torch.cat(taken)))
+        both = rows_of(rows, index)
+        both.update(rows_of(features, torch.cat(taken)))
         places = torch.cat([torch.arange(int(n), device=device) for n in number])
         order = torch.argsort(owners, stable=True)
         padded = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=-1)
@@ -169,24 +170,23 @@ def _full(loader: FullSortEvalDataLoader, users: int, at_once: int, device: Any)
 
 def _users_at_once(loader: Any) -> int:
     """Return how many users of a loader that samples have about `AT_ONCE` rows."""
-    return max(1, int(AT_ONCE // max(1.0, float(np.mean(loader.uid2items_num[loader.uid_list])) * loader.times)))
+    return max(1, int(AT_ONCE // _rows_each(loader)))
 
 
 def _fitting(loader: Any, users: int) -> int:
     """Return how many users have about `ROWS` rows, or `users`."""
-    each = float(np.mean(loader.uid2items_num[loader.uid_list])) * loader.times
-    return max(1, min(users, int(ROWS // max(1.0, each))))
+    return max(1, min(users, int(ROWS // _rows_each(loader))))
+
+
+def _rows_each(loader: Any) -> float:
+    """Return how many rows a user of a loader that samples has, on average; at least 1."""
+    return max(1.0, float(np.mean(loader.uid2items_num[loader.uid_list])) * loader.times)
 
 
 def _drawn(whole: int, number: int) -> Tensor:
     """Return the numbers of some rows of a loader, ascending, the same on every call."""
     generator = torch.Generator().manual_seed(SEED)
     return torch.randperm(whole, generator=generator)[:number].sort().values
-
-
-def _rows(interaction: Interaction, index: Tensor) -> Interaction:
-    """Return the rows of that index; `Interaction.__getitem__` would go through a Python list."""
-    return Interaction({name: values[index] for name, values in interaction.interaction.items()})
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from recbole_rawp.core.losses.ranking import Both
 from recbole_rawp.core.restoring import rng, seed_generators, state
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.ranking import ranking_batches as batches
+from recbole_rawp.host.ranking.item_chunks import rows_of
 from recbole_rawp.host.ranking.logits import ranked_by_logits
 from recbole_rawp.host.ranking.ranking_batches import Labelled, Users
 from recbole_rawp.threats.setting import RANKING
@@ -187,12 +188,11 @@ class RankingLoss:
         return torch.cat([checkpoint(self._piece, rows, piece, use_reentrant=False) for piece in pieces])
 
     def _piece(self, rows: Interaction, piece: Tensor) -> Tensor:
-        part = Interaction({name: values[piece] for name, values in rows.interaction.items()})
         order: AbstractContextManager[None] = (
             nullcontext() if self.metric in PROBABILITIES else ranked_by_logits(self.model)
         )
         with order:
-            return self.model.predict(part).reshape(-1)
+            return self.model.predict(rows_of(rows, piece)).reshape(-1)
 
 
 def scores_all(model: Any) -> bool:
