@@ -72,6 +72,12 @@ def test_a_file_of_ones_own_is_a_suite():
             "'tensor' does not go with attacks per user. Set attack_granularity=row",
         ),
         ("- {methods: [fgsm], radii: [0.1], target: activations}", "'tensor' does not go with attacks on activations"),
+        ("- {methods: [transfer], radii: [0.1]}", "transfer alone measures nothing where there is no plain twin"),
+        (
+            "- {methods: [fgsm, transfer], radii: [0.1], scope: per_user, granularity: row}",
+            "transfer carries one change over, and attacks per user have one for each",
+        ),
+        ("- {methods: [apgd], loss: rank, radii: [0.1]}", "loss: 'rank' is not valid"),
         ("- [", "cannot read 'wrong.yaml'"),
     ],
 )

@@ -176,12 +176,15 @@ class Perturbation(Threat):
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
-        """Return what is wrong with a granularity that does not exist for its target and scope."""
+        """Return what is wrong with a granularity, or with methods, that do not go with target and scope, or alone."""
         per_user = entry["scope"] == PER_USER
-        if per_user and (carried := [name for name in entry["variants"] if METHODS[name].from_twin]):
+        carried = [name for name in entry["variants"] if METHODS[name].from_twin]
+        if per_user and carried:
             return (
                 f"attack: {carried[0]} carries one change over, and attacks per user have one for each. Leave it out."
             )
+        if len(carried) == len(entry["variants"]):
+            return f"attack: {carried[0]} alone measures nothing where there is no plain twin. Name apgd beside it."
         activations = entry["target"] == "activations"
         known = ("row", "sign") if activations else ("row",) if per_user else None
         if known is None or entry["granularity"] in known:
