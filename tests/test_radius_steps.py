@@ -19,7 +19,7 @@ from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.plain_values import copied
 from recbole_rawp.training.radius import callback, checks
-from recbole_rawp.training.radius.rule import RadiusSearch, Validation
+from recbole_rawp.training.radius.rule import GROWTH, RadiusSearch, Validation
 from recbole_rawp.training.registration import robustify, unregister
 from recbole_rawp.training.stage2 import repair
 from tests.test_radius_search import config_of, fit
@@ -35,36 +35,32 @@ def scored(monkeypatch, scores):
 # --- early stopping
 
 
-def test_the_search_goes_on_while_it_chooses_and_stops_as_recbole_when_it_does_not(settings, monkeypatch):
-    scored(monkeypatch, [*[0.5] * 12, *(0.5 - 0.0002 * k for k in range(12))])
-    trainer, scores = fit(config_of(settings, epochs=12, stopping_step=1))
-    assert [row.chosen for row in trainer.state.search.path] == [*[False] * 6, True, False, False]
-    assert trainer.state.search.path[6].radius == 1.0 and len(scores) == 9
-    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 6}
-
-
-def test_a_plain_model_that_stopped_early_leaves_the_search_all_of_its_epochs(settings, monkeypatch):
-    scored(monkeypatch, [0.5, 0.4, 0.4, *[0.5] * 6])
+def test_a_plain_model_that_stopped_early_has_its_ramp_and_that_does_not_stop(settings, monkeypatch):
+    scored(monkeypatch, [0.5, 0.4, 0.4, *(0.5 - 0.0002 * k for k in range(8))])
     trainer, scores = fit(config_of(settings, epochs=6, stopping_step=1))
-    assert trainer.state.search.plain == [0.5, 0.4, 0.4] and len(scores) == 6
+    search = trainer.state.search
+    assert search.plain == [0.5, 0.4, 0.4] and [row.epoch for row in search.path] == list(range(3, 11))
+    assert len(scores) == 8 and search.chosen.epoch == 10
+    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 7}
 
 
 # --- what is kept
 
 
 def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, monkeypatch):
-    """The first is chosen, while the clean score goes on rising."""
+    """The first is chosen, and training goes on."""
 
     def first(self, epoch, score):
-        self.path.append(Validation(1, epoch, 0.1, score, score, 0.0, True, True, False, chosen=not self.path))
-        return True
+        row = Validation(epoch, 0.1, score, True, chosen=not self.path)
+        self.path.append(row)
+        return row
 
     begun = []
     monkeypatch.setattr(RadiusSearch, "decide", first)
     monkeypatch.setattr(repair, "repair", lambda trainer, *_, **__: begun.append(copied(trainer.model.state_dict())))
     for saved, folder in ((False, "none"), (True, "files")):
-        trainer, scores = fit(config_of(settings, defense="rawp_ft", checkpoint_dir=folder), saved=saved)
-        assert max(scores) > scores[0] and trainer.state.search.chosen.epoch == 0
+        trainer, _ = fit(config_of(settings, defense="rawp_ft", checkpoint_dir=folder), saved=saved)
+        assert trainer.state.search.chosen.epoch == 6
     assert same(*begun)
 
 
@@ -83,7 +79,7 @@ def test_no_file_takes_the_plain_model_for_the_hardened_one(settings, monkeypatc
 
 
 def test_the_file_of_the_chosen_model_tells_its_own_score(settings, monkeypatch):
-    scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496])
+    scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496, 0.1, 0.1])
     trainer, _ = fit(config_of(settings, checkpoint_dir="saved"), saved=True)
     best = checkpoint.read(trainer.saved_model_file)
     assert best["best_valid_score"] == trainer.state.search.chosen.score == trainer.best_valid_score < 0.5
@@ -98,39 +94,6 @@ def test_what_was_cached_of_refused_weights_is_forgotten(settings):
     assert trainer.model.restore_user_e is None
 
 
-def test_a_warm_up_counts_as_passed(settings):
-    search = RadiusSearch(0.01, True, 1.0, plain=[0.1, 0.2, 0.3, 0.4], trained_plainly=True, warmed=3)
-    assert not search.decide(3, 0.25) and search.path[0].needed == search.needed(4)
-    trainer, _ = fit(config_of(settings, rawp_warmup_epochs=3, rawp_clean_budget=0.5))
-    assert trainer.state.search.path[0].needed == trainer.state.search.needed(4)
-
-
-def test_a_late_model_that_learns_after_the_warm_up_is_kept(settings, monkeypatch):
-    scored(monkeypatch, [0.5] * 5 + [0.3, 0.3, 0.4, 0.2, 0.496])
-    trainer, _ = fit(config_of(settings, epochs=5, rawp_warmup_epochs=2))
-    assert [(row.kept, row.passed) for row in trainer.state.search.path] == [
-        (True, False),
-        (False, False),
-        (True, True),
-    ]
-
-
-def test_no_radius_is_found_by_an_epoch_before_which_nothing_was_perturbed(settings, monkeypatch):
-    given = {"rawp_clean_budget": 0.9, "rawp_mask_every": "epoch", "epochs": 3}
-    drawn = []
-
-    def draw_mask(names, *_):
-        drawn.append(1)
-        return dict.fromkeys(names, len(drawn) > 2)
-
-    monkeypatch.setattr(objective, "draw_mask", draw_mask)
-    trainer, _ = fit(config_of(settings, **given))
-    assert [row.epoch for row in trainer.state.search.path] == [1, 2] and trainer.state.search.path[0].radius == START
-    monkeypatch.setattr(objective, "draw_mask", lambda names, *_: dict.fromkeys(names, False))
-    with pytest.raises(InputError, match="^rawp_radius: auto saw no validation after a perturbation"):
-        fit(config_of(settings, **given))
-
-
 def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypatch):
     drawn = []
 
@@ -141,28 +104,10 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
     trainer, _ = fit(config_of(settings, rawp_clean_budget=0.9, rawp_mask_every="epoch"))
     path = [(row.epoch, row.radius / START) for row in trainer.state.search.path]
-    assert path == [(0, 1), (2, 4), (4, 16)] and trainer.state.search.warmed == 3
-    assert trainer.state.search.path[-1].needed == trainer.state.search.needed(5)
-
-
-def test_an_epoch_of_empty_masks_in_a_wait_keeps_nothing(settings, monkeypatch):
-    drawn, states, before = [], [], callback._decide
-
-    def draw_mask(names, *_):
-        drawn.append(1)  # the first draw is the constructor's: the fourth epoch is plain
-        return dict.fromkeys(names, len(drawn) != 5)
-
-    def watched(trainer, *args):
-        states.append(copied(trainer.model.state_dict()))
-        before(trainer, *args)
-
-    monkeypatch.setattr(objective, "draw_mask", draw_mask)
-    monkeypatch.setattr(callback, "_decide", watched)
-    scored(monkeypatch, [*[0.5] * 5, 0.5, 0.5, 0.1, 0.12, 0.13])
-    trainer, _ = fit(config_of(settings, epochs=5, rawp_mask_every="epoch"))
-    found = trainer.state.search
-    assert [(row.epoch, row.kept) for row in found.path] == [(0, True), (1, True), (2, False), (4, False)]
-    assert found.kept_score == 0.5 and same(found.kept["weights"], states[1]) and found.warmed == 0
+    assert path == [(6 + 2 * k, pytest.approx(GROWTH**k)) for k in range(4)]
+    monkeypatch.setattr(objective, "draw_mask", lambda names, *_: dict.fromkeys(names, False))
+    with pytest.raises(InputError, match="^rawp_radius: auto saw no validation after a perturbation"):
+        fit(config_of(settings, rawp_mask_every="epoch"))
 
 
 @pytest.mark.parametrize("bigger", [True, False])
@@ -171,7 +116,7 @@ def test_stage_2_may_lose_what_the_budget_has_left(settings, bigger):
 
     def left(plain, score):
         search = RadiusSearch(0.1, bigger, 1.0, plain=[plain, plain])
-        search.path.append(Validation(1, 0, 0.2, score, score, 0.0, True, True, False, chosen=True))
+        search.path.append(Validation(0, 0.2, score, True, chosen=True))
         return callback.with_found(ft, search, {"ft_radius": None}).clean_tolerance
 
     assert ft.clean_tolerance == 0.985
@@ -197,14 +142,11 @@ def test_an_absolute_radius_is_no_larger_than_the_weights(defense, settings):
     assert callback.size(trainer) == pytest.approx(float(sizes[defense]))
 
 
-def test_without_that_bound_the_radius_would_grow_until_the_loss_is_nan(settings, monkeypatch):
-    options = {"defense": "sam", "rawp_clean_budget": 0.99, "epochs": 24, "train_batch_size": 8192}
-    trainer, _ = fit(config_of(settings, **options))
-    radii = [row.radius for row in trainer.state.search.path]
-    assert len(radii) == 24 and max(radii) == trainer.state.search.largest < 100
-    monkeypatch.setattr(callback, "size", lambda trainer: float("inf"))
-    with pytest.raises(ValueError, match="Training loss is nan"):
-        fit(config_of(settings, **options | {"epochs": 40}))
+def test_an_absolute_ramp_begins_at_a_share_of_the_weights_and_does_not_pass_them(settings):
+    trainer, _ = fit(config_of(settings, defense="sam", rawp_clean_budget=0.99))
+    search = trainer.state.search
+    assert search.path[0].radius == pytest.approx(START * search.largest) and 1 < search.largest < 100
+    assert max(row.radius for row in search.path) <= search.largest
 
 
 # --- what is refused
@@ -258,11 +200,21 @@ def test_several_processes_and_hardened_pretraining_are_refused(settings):
     checks.check_searchable(read(config).training, config, model, None)
 
 
-def test_a_budget_that_nothing_keeps_is_one_line_and_leaves_the_plain_model(settings, monkeypatch):
-    scored(monkeypatch, [0.5, 0.5, 0.1, 0.1])
-    with pytest.raises(InputError, match="^rawp_clean_budget: 0.01 was kept at no validation"):
-        fit(config_of(settings, epochs=2, checkpoint_dir="saved"), saved=True)
-    assert [file.stem.endswith("-plain") for file in Path("saved").glob("*.pth")] == [True]
+def test_a_budget_that_nothing_keeps_is_said_and_leaves_the_least_harmful_and_the_plain_model(
+    settings, monkeypatch, caplog
+):
+    scored(monkeypatch, [0.5, 0.5, 0.1, 0.1, 0.3, *[0.2] * 5])
+    trainer, _ = fit(config_of(settings, epochs=2, checkpoint_dir="saved"), saved=True)
+    assert "valid score 0.3000 at the least harmful radius 0.00125, but rawp_clean_budget wants 0.4950" in caplog.text
+    saved = checkpoint.read(trainer.saved_model_file)
+    assert saved["best_valid_score"] == 0.3 and saved["epoch"] == 4
+    assert sorted(file.stem.endswith("-plain") for file in Path("saved").glob("*.pth")) == [False, True]
+
+
+def test_a_plain_model_without_a_score_is_one_line(settings, monkeypatch):
+    scored(monkeypatch, [float("nan")] * 2)
+    with pytest.raises(InputError, match="^valid_metric: mrr@10 of the plain model was never a number"):
+        fit(config_of(settings, epochs=2))
 
 
 def test_harden_and_tuning_take_a_number_for_stage_2(settings, plain):

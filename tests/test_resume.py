@@ -105,9 +105,7 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         total = calls[0]
     expected = content("whole")
     phases = set()
-    for moment in (
-        (total // 5, total * 2 // 5, total * 3 // 5) if special is AUTO else (total // 5, total // 2, total - 12)
-    ):
+    for moment in (total // 8, total // 2, total * 4 // 5) if special is AUTO else (total // 5, total // 2, total - 12):
         folder = f"killed-{moment}"
         with monkeypatch.context() as patch:
             kill_at(patch, moment)
@@ -122,20 +120,20 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         assert equal(expected, content(folder)), moment
         assert result["best_valid_result"] == whole["best_valid_result"]
         assert result["records"] == whole["records"] and result["repair"] == whole["repair"]
-    assert special is not AUTO or phases == {"plain", "search", 2}
+    assert special is not AUTO or phases >= {"plain", "search"}
 
 
-def test_a_run_killed_after_a_refusal_that_waits_ends_bit_equal(settings, monkeypatch):
+def test_a_run_killed_after_a_refusal_ends_bit_equal(settings, monkeypatch):
     decide = RadiusSearch.decide
 
     def by_radius(trainer, *_, **__):
         search = trainer.state.search
-        score = 0.1 if search.trained_plainly and search.radius > 0.01 else 0.5
+        score = 0.1 if search.trained_plainly and search.radius > 0.05 else 0.5
         trainer.state.valid_result = {"mrr@10": score}
         return score, trainer.state.valid_result
 
     def killed(self, epoch, score):
-        if self.rows and self.rows[-1].waits:
+        if self.path and not self.path[-1].passed:
             raise Killed
         return decide(self, epoch, score)
 
@@ -146,7 +144,7 @@ def test_a_run_killed_after_a_refusal_that_waits_ends_bit_equal(settings, monkey
         patch.setattr(RadiusSearch, "decide", killed)
         with pytest.raises(Killed):
             run_recbole_rawp(config_dict=options(settings, "NeuMF", "killed", **special) | {"epochs": 6})
-    assert torch.load("killed/resume.pt", weights_only=True)["training"]["search"]["path"][-1]["waits"]
+    assert torch.load("killed/resume.pt", weights_only=True)["training"]["search"]["path"][-1]["passed"] is False
     continue_run("killed")
     assert equal(content("whole"), content("killed"))
     assert Path("whole/radius.csv").read_text() == Path("killed/radius.csv").read_text()

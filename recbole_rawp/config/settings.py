@@ -21,7 +21,7 @@ from recbole_rawp.threats.threat import Threat
 if TYPE_CHECKING:
     from recbole.config import Config
 
-START = 0.001  # the first radius that a search tries: small enough for nine layers
+START = 0.02  # the first radius that a search tries, a share of the norm
 
 
 @dataclass(frozen=True)

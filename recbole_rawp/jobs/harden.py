@@ -1,4 +1,4 @@
-"""Repairs the least robust module of a checkpoint's model."""
+"""Hardens the model of a checkpoint: its least robust module alone, or all of it first."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_rawp.config.schema import AUTO
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import own_defense, settings_of
-from recbole_rawp.jobs.train import run
+from recbole_rawp.jobs.train import goes_on, run
 
 
 def harden_checkpoint(
@@ -22,6 +23,9 @@ def harden_checkpoint(
 ) -> dict[str, Any]:
     """Repair the least robust module of a checkpoint's model: stage 2 alone. `argv`, result: as `run_recbole_rawp`.
 
+    With `rawp_radius: auto` (and no `ft_radius`) stage 1 comes first: the model counts as the plain one, and training
+    goes on from its weights, at radii that its clean valid score affords. A checkpoint without defense gets `rawp_ft`.
+
     The file is not touched; the repaired model lies in a new folder as `model.pth`, beside a copy of the original. Only
     load checkpoints that you trust: a pickle can run code.
 
@@ -31,8 +35,11 @@ def harden_checkpoint(
     content = checkpoint.read(file)
     ours = own_defense(content) | {"ft_rounds": 1}
     config = settings_of(content, config_file_list, config_dict, ours=ours, argv=argv)
+    if config["rawp_radius"] == AUTO and not config["ft_radius"] and config["defense"] == "none":
+        config = settings_of(content, config_file_list, config_dict, ours=ours | {"defense": "rawp_ft"}, argv=argv)
     if not config["ft_rounds"]:
         raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
-    config.settings.check_radius_known()
+    if not goes_on(config):
+        config.settings.check_radius_known()
     output_folder.check_free(config["rawp_output_dir"])
-    return run(config, stage_1=Path(file).expanduser())
+    return run(config, baseline=goes_on(config), stage_1=Path(file).expanduser())

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from recbole_rawp import files
+from recbole_rawp.config.schema import AUTO
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
@@ -25,11 +26,13 @@ from recbole_rawp.jobs.trainers import (
     check_weights,
     fit,
     make_trainer,
+    ready,
     write_settings,
 )
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.training.radius.checks import check_searchable
 from recbole_rawp.training.stage2.progress import summary
+from recbole_rawp.training.trainer import RAWPFTTrainer
 
 ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
 
@@ -100,7 +103,7 @@ def run(
         saved: whether to save checkpoints.
         baseline: whether to train the plain model, too.
         folder: that of a run to go on with; None reserves a new one.
-        stage_1: a checkpoint that takes the place of stage 1.
+        stage_1: a checkpoint that takes the place of stage 1; with `rawp_radius: auto`, that of the plain model.
     """
     findings = Findings()
     runs = with_baseline(config) if baseline else [config]
@@ -111,8 +114,11 @@ def run(
                 folder = _begin(config, runs, stage_1, stack)
             trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
             if stage_1 is not None:
-                trainer.skip_stage_1()
-            result = fit(trainer, data, saved)
+                _begin_with(trainer, stage_1)
+            if stage_1 is not None and current is not config:  # the plain model is the checkpoint's
+                ready(trainer, data)
+            else:
+                result = fit(trainer, data, saved)
             attack(trainer, data, candidates, findings, twins_of(folder, network, config))
         assert folder is not None
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
@@ -132,9 +138,9 @@ def _checked(
     check_weights(config.settings, network)
     candidates = check_attack(config, network, data)
     check_training(current, network, data.train)
-    if stage_1 is None:
+    if stage_1 is None or goes_on(current):
         _check_stage_1(config, current, network, data)
-    else:
+    if stage_1 is not None:
         check_choosable(network, data)
         content = checkpoint.read(stage_1, config["device"])
         checkpoint.load_into(network, content)
@@ -150,6 +156,19 @@ def _begin(config: RAWPConfig, runs: Sequence[RAWPConfig], stage_1: Path | None,
         files.copy(stage_1, folder / ORIGINAL)
     write_settings(runs, folder)
     return folder
+
+
+def goes_on(config: RAWPConfig) -> bool:
+    """Tell whether the radius is to be found from a plain model on, where a checkpoint has it: no stage 2 alone."""
+    return bool(config["defense"] != "none" and config["rawp_radius"] == AUTO and not config["ft_radius"])
+
+
+def _begin_with(trainer: RAWPFTTrainer, stage_1: Path) -> None:
+    """Let the model in a checkpoint be the plain one from which a radius is found, or what stage 2 repairs."""
+    if goes_on(trainer.config):
+        trainer.plain_model = checkpoint.read(stage_1, trainer.device)
+    else:
+        trainer.skip_stage_1()
 
 
 def _check_stage_1(config: RAWPConfig, current: RAWPConfig, network: nn.Module, data: Data) -> None:

@@ -16,7 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.host import quirks
 
-COUNTERS = ("start_epoch", "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
+LIMITS = ("start_epoch", "epochs", "eval_step", "stopping_step")
+COUNTERS = (*LIMITS, "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
 
 class AdjustableTrainer(Trainer):
@@ -48,9 +49,12 @@ class AdjustableTrainer(Trainer):
         self._save_checkpoint(epoch, verbose=False)
         self.best_valid_score = highest
 
-    def count_patience_anew(self) -> None:
-        """Let early stopping wait as long as after a best model."""
-        self.cur_step = 0
+    def limit_loop(self, *, start_epoch: int, epochs: int, eval_step: int, stopping_step: int) -> dict[str, int]:
+        """Let RecBole's next loop begin, end, validate and stop early so; return what it would have done."""
+        before = {name: getattr(self, name) for name in LIMITS}
+        self.start_epoch, self.epochs = start_epoch, epochs
+        self.eval_step, self.stopping_step = eval_step, stopping_step
+        return before
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the attributes that are optimizers; two names may hold one (RecVAE)."""

@@ -7,7 +7,7 @@ is known in `state.TrainingState`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,8 @@ class RAWPTrainer(ResumableTrainer):
         state: what this training knows beyond RecBole's.
         callbacks: what hooks into it, in order; one of the user's own can be added.
         arguments: of `fit`, once it was called.
+        plain_model: a RecBole checkpoint of the model as it is, from which a search for the radius goes on; None, it
+            trains the plain model first.
 
     Raises:
         InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`).
@@ -62,6 +64,7 @@ class RAWPTrainer(ResumableTrainer):
         settings = self.settings.training
         self.state = TrainingState(torch.Generator().manual_seed(config["seed"]), settings.warmup_epochs)
         self.hardening = Hardening()
+        self.plain_model: Mapping[str, Any] | None = None
         self.callbacks: list[Callback] = [Saving(), self.hardening, warm_up.WarmUp(), RadiusSearching()]
         self.perturbable = perturbable(self)
         tell_defense(self)
@@ -134,7 +137,7 @@ class RAWPTrainer(ResumableTrainer):
     ) -> tuple[float, Any]:
         """Train as RecBole does; its signature, and the clean valid score and result of the final model.
 
-        With `rawp_radius: auto`, train plainly first, and search. From what a killed run left, go on.
+        With `rawp_radius: auto`, train plainly first, and go on from there. From what a killed run left, go on.
 
         Raises:
             RuntimeError: if epochs were to be hardened and none was.

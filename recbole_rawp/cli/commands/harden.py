@@ -1,4 +1,4 @@
-"""`recbole-rawp harden CHECKPOINT`: repairs the least robust module of a model."""
+"""`recbole-rawp harden CHECKPOINT`: repairs a model's least robust module, or hardens all of it first."""
 
 from __future__ import annotations
 

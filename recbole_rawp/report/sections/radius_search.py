@@ -24,45 +24,43 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     path, metric = pd.DataFrame(search.path), trainer.valid_metric.upper()
     title = f"{trainer.config['model']} on {trainer.config['dataset']}"
     whole(folder / "radius.csv", lambda file: path.to_csv(file, index=False))
-    whole(folder / "radius.png", lambda file: plot(path, file, metric=metric, floor=search.needed(), title=title))
+    whole(folder / "radius.png", lambda file: plot(path, file, metric=metric, floor=search.needed, title=title))
     return [
         "## The radius that was found",
         outcome(search, metric),
-        f"The radius went up after each validation that kept enough of the plain model's {metric}, stayed after the "
-        "first that did not, and went down after the next (`radius.csv`). The plain model is `model-plain.pth`."
+        f"Training went on from the plain model (`model-plain.pth`). The radius grew after each epoch that kept "
+        f"enough of its {metric}; after the others the weights went back (`radius.csv`)."
         "\n\n![radius and clean score by epoch](radius.png)",
     ]
 
 
 def outcome(search: RadiusSearch, metric: str) -> str:
     """Say what was found, what it costs beside the plain model, and whether that is within the budget."""
-    chosen, floor = search.chosen, search.needed()
+    chosen = search.chosen
     assert chosen is not None
     passed = sum(row.passed for row in search.path)
-    anew = f"; training began {search.attempt} times" * (search.attempt > 1)
     words = (
-        f"rawp_radius auto: {chosen.radius:.3g}, of epoch {chosen.epoch} ({passed} of {len(search.path)} "
-        f"validations passed{anew}). Clean {metric} on validation data {chosen.score:.4f} "
-        f"({search.borne_out()}), the plain model's {search.measure():.4f} "
-        f"(median of three), {'at least' if search.bigger else 'at most'} {floor:.4f} wanted"
+        f"rawp_radius auto: {chosen.radius:.3g}, of epoch {chosen.epoch} ({passed} of {len(search.path)} epochs kept). "
+        f"Clean {metric} on validation data {chosen.score:.4f}, the plain model's best {search.measure:.4f}, "
+        f"{'at least' if search.bigger else 'at most'} {search.needed:.4f} wanted"
     )
-    if search.within_budget(chosen):
+    if chosen.passed:
         return f"{words}: within the budget of {100 * search.budget:g} %."
     return (
-        f"{words}: **the budget of {100 * search.budget:g} % is not kept**. More epochs, or a larger rawp_clean_budget."
+        f"{words}: **no radius kept the budget of {100 * search.budget:g} %**; this one cost least. The plain model is "
+        "model-plain.pth."
     )
 
 
 def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: str) -> None:
-    """Draw the radius and the clean score by epoch: passed, refused and chosen validations, and what was needed."""
+    """Draw the radius and the clean score by epoch: kept, refused and chosen epochs, and what was wanted."""
     from matplotlib.ticker import MaxNLocator
 
     figure = pictures.blank(6, 5)
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, column in ((above, "radius"), (below, "score")):
-        for _, attempt in path.groupby("attempt"):
-            axes.plot(attempt["epoch"], attempt[column], color=CLEAN, linewidth=0.8)
-        for passed, colour, label in ((True, PASSED, "passed"), (False, REFUSED, "refused")):
+        axes.plot(path["epoch"], path[column], color=CLEAN, linewidth=0.8)
+        for passed, colour, label in ((True, PASSED, "kept"), (False, REFUSED, "refused")):
             rows = path[path["passed"] == passed]
             axes.plot(rows["epoch"], rows[column], "o" if passed else "X", color=colour, linestyle="", label=label)
         chosen = path[path["chosen"]]
@@ -72,10 +70,9 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     above.set_ylabel("radius")
     above.set_title(f"{title}: rawp_radius auto")
     above.legend(frameon=False)
-    (then,) = below.step(path["epoch"], path["needed"], where="mid", color="black", linewidth=0.8)
-    end = below.axhline(floor, color="black", linestyle=":")
+    wanted = below.axhline(floor, color="black", linestyle=":")
     below.set_ylabel(f"{metric} on validation data")
     below.set_xlabel("epoch")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below.legend([then, end], ["needed then", "needed in the end"], frameon=False)
+    below.legend([wanted], ["wanted"], frameon=False)
     figure.savefig(file, dpi=150, format="png")

@@ -1,4 +1,4 @@
-"""Finds the radius in training: the plain model first; then radii go up and down by its valid scores."""
+"""Finds the radius in training: the plain model first; from there the radius grows while the clean score allows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recbole_rawp.host import checkpoint
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.plain_values import copied, plain
-from recbole_rawp.training.radius.checks import check_found, check_searchable
-from recbole_rawp.training.radius.rule import RadiusSearch
+from recbole_rawp.training.radius.checks import check_found, check_measured, check_searchable
+from recbole_rawp.training.radius.rule import RadiusSearch, epochs_after
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning
@@ -29,7 +29,7 @@ class RadiusSearching(Callback):
         return trainer.state.search is not None and trainer.start_epoch < trainer.epochs
 
     def on_train_begin(self, trainer: Any) -> None:
-        """Train the plain model, unless that is done; training begins anew from its start.
+        """Train the plain model, unless that is done; the hardened training goes on from its best weights.
 
         Raises:
             InputError: if there is nothing to find a radius by.
@@ -48,56 +48,78 @@ class RadiusSearching(Callback):
             trainer.state.search.perturbed = True
 
     def on_validation(self, trainer: Any, epoch: int, score: float) -> None:
-        """Note the plain model's score, or decide about the hardened one."""
+        """Note the plain model's score, and keep it where it is the best; or judge the hardened one."""
         search = trainer.state.search
         if trainer.trains_plain_model:
             search.plain.append(float(score))
-        elif search is not None:
-            _decide(trainer, epoch, float(score))
+            if trainer.cur_step == 0:
+                search.kept = copied(trainer.trained())
+        elif search is not None and search.perturbed:  # epochs of empty masks tell nothing of the radius
+            search.perturbed = False
+            judge(trainer, epoch, float(score))
 
     def on_train_end(self, trainer: Any) -> None:
         """Make the chosen model the best one.
 
         Raises:
-            InputError: if no model passed.
+            InputError: if no validation came after a perturbation.
         """
         if not self.keeps_best(trainer):
             return
         search = trainer.state.search
         check_found(search)
-        if not search.within_budget(search.chosen):
+        if not search.chosen.passed:
             trainer.logger.warning(
-                f"rawp_radius auto: valid score {search.chosen.score:.4f}, {search.borne_out()}, but rawp_clean_budget "
-                f"wants {search.needed():.4f}: not kept. More epochs may help, or a larger budget."
+                f"rawp_radius auto: valid score {search.chosen.score:.4f} at the least harmful radius "
+                f"{search.chosen.radius:.3g}, but rawp_clean_budget wants {search.needed:.4f}: not kept. A larger "
+                "budget, or a smaller learning_rate, may help."
             )
         if not trainer.arguments.saved:
             checkpoint.load_into(trainer.model, {"state_dict": trainer.state.best_weights})
         trainer.set_best(search.chosen.score, search.result)
+        trainer.limit_loop(**search.limits)
 
 
 def train_plainly(trainer: Any) -> None:
-    """Train the plain model, as far as a killed run did not, and go back to the start.
+    """Train the plain model, as far as a killed run did not, and put its best weights and optimizer back for the ramp.
 
     Its checkpoint becomes `*-plain.pth`, lest it be taken for the hardened one if the run is killed.
     """
     state, saved = trainer.state, trainer.arguments.saved
     if trainer.killed is None:
         begin_search(trainer)
+    if trainer.plain_model is not None:
+        take_plain(trainer, trainer.plain_model)
+        return
     with trainer.tensorboard_beside("plain"), restoring.state(trainer.model):  # what it leaves beside weights goes
         trainer.go_on()
-        trainer.logger.info("rawp_radius auto: the plain model first, whose valid scores are the measure.")
+        trainer.logger.info("rawp_radius auto: the plain model first, whose best valid score is the measure.")
         with called_plain(trainer.config):
             trainer.recboles_fit(saved=saved)
-    search, seconds = state.search, state.seconds
-    search.trained_plainly = True
+    search, seconds, epochs = state.search, state.seconds, max(trainer.train_loss_dict) + 1
+    check_measured(search, trainer.valid_metric)
     file = Path(trainer.saved_model_file)
     if saved and file.exists():  # a run killed just now repeats the last epoch, which need not be the best
         file.replace(file.with_stem(f"{file.stem}-plain"))
-    if math.isinf(search.largest):
-        search.largest = size(trainer)
-    assert search.start is not None
     trainer.restore(search.start)
-    state.search, state.seconds = search, seconds
+    trainer.put_trained(search.kept)
+    state.search, state.seconds, state.plain_until = search, seconds, epochs
+    begin_ramp(trainer, epochs)
+
+
+def take_plain(trainer: Any, content: Mapping[str, Any]) -> None:
+    """Let the model as it is, of that checkpoint, be the plain one; its optimizer goes on where it is of this kind."""
+    search, epochs = trainer.state.search, content["epoch"] + 1
+    try:
+        trainer.optimizer.load_state_dict(content["optimizer"])
+    except (KeyError, ValueError):
+        trainer.logger.info("rawp_radius auto: the checkpoint's optimizer does not fit; a new one is used.")
+    score, _ = trainer._valid_epoch(trainer.arguments.valid_data, trainer.arguments.show_progress)
+    search.plain, search.kept = [float(score)], None if math.isnan(score) else copied(trainer.trained())
+    check_measured(search, trainer.valid_metric)
+    trainer.logger.info(f"rawp_radius auto: the checkpoint's valid score, {score:.4f}, is the measure.")
+    trainer.state.plain_until = epochs
+    begin_ramp(trainer, epochs)
 
 
 def begin_search(trainer: Any) -> None:
@@ -107,6 +129,17 @@ def begin_search(trainer: Any) -> None:
     trainer.state.search = RadiusSearch(
         settings.clean_budget, trainer.valid_metric_bigger, settings.largest_radius, start=start
     )
+
+
+def begin_ramp(trainer: Any, plain: int) -> None:
+    """Let RecBole's loop go on after so many plain epochs, validate after each, and not stop early."""
+    search: RadiusSearch = trainer.state.search
+    search.trained_plainly, search.start = True, None
+    if math.isinf(search.largest):
+        search.largest = size(trainer)
+        search.radius *= search.largest
+    end = plain + epochs_after(plain)
+    search.limits = trainer.limit_loop(start_epoch=plain, epochs=end, eval_step=1, stopping_step=end)
 
 
 @contextmanager
@@ -127,53 +160,24 @@ def size(trainer: Any) -> float:
     return max(float(radius.max()) for radius in groups.values())
 
 
-def _decide(trainer: Any, epoch: int, score: float) -> None:
-    """Keep the model as it is, or put the last one that was kept back, or the first."""
+def judge(trainer: Any, epoch: int, score: float) -> None:
+    """Set the next radius; keep the model, or put the one kept last back; make it the result so far if it is."""
     search: RadiusSearch = trainer.state.search
-    perturbed, search.perturbed = search.perturbed, False
-    waited = any(row.waits for row in search.rows[-1:])
-    kept = _set_radius(trainer, epoch, score) if perturbed else not waited
-    if not perturbed and kept:  # plain epochs, of the warm-up or of empty masks, tell nothing of the radius
-        search.kept_score, search.warmed = score, search.warmed + 1
-    if search.gives_up(impatient=trainer.cur_step >= max(1, trainer.stopping_step)):
-        _begin_anew(trainer)
-    elif kept:
-        search.kept = copied(trainer.trained())
-    elif not search.path[-1].waits:
-        trainer.put_trained(search.kept or search.start or {})
-    if not search.path:
-        search.start, search.warm_start = search.kept, search.warmed
-
-
-def _set_radius(trainer: Any, epoch: int, score: float) -> bool:
-    """Set the next radius, and make the model the result so far if it is; tell whether to keep it."""
-    search: RadiusSearch = trainer.state.search
-    kept = search.decide(epoch, score)
-    row = search.path[-1]
+    row = search.decide(epoch, score)
     trainer.logger.info(
         f"rawp_radius auto: epoch {epoch}, radius {row.radius:.3g}, valid score {score:.4f}, needed "
-        f"{row.needed:.4f}: {'passed' if row.passed else 'refused'}{', goes on' * row.waits}; next radius "
-        f"{search.radius:.3g}"
+        f"{search.needed:.4f}: {'kept' if row.passed else 'refused'}; next radius {search.radius:.3g}"
     )
-    if row.chosen:  # RecBole's early stopping, by the clean score, counts anew
+    if row.chosen:
         search.result = plain(dict(trainer.state.valid_result))
-        trainer.count_patience_anew()
         if trainer.arguments.saved:
             trainer.save_as_best(epoch, score)
         else:
             trainer.state.best_weights = copied(trainer.model.state_dict())
-    return kept
-
-
-def _begin_anew(trainer: Any) -> None:
-    """Train from the start again, at smaller radii; RecBole's early stopping, too."""
-    search: RadiusSearch = trainer.state.search
-    search.begin_anew()
-    trainer.put_trained(search.start or {})
-    trainer.forget_best()
-    trainer.logger.info(
-        f"rawp_radius auto: the budget is not kept; training begins anew, at a radius of {search.largest:.3g} at most"
-    )
+    if row.passed:
+        search.kept = copied(trainer.trained())
+    else:
+        trainer.put_trained(search.kept)
 
 
 def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, Any]) -> FineTuning:
@@ -181,7 +185,7 @@ def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, 
     chosen = search.chosen
     assert chosen is not None
     radius = values["ft_radius"] or chosen.radius
-    part, whole = search.needed(), chosen.confirmed
+    part, whole = search.needed, chosen.score
     part, whole = (part, whole) if search.bigger else (whole, part)
     tolerance = max(settings.clean_tolerance, min(1.0, part / whole)) if whole > 0 else 1.0
     return replace(settings, clean_tolerance=tolerance, recipe=replace(settings.recipe, radius=radius))

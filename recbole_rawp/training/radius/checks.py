@@ -40,14 +40,19 @@ def check_scored(settings: Training, model: nn.Module) -> None:
         )
 
 
+def check_measured(search: RadiusSearch, metric: str) -> None:
+    """Raise InputError if no valid score of the plain model was a number."""
+    if search.kept is None:
+        raise InputError(
+            f"valid_metric: {metric} of the plain model was never a number, and rawp_radius=auto goes by it. Train "
+            "with a smaller learning_rate, or set rawp_radius."
+        )
+
+
 def check_found(search: RadiusSearch) -> None:
-    """Raise InputError if a search that is over chose no model."""
+    """Raise InputError if a search that is over saw no hardened model."""
     if not search.path:
         raise InputError(
-            "rawp_radius: auto saw no validation after a perturbation. Train longer, or raise rawp_mask_probability."
-        )
-    if search.chosen is None:
-        raise InputError(
-            f"rawp_clean_budget: {search.budget:g} was kept at no validation, however small the radius. Raise it, or "
-            "validate less often (eval_step)."
+            "rawp_radius: auto saw no validation after a perturbation. Raise rawp_mask_probability, or set "
+            "rawp_mask_every: batch."
         )
