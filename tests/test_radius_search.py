@@ -82,6 +82,12 @@ def test_a_score_that_is_not_a_number_is_refused_and_any_other_is_better(scores)
     assert not any(row.passed for row in search.path) and search.chosen.score == 0.3
 
 
+def test_a_plain_score_that_is_not_a_number_is_no_measure():
+    for plain in ([math.nan, 0.5, 0.4], [0.5, math.nan]):
+        search = searched(lambda radius: 0.3, plain=plain, epochs=1)
+        assert search.measure == 0.5 and not search.path[0].passed
+
+
 def test_a_ramp_has_a_quarter_of_the_plain_epochs_and_eight_at_least():
     assert [epochs_after(plain) for plain in (1, 12, 32, 50, 100)] == [8, 8, 8, 12, 25]
 
@@ -212,6 +218,25 @@ def test_harden_goes_on_from_the_checkpoint_as_the_plain_model(plain):
     assert result["search"].startswith("rawp_radius auto: ") and result["repair"]
     assert {record.defense for record in result["records"]} == {"none", "rawp_ft"}
     assert Path(result["output_dir"], "original.pth").read_bytes() == plain.read_bytes()
+
+
+def test_harden_keeps_the_checkpoints_moments_and_the_options_that_were_typed(settings, plain, caplog):
+    content = checkpoint.read(plain)
+    trainer, _ = made(config_of(settings, learning_rate=0.005))
+    callback.go_on_with_optimizer(trainer, content)
+    state = trainer.optimizer.state_dict()
+    theirs = content["optimizer"]["state"]
+    assert state["param_groups"][0]["lr"] == 0.005 and theirs
+    assert all(same(state["state"][k], theirs[k]) for k in theirs) and "does not fit" not in caplog.text
+    other, _ = made(config_of(settings, learner="sgd"))
+    callback.go_on_with_optimizer(other, content)
+    assert not other.optimizer.state_dict()["state"] and "does not fit" in caplog.text
+
+
+def test_harden_takes_no_hardened_model_for_the_plain_one(settings):
+    trainer, _ = fit(config_of(settings, checkpoint_dir="hardened"), saved=True)
+    with pytest.raises(InputError, match="^ft_radius: missing"):
+        harden_checkpoint(trainer.saved_model_file, config_dict={"ft_radius": None})
 
 
 def test_a_trial_of_a_search_wants_a_number(settings):

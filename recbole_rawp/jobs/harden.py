@@ -23,8 +23,8 @@ def harden_checkpoint(
 ) -> dict[str, Any]:
     """Repair the least robust module of a checkpoint's model: stage 2 alone. `argv`, result: as `run_recbole_rawp`.
 
-    With `rawp_radius: auto` (and no `ft_radius`) stage 1 comes first: the model counts as the plain one, and training
-    goes on from its weights, at radii that its clean valid score affords. A checkpoint without defense gets `rawp_ft`.
+    With `rawp_radius: auto` (and no `ft_radius`) a plain model's stage 1 comes first: training goes on from its
+    weights, at radii that its clean valid score affords, as `rawp_ft` unless another defense is named.
 
     The file is not touched; the repaired model lies in a new folder as `model.pth`, beside a copy of the original. Only
     load checkpoints that you trust: a pickle can run code.
@@ -34,12 +34,14 @@ def harden_checkpoint(
     """
     content = checkpoint.read(file)
     ours = own_defense(content) | {"ft_rounds": 1}
+    plain = content["config"]["defense"] in (None, "none")
     config = settings_of(content, config_file_list, config_dict, ours=ours, argv=argv)
-    if config["rawp_radius"] == AUTO and not config["ft_radius"] and config["defense"] == "none":
+    if plain and config["rawp_radius"] == AUTO and not config["ft_radius"] and config["defense"] == "none":
         config = settings_of(content, config_file_list, config_dict, ours=ours | {"defense": "rawp_ft"}, argv=argv)
+    hardens = plain and goes_on(config)
     if not config["ft_rounds"]:
         raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
-    if not goes_on(config):
+    if not hardens:
         config.settings.check_radius_known()
     output_folder.check_free(config["rawp_output_dir"])
-    return run(config, baseline=goes_on(config), stage_1=Path(file).expanduser())
+    return run(config, baseline=hardens, stage_1=Path(file).expanduser())

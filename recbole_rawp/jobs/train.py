@@ -107,17 +107,18 @@ def run(
     """
     findings = Findings()
     runs = with_baseline(config) if baseline else [config]
+    content = None if stage_1 is None else checkpoint.read(stage_1, config["device"])
     with ExitStack() as stack:
         for current in runs:
-            data, network, candidates = _checked(config, current, stage_1, findings)
+            data, network, candidates = _checked(config, current, content, findings)
             if folder is None:  # nothing is written before the input is known to work
                 folder = _begin(config, runs, stage_1, stack)
             trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
-            if stage_1 is not None:
-                _begin_with(trainer, stage_1)
-            if stage_1 is not None and current is not config:  # the plain model is the checkpoint's
+            if content is not None and current is not config:  # the plain model is the checkpoint's
                 ready(trainer, data)
             else:
+                if content is not None:
+                    _begin_with(trainer, content)
                 result = fit(trainer, data, saved)
             attack(trainer, data, candidates, findings, twins_of(folder, network, config))
         assert folder is not None
@@ -131,20 +132,19 @@ def run(
 
 
 def _checked(
-    config: RAWPConfig, current: RAWPConfig, stage_1: Path | None, findings: Findings
+    config: RAWPConfig, current: RAWPConfig, content: Mapping[str, Any] | None, findings: Findings
 ) -> tuple[Data, nn.Module, Candidates | None]:
     """Return data, model and attack candidates of the settings `current`, or raise InputError for what cannot work."""
     data, network = prepare(current)
     check_weights(config.settings, network)
     candidates = check_attack(config, network, data)
     check_training(current, network, data.train)
-    if stage_1 is None or goes_on(current):
+    if content is None or goes_on(current):
         _check_stage_1(config, current, network, data)
-    if stage_1 is not None:
+    if content is not None:
         check_choosable(network, data)
-        content = checkpoint.read(stage_1, config["device"])
         checkpoint.load_into(network, content)
-        findings.checks += unseen(content, config)
+        findings.checks += unseen(content, current)
     return data, network, candidates
 
 
@@ -163,10 +163,10 @@ def goes_on(config: RAWPConfig) -> bool:
     return bool(config["defense"] != "none" and config["rawp_radius"] == AUTO and not config["ft_radius"])
 
 
-def _begin_with(trainer: RAWPFTTrainer, stage_1: Path) -> None:
-    """Let the model in a checkpoint be the plain one from which a radius is found, or what stage 2 repairs."""
+def _begin_with(trainer: RAWPFTTrainer, content: Mapping[str, Any]) -> None:
+    """Let a checkpoint's model be the plain one from which a radius is found, or what stage 2 repairs."""
     if goes_on(trainer.config):
-        trainer.plain_model = checkpoint.read(stage_1, trainer.device)
+        trainer.take_plain_model(content)
     else:
         trainer.skip_stage_1()
 

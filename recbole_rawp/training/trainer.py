@@ -190,6 +190,10 @@ class RAWPTrainer(ResumableTrainer):
         score, self.state.valid_result = super()._valid_epoch(valid_data, show_progress)
         return score, self.state.valid_result
 
+    def take_plain_model(self, content: Mapping[str, Any]) -> None:
+        """Let a search for the radius go on from a checkpoint's model, which this one is: no plain training."""
+        self.plain_model = content
+
     def skip_stage_1(self) -> None:
         """Let `fit` take the model as it is: for the best one of stage 1."""
         self.start_epoch, self.state.stage = self.epochs, 2

@@ -28,8 +28,8 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     return [
         "## The radius that was found",
         outcome(search, metric),
-        f"Training went on from the plain model (`model-plain.pth`). The radius grew after each epoch that kept "
-        f"enough of its {metric}; after the others the weights went back (`radius.csv`)."
+        f"Training went on from the plain model (`model-plain.pth`; of `harden`, `original.pth`). The radius grew "
+        f"after each epoch that kept enough of its {metric}; after the others the weights went back (`radius.csv`)."
         "\n\n![radius and clean score by epoch](radius.png)",
     ]
 
@@ -46,10 +46,7 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     )
     if chosen.passed:
         return f"{words}: within the budget of {100 * search.budget:g} %."
-    return (
-        f"{words}: **no radius kept the budget of {100 * search.budget:g} %**; this one cost least. The plain model is "
-        "model-plain.pth."
-    )
+    return f"{words}: **no radius kept the budget of {100 * search.budget:g} %**; this one cost least."
 
 
 def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: str) -> None:

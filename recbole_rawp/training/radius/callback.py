@@ -39,8 +39,12 @@ class RadiusSearching(Callback):
             return
         check_searchable(settings, trainer.config, trainer.model, trainer.arguments.valid_data)
         killed = trainer.killed
-        if killed is None or not killed["training"]["search"]["trained_plainly"]:
+        if killed is not None and killed["training"]["search"]["trained_plainly"]:
+            return
+        if trainer.plain_model is None:
             train_plainly(trainer)
+        else:
+            take_plain(trainer, trainer.plain_model)
 
     def on_pass_end(self, trainer: Any, epoch: int) -> None:
         """Note whether something was perturbed since the last validation."""
@@ -87,10 +91,7 @@ def train_plainly(trainer: Any) -> None:
     """
     state, saved = trainer.state, trainer.arguments.saved
     if trainer.killed is None:
-        begin_search(trainer)
-    if trainer.plain_model is not None:
-        take_plain(trainer, trainer.plain_model)
-        return
+        begin_search(trainer, copied(trainer.captured(epoch=trainer.start_epoch) | {"outside": {}}))
     with trainer.tensorboard_beside("plain"), restoring.state(trainer.model):  # what it leaves beside weights goes
         trainer.go_on()
         trainer.logger.info("rawp_radius auto: the plain model first, whose best valid score is the measure.")
@@ -108,12 +109,10 @@ def train_plainly(trainer: Any) -> None:
 
 
 def take_plain(trainer: Any, content: Mapping[str, Any]) -> None:
-    """Let the model as it is, of that checkpoint, be the plain one; its optimizer goes on where it is of this kind."""
+    """Let the model as it is, of that checkpoint, be the plain one."""
+    begin_search(trainer)
     search, epochs = trainer.state.search, content["epoch"] + 1
-    try:
-        trainer.optimizer.load_state_dict(content["optimizer"])
-    except (KeyError, ValueError):
-        trainer.logger.info("rawp_radius auto: the checkpoint's optimizer does not fit; a new one is used.")
+    go_on_with_optimizer(trainer, content)
     score, _ = trainer._valid_epoch(trainer.arguments.valid_data, trainer.arguments.show_progress)
     search.plain, search.kept = [float(score)], None if math.isnan(score) else copied(trainer.trained())
     check_measured(search, trainer.valid_metric)
@@ -122,10 +121,19 @@ def take_plain(trainer: Any, content: Mapping[str, Any]) -> None:
     begin_ramp(trainer, epochs)
 
 
-def begin_search(trainer: Any) -> None:
-    """Make the search, which remembers how training begins."""
+def go_on_with_optimizer(trainer: Any, content: Mapping[str, Any]) -> None:
+    """Take the moments of a checkpoint's optimizer, and none of its options; if it is another, say so and leave it."""
+    own, theirs = trainer.optimizer.state_dict(), content.get("optimizer") or {"param_groups": []}
+    alike = [group["params"] for group in own["param_groups"]] == [g["params"] for g in theirs["param_groups"]]
+    if alike and content["config"]["learner"] == trainer.config["learner"]:
+        trainer.optimizer.load_state_dict(own | {"state": theirs["state"]})
+    else:
+        trainer.logger.warning("rawp_radius auto: the checkpoint's optimizer does not fit this one, which begins anew.")
+
+
+def begin_search(trainer: Any, start: dict[str, Any] | None = None) -> None:
+    """Make the search, which remembers how a plain training that it waits for begins."""
     settings = trainer.settings.training
-    start = copied(trainer.captured(epoch=trainer.start_epoch) | {"outside": {}})
     trainer.state.search = RadiusSearch(
         settings.clean_budget, trainer.valid_metric_bigger, settings.largest_radius, start=start
     )

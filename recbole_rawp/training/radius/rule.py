@@ -76,8 +76,9 @@ class RadiusSearch:
 
     @property
     def measure(self) -> float:
-        """The plain model's best valid score."""
-        return max(self.plain) if self.bigger else min(self.plain)
+        """The plain model's best valid score; NaN is none."""
+        scores = [score for score in self.plain if not math.isnan(score)]
+        return max(scores) if self.bigger else min(scores)
 
     @property
     def needed(self) -> float:
