@@ -235,7 +235,8 @@ def test_a_run_with_a_file_is_called_by_its_stem_and_goes_on_without_it(settings
 
 
 @pytest.mark.parametrize(
-    "option", [{"rawp_granularity": "tensor"}, {"rawp_direction": "adam"}, {"rawp_ascent_fraction": 0.5}]
+    "option",
+    [{"rawp_granularity": "tensor"}, {"rawp_direction": "adam"}, {"rawp_ascent_fraction": 0.5}, {"rawp_start": "last"}],
 )
 def test_what_activations_cannot_have_is_refused(option, settings):
     (key,) = option

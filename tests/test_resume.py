@@ -76,6 +76,8 @@ def kill_at(monkeypatch, moment):
 SPECIAL = {
     "NeuMF": {"rawp_layer_weights": "criticality", "criticality_every": 2},
     "DCN": {"rawp_direction": "adam"},
+    "DiffRec": {"rawp_start": "last"},
+    "MKR": {"rawp_start": "free"},
 }
 
 
@@ -88,7 +90,7 @@ def phase(folder):
     return "search" if state["search"]["trained_plainly"] else "plain"
 
 
-AUTO = {"rawp_radius": "auto", "rawp_clean_budget": 0.2}
+AUTO = {"rawp_radius": "auto", "rawp_clean_budget": 0.2, "rawp_start": "free"}
 
 
 @pytest.mark.parametrize(

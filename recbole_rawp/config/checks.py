@@ -28,6 +28,14 @@ def check_values(values: Mapping[str, Any]) -> None:
             f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
             f"{values['rawp_granularity']!r}. Use rawp_layer_weights=uniform or rawp_granularity=tensor."
         )
+    if values.get("rawp_start") == "free" and (values.get("rawp_direction"), values.get("rawp_steps")) != (
+        "gradient",
+        1,
+    ):
+        raise InputError(
+            "rawp_start: 'free' takes no step of its own. Use rawp_direction=gradient and rawp_steps=1, or "
+            "rawp_start=last."
+        )
     if values.get("rawp_target") == "activations":
         _check_activations(values)
 
@@ -38,6 +46,7 @@ def _check_activations(values: Mapping[str, Any]) -> None:
         "rawp_granularity": ("row", "sign"),
         "rawp_direction": ("gradient", "noise"),
         "rawp_ascent_fraction": (1,),
+        "rawp_start": ("weights",),
     }
     for key, known in possible.items():
         if values[key] not in known:

@@ -208,6 +208,7 @@ def _recipe(v: Mapping[str, Any]) -> Recipe:
         mask_every=v["rawp_mask_every"],
         direction=v["rawp_direction"],
         steps=v["rawp_steps"],
+        start=v["rawp_start"],
         ascent_fraction=v["rawp_ascent_fraction"],
         clean_weight=v["rawp_clean_weight"],
         adversarial_weight=v["rawp_adversarial_weight"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_rawp.core import restoring
-from recbole_rawp.core.ascent import AdamMoments, ascend
+from recbole_rawp.core.ascent import Memory, ascend, follow
 from recbole_rawp.core.ball import Ball, Weights, around, group_norms
 from recbole_rawp.core.gradients import Loss, LossFunction, combine, gradients, total
 from recbole_rawp.core.overlay import overlay
@@ -30,6 +30,7 @@ class Recipe:
     mask_every: str = "epoch"
     direction: str = "gradient"
     steps: int = 1
+    start: str = "weights"
     ascent_fraction: float = 1.0
     clean_weight: float = 0.0
     adversarial_weight: float = 1.0
@@ -47,6 +48,7 @@ class Objective:
         mask: name -> whether the tensor is perturbed until the next draw.
         stretch: T.
         batches, perturbed: calls since `reset`, and those with a perturbation, over which `losses` sums L(w + delta).
+        memory: what the ascent keeps from batch to batch.
         norms: name -> [sum of ||delta_l||, number of summands].
     """
 
@@ -58,7 +60,7 @@ class Objective:
         self.recipe = recipe
         self.omega = omega
         self.generator = generator
-        self.adam = AdamMoments()
+        self.memory = Memory()
         self.draw()
         self.reset()
 
@@ -116,15 +118,22 @@ class Objective:
     def perturb(self, weights: Weights, gradient: Callable[[Weights | None], Weights]) -> Weights:
         """Return delta for the unmasked `weights`, and count its norms."""
         recipe = self.recipe
-        delta = ascend(
-            gradient,
-            weights,
-            self.bound(weights, recipe.radius * self.stretch),
-            direction=recipe.direction,
-            steps=recipe.steps,
-            generator=self.generator,
-            adam=self.adam,
-        )
+        ball = self.bound(weights, recipe.radius * self.stretch)
+        if recipe.start == "free" and self.memory.uphill:
+            delta = follow(self.memory, weights, ball)
+        else:
+            delta = ascend(
+                gradient,
+                weights,
+                ball,
+                direction=recipe.direction,
+                steps=recipe.steps,
+                generator=self.generator,
+                adam=self.memory.adam,
+                start=None if recipe.start == "weights" else self.memory.start(weights),
+            )
+        if recipe.start != "weights":
+            self.memory.keep(delta, watched=recipe.start == "free")
         for name, norm in group_norms(delta, "tensor").items():
             entry = self.norms.setdefault(name, [0.0, 0])
             entry[:] = entry[0] + norm, entry[1] + 1

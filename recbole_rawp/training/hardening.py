@@ -9,7 +9,7 @@ from recbole_rawp.config.schema import OF_A_DEFENSE
 from recbole_rawp.config.suites import OPTIONAL_TARGETS
 from recbole_rawp.config.yaml_files import is_yaml
 from recbole_rawp.core.activation_objective import ActivationObjective
-from recbole_rawp.core.ascent import AdamMoments
+from recbole_rawp.core.ascent import Memory
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
@@ -43,7 +43,7 @@ class Hardening(Callback):
         trainer.logger.info(weight_table(trainer.model, weights, omega, settings.defense))
         kind = ActivationObjective if settings.target == "activations" else Objective
         self.objective = kind(trainer.model, weights, settings.recipe, omega=omega, generator=state.masks)
-        state.moments = AdamMoments()
+        state.memory = Memory()
         return self.objective
 
     def on_epoch_begin(self, trainer: Any, train_data: Any, epoch: int) -> None:
@@ -62,9 +62,9 @@ class Hardening(Callback):
             trainer.state.perturbed = None
             return loss
         objective, state = self.objective, trainer.state
-        assert objective is not None and state.moments is not None
+        assert objective is not None and state.memory is not None
         objective.weights, omega = chosen_weights(trainer.model, trainer.settings.training)
-        objective.omega, objective.adam = state.omega or omega, state.moments
+        objective.omega, objective.memory = state.omega or omega, state.memory
         if state.search is not None:
             objective.recipe = replace(objective.recipe, radius=state.search.radius)
         counted = quirks.counted(trainer, loss, epoch)

@@ -150,7 +150,7 @@ class ResumableTrainer(AdjustableTrainer):
                 "data that the run began with."
             ) from error
         self.set_counters(captured["counters"])
-        if captured["training"]["moments"] is not None:
+        if captured["training"]["memory"] is not None:
             self.hardening.build(self)  # draws masks: their generator is put back next
         try:
             self.state.restore(captured["training"], self.device)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from recbole_rawp.core.ascent import AdamMoments
+from recbole_rawp.core.ascent import AdamMoments, Memory
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.training.plain_values import moved, plain
 from recbole_rawp.training.radius.rule import RadiusSearch, Validation
@@ -19,7 +19,8 @@ from recbole_rawp.training.stage2.progress import Progress
 from recbole_rawp.training.stage2.tuning import TunedEpoch
 
 RECORDS: dict[str, Any] = {  # field -> what it holds, or a list of
-    "moments": AdamMoments,
+    "memory": Memory,
+    "adam": AdamMoments,
     "search": RadiusSearch,
     "path": Validation,
     "progress": Progress,
@@ -27,7 +28,7 @@ RECORDS: dict[str, Any] = {  # field -> what it holds, or a list of
     "epochs": TunedEpoch,
     "sweep": Mixture,
 }
-ON_DEVICE = ("moments", "progress")  # the others hold what generators and `load_state_dict` take from the CPU
+ON_DEVICE = ("memory", "progress")  # the others hold what generators and `load_state_dict` take from the CPU
 UNSAVED = ("since",)
 
 
@@ -43,7 +44,7 @@ class TrainingState:
         epoch_begun: the last epoch that began.
         perturbed: batches of the last pass that had a perturbation; None if it was to be plain.
         omega: layer weights as measured by criticality.
-        moments: of the ascent; None before the first hardened epoch.
+        memory: of the ascent; None before the first hardened epoch.
         valid_result: RecBole's, of the last validation.
         best_weights: those of the best model, where no file holds them and something needs them.
         search: for the radius, where `rawp_radius` is auto.
@@ -58,7 +59,7 @@ class TrainingState:
     epoch_begun: int | None = None
     perturbed: int | None = None
     omega: dict[str, float] | None = None
-    moments: AdamMoments | None = None
+    memory: Memory | None = None
     valid_result: dict[str, float] = field(default_factory=dict)
     best_weights: Weights | None = None
     search: RadiusSearch | None = None

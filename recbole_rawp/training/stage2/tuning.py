@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from recbole_rawp.core.ascent import AdamMoments
+from recbole_rawp.core.ascent import Memory
 from recbole_rawp.core.objective import Objective
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def tune(trainer: Any, weights: Weights, parameters: Parameters, scores: ValidSc
         number = progress.start_epoch + progress.round * settings.epochs + epoch
         objective.generator.manual_seed(trainer.config["seed"] + number)  # each epoch of its own: a killed run goes on
         objective.draw()
-        objective.adam = AdamMoments()
+        objective.memory = Memory()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1.0 if 2 * epoch < settings.epochs else 0.1)
         with progress.timed():
