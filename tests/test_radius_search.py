@@ -19,7 +19,7 @@ from recbole_rawp.training.radius.rule import GROWTH, RadiusSearch, epochs_after
 from recbole_rawp.training.registration import unregister
 from tests.training import made, same
 
-PLAIN = [0.2, 0.4, 0.5, 0.45]
+PLAIN = [0.2, 0.4, 0.5]
 
 
 def searched(score, *, plain=PLAIN, bigger=True, largest=1.0, epochs=20):
@@ -41,17 +41,17 @@ def test_a_score_that_falls_with_the_square_of_the_radius_gives_that_which_the_b
 
 
 def test_the_rule_is_the_same_where_less_is_better():
-    mirrored = searched(lambda radius: 1 + 10 * radius**2, plain=[3.0, 1.0, 1.5], bigger=False)
+    mirrored = searched(lambda radius: 1 + 10 * radius**2, plain=[3.0, 1.5, 1.0], bigger=False)
     assert mirrored.needed == pytest.approx(1 / 0.99) and mirrored.measure == 1.0
     assert (0.0101 / 10) ** 0.5 / 1.1 < mirrored.chosen.radius <= (0.0102 / 10) ** 0.5
 
 
 def test_the_radius_grows_by_the_same_factor_until_the_first_refusal_and_then_by_its_square_root():
     edge = options.START * GROWTH**2.1
-    radii = [row.radius for row in searched(lambda radius: 0.5 if radius < edge else 0.1, epochs=6).path]
+    radii = [row.radius for row in searched(lambda radius: 0.5 if radius < edge else 0.1, epochs=8).path]
     start = options.START
     assert radii[:4] == pytest.approx([start, start * GROWTH, start * GROWTH**2, start * GROWTH**3])
-    assert radii[4:] == pytest.approx([start * GROWTH**2.5, start * GROWTH**2.25])
+    assert radii[4:] == pytest.approx([start * GROWTH**power for power in (2, 2.5, 2, 2.25)])
 
 
 def test_where_no_radius_costs_anything_the_largest_is_taken_and_never_passed():
@@ -82,14 +82,35 @@ def test_a_score_that_is_not_a_number_is_refused_and_any_other_is_better(scores)
     assert not any(row.passed for row in search.path) and search.chosen.score == 0.3
 
 
+def test_the_weights_go_back_where_nothing_was_kept_and_after_two_refusals_running():
+    scores, back = iter([0.1, 0.5, 0.1, 0.5, 0.1, 0.1, 0.1, 0.5]), []
+    search = RadiusSearch(0.01, True, 1.0, plain=PLAIN, trained_plainly=True)
+    for epoch in range(8):
+        search.decide(epoch, next(scores))
+        back.append(search.goes_back)
+    assert back == [True, False, False, False, False, True, True, False]
+
+
+def test_the_plain_models_worth_is_the_mean_of_its_best_score_and_the_four_after_it():
+    plain = [0.2, 0.5, 0.4, math.nan, 0.45, 0.42, 0.1]
+    search = RadiusSearch(0.01, True, 1.0, plain=list(plain))
+    search.settle()
+    assert search.settling == 0 and search.measure == pytest.approx((0.5 + 0.4 + 0.45 + 0.42) / 4)
+    search = RadiusSearch(0.01, True, 1.0, plain=plain[:3])
+    search.settle()
+    assert search.settling == 3
+    search.plain += [0.9, 0.3, 0.3]  # a better one among them does not move the place
+    assert search.measure == pytest.approx((0.5 + 0.4 + 0.9 + 0.3 + 0.3) / 5)
+
+
 def test_a_plain_score_that_is_not_a_number_is_no_measure():
-    for plain in ([math.nan, 0.5, 0.4], [0.5, math.nan]):
+    for plain in ([math.nan, 0.4, 0.5], [0.5, math.nan]):
         search = searched(lambda radius: 0.3, plain=plain, epochs=1)
         assert search.measure == 0.5 and not search.path[0].passed
 
 
-def test_a_ramp_has_a_quarter_of_the_plain_epochs_and_eight_at_least():
-    assert [epochs_after(plain) for plain in (1, 12, 32, 50, 100)] == [8, 8, 8, 12, 25]
+def test_a_ramp_has_a_third_of_the_plain_epochs_and_twelve_at_least():
+    assert [epochs_after(plain) for plain in (1, 12, 34, 60, 100)] == [12, 12, 12, 21, 35]
 
 
 # --- in training
@@ -116,10 +137,17 @@ def fit(config, *, saved=False, callback=None):
 def test_the_plain_model_that_is_the_measure_is_recboles_bit_for_bit(name, settings):
     plain, scores = fit(config_of(settings, name, defense="none", checkpoint_dir="plain"), saved=True)
     auto, _ = fit(config_of(settings, name, checkpoint_dir="auto"), saved=True)
-    assert auto.state.search.plain == [float(score) for score in scores]
+    assert auto.state.search.plain[: len(scores)] == [float(score) for score in scores]
     file = Path(auto.saved_model_file)
     mine = checkpoint.read(file.with_stem(f"{file.stem}-plain"))
     assert same(mine["state_dict"], checkpoint.read(plain.saved_model_file)["state_dict"])
+
+
+def after(trainer):
+    """Return how many plain epochs were trained for the scores after the best: six are planned."""
+    best = trainer.state.search.best
+    assert trainer.state.search.measure == pytest.approx(sum(trainer.state.search.plain[best : best + 5]) / 5)
+    return max(0, best + 5 - 6)
 
 
 @pytest.mark.parametrize("name", ["NeuMF", "DCN", "MultiVAE", "DiffRec", "RecVAE", "MKR"])
@@ -139,20 +167,22 @@ def test_the_ramp_goes_on_from_the_best_plain_weights_and_optimizer(name, settin
     if name != "RecVAE":  # whose checkpoint has the optimizer that it never used
         (mine, theirs) = (begun[0]["optimizers"]["optimizer"]["state"], plain["optimizer"]["state"])
         assert mine.keys() == theirs.keys() and all(same(mine[k], theirs[k]) for k in mine)
-    assert [row.epoch for row in trainer.state.search.path] == list(range(6, 14)) and len(scores) == 8
+    begins = 6 + after(trainer)
+    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 12))
+    assert len(scores) == begins - 6 + 12
 
 
-def test_an_endless_budget_ends_after_eight_epochs_of_growth(settings):
+def test_an_endless_budget_ends_after_twelve_epochs_of_growth(settings):
     wide, _ = fit(config_of(settings, rawp_clean_budget=0.99))
-    assert wide.state.search.chosen.radius == min(1.0, options.START * GROWTH**7)
+    assert wide.state.search.chosen.radius == min(1.0, options.START * GROWTH**11)
     assert wide.objective.recipe.radius == wide.state.search.chosen.radius
 
 
-def test_a_refused_epoch_puts_weights_and_optimizer_of_the_last_kept_one_back(settings, monkeypatch):
+def test_a_second_refusal_running_puts_weights_and_optimizer_of_the_last_kept_one_back(settings, monkeypatch):
     states, decide, before = [], RadiusSearch.decide, callback.judge
 
     def every_third(self, epoch, score):
-        return decide(self, epoch, 1.0 if epoch % 3 == 0 else -1.0)
+        return decide(self, epoch, 1.0 if len(self.path) % 3 == 0 else -1.0)
 
     def watched(trainer, *args):
         before(trainer, *args)
@@ -161,19 +191,21 @@ def test_a_refused_epoch_puts_weights_and_optimizer_of_the_last_kept_one_back(se
     monkeypatch.setattr(RadiusSearch, "decide", every_third)
     monkeypatch.setattr(callback, "judge", watched)
     trainer, _ = fit(config_of(settings))
-    assert [row.passed for row in trainer.state.search.path] == [True, False, False, True, False, False, True, False]
-    for kept, *refused in (states[:3], states[3:6], states[6:]):
-        for state in refused:
-            assert same(kept["weights"], state["weights"])
-            (mine, theirs) = (one["optimizers"]["optimizer"]["state"] for one in (kept, state))
-            assert all(same(mine[k], theirs[k]) for k in mine) and mine.keys() == theirs.keys()
+    assert [row.passed for row in trainer.state.search.path] == [True, False, False] * 4
+    for start in range(0, 12, 3):
+        kept, first, second = states[start : start + 3]
+        assert not same(kept["weights"], first["weights"]), "training goes on"
+        assert same(kept["weights"], second["weights"])
+        (mine, theirs) = (one["optimizers"]["optimizer"]["state"] for one in (kept, second))
+        assert all(same(mine[k], theirs[k]) for k in mine) and mine.keys() == theirs.keys()
     assert not same(states[0]["weights"], states[3]["weights"])
 
 
 def test_recboles_own_limits_are_back_in_the_end(settings):
     trainer, _ = fit(config_of(settings, eval_step=2, stopping_step=3))
     assert (trainer.start_epoch, trainer.epochs, trainer.eval_step, trainer.stopping_step) == (0, 6, 2, 3)
-    assert [row.epoch for row in trainer.state.search.path] == list(range(6, 14)), "validated after each"
+    begins = trainer.state.search.path[0].epoch
+    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 12)), "validated after each"
 
 
 def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch):
@@ -209,7 +241,7 @@ def test_recboles_own_run_takes_it_too(settings):
 def test_other_targets_search_as_well(target, settings):
     granularity = {"rawp_granularity": "row"} if target == "activations" else {}
     trainer, _ = fit(config_of(settings, rawp_target=target, **granularity))
-    assert len(trainer.state.search.path) == 8
+    assert len(trainer.state.search.path) == 12
 
 
 def test_harden_goes_on_from_the_checkpoint_as_the_plain_model(plain):

@@ -104,7 +104,8 @@ class RAWPTrainer(ResumableTrainer):
     @property
     def trains_plain_model(self) -> bool:
         """Whether this is the plain training by which a radius is found."""
-        return self.state.search is not None and not self.state.search.trained_plainly
+        search = self.state.search
+        return search is not None and (not search.trained_plainly or search.settling > 0)
 
     def log(self, text: str) -> None:
         """Log a line where `fit` was asked to."""

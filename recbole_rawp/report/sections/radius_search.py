@@ -29,7 +29,7 @@ def sections(trainer: Any, folder: Path) -> list[str]:
         "## The radius that was found",
         outcome(search, metric),
         f"Training went on from the plain model (`model-plain.pth`; of `harden`, `original.pth`). The radius grew "
-        f"after each epoch that kept enough of its {metric}; after the others the weights went back (`radius.csv`)."
+        f"after each epoch that kept enough of its {metric}, and fell after the others (`radius.csv`)."
         "\n\n![radius and clean score by epoch](radius.png)",
     ]
 
@@ -41,7 +41,7 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     passed = sum(row.passed for row in search.path)
     words = (
         f"rawp_radius auto: {chosen.radius:.3g}, of epoch {chosen.epoch} ({passed} of {len(search.path)} epochs kept). "
-        f"Clean {metric} on validation data {chosen.score:.4f}, the plain model's best {search.measure:.4f}, "
+        f"Clean {metric} on validation data {chosen.score:.4f}, the plain model's {search.measure:.4f}, "
         f"{'at least' if search.bigger else 'at most'} {search.needed:.4f} wanted"
     )
     if chosen.passed:

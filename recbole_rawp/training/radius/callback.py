@@ -54,7 +54,13 @@ class RadiusSearching(Callback):
     def on_validation(self, trainer: Any, epoch: int, score: float) -> None:
         """Note the plain model's score, and keep it where it is the best; or judge the hardened one."""
         search = trainer.state.search
-        if trainer.trains_plain_model:
+        if search is not None and search.settling:
+            search.plain.append(float(score))
+            search.settling -= 1
+            if not search.settling:
+                trainer.put_trained(search.kept)
+                tell_measure(trainer)
+        elif trainer.trains_plain_model:
             search.plain.append(float(score))
             if trainer.cur_step == 0:
                 search.kept = copied(trainer.trained())
@@ -104,7 +110,7 @@ def train_plainly(trainer: Any) -> None:
         file.replace(file.with_stem(f"{file.stem}-plain"))
     trainer.restore(search.start)
     trainer.put_trained(search.kept)
-    state.search, state.seconds, state.plain_until = search, seconds, epochs
+    state.search, state.seconds = search, seconds
     begin_ramp(trainer, epochs)
 
 
@@ -116,8 +122,6 @@ def take_plain(trainer: Any, content: Mapping[str, Any]) -> None:
     score, _ = trainer._valid_epoch(trainer.arguments.valid_data, trainer.arguments.show_progress)
     search.plain, search.kept = [float(score)], None if math.isnan(score) else copied(trainer.trained())
     check_measured(search, trainer.valid_metric)
-    trainer.logger.info(f"rawp_radius auto: the checkpoint's valid score, {score:.4f}, is the measure.")
-    trainer.state.plain_until = epochs
     begin_ramp(trainer, epochs)
 
 
@@ -143,11 +147,24 @@ def begin_ramp(trainer: Any, plain: int) -> None:
     """Let RecBole's loop go on after so many plain epochs, validate after each, and not stop early."""
     search: RadiusSearch = trainer.state.search
     search.trained_plainly, search.start = True, None
+    search.settle()
+    trainer.state.plain_until = plain + search.settling
     if math.isinf(search.largest):
         search.largest = size(trainer)
         search.radius *= search.largest
-    end = plain + epochs_after(plain)
+    end = plain + search.settling + epochs_after(plain)
+    if not search.settling:
+        tell_measure(trainer)
     search.limits = trainer.limit_loop(start_epoch=plain, epochs=end, eval_step=1, stopping_step=end)
+
+
+def tell_measure(trainer: Any) -> None:
+    """Log what the clean score is measured by."""
+    search: RadiusSearch = trainer.state.search
+    trainer.logger.info(
+        f"rawp_radius auto: the plain model's valid score is {search.plain[search.best or 0]:.4f}, {search.measure:.4f} in "
+        f"the mean with those after it; {search.needed:.4f} is needed."
+    )
 
 
 @contextmanager
@@ -169,7 +186,7 @@ def size(trainer: Any) -> float:
 
 
 def judge(trainer: Any, epoch: int, score: float) -> None:
-    """Set the next radius; keep the model, or put the one kept last back; make it the result so far if it is."""
+    """Set the next radius; keep the model, or put the one kept last back where the rule does; note a result so far."""
     search: RadiusSearch = trainer.state.search
     row = search.decide(epoch, score)
     trainer.logger.info(
@@ -184,7 +201,7 @@ def judge(trainer: Any, epoch: int, score: float) -> None:
             trainer.state.best_weights = copied(trainer.model.state_dict())
     if row.passed:
         search.kept = copied(trainer.trained())
-    else:
+    elif search.goes_back:
         trainer.put_trained(search.kept)
 
 

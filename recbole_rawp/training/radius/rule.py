@@ -1,13 +1,16 @@
 """Finds the largest perturbation that the clean score does not pay for, rawp_radius auto: a ramp from the plain model.
 
-First the model is trained plainly, as RecBole trains it; p is its best valid score. Hardening goes on from there, with
-the weights and the optimizer of that best epoch, at a small radius. After each epoch
+First the model is trained plainly, as RecBole trains it. p is the mean of its best valid score and of the four after it
+(trained for it, where training ended before): the best of many noisy scores alone is more than the model is worth.
+Hardening goes on with the weights and the optimizer of that best epoch, at a small radius. After each epoch
 
     score >= (1 - budget) * p:  kept;     radius *= growth
-    otherwise:                  refused;  weights and optimizer go back to those kept last, growth = sqrt(growth),
-                                          radius = growth * the radius kept last (none yet: radius / 4)
+    otherwise:                  refused;  growth = max(sqrt(growth), 1.1), radius /= growth^2
+                                          refused twice running: weights and optimizer go back to those kept last
+                                          none kept yet: they go back to the plain model's, radius / 4
 
-The result is the model kept last. Where none was kept it is the refused one with the best score, and the run says so.
+The result is the model kept at the largest radius. Where none was kept it is the refused one with the best score, and
+the run says so.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from typing import Any
 from recbole_rawp.config.settings import START
 from recbole_rawp.host.ranking.scores import limit
 
-GROWTH = 2.0
-FEWEST, SHARE = 8, 0.25  # epochs: so many at least, else this share of the plain ones
+GROWTH, SLOWEST = 2.0, 1.1
+AFTER = 4  # valid scores after the plain model's best that count as its own
+FEWEST, SHARE = 12, 0.35  # epochs: so many at least, else this share of the plain ones
 
 
 @dataclass
@@ -30,7 +34,7 @@ class Validation:
     Attributes:
         epoch, radius: of the training that was validated; epochs go on from the plain ones.
         score: its valid score.
-        passed: whether it keeps the budget: training goes on from it.
+        passed: whether it keeps the budget.
         chosen: whether its model is the result so far.
     """
 
@@ -51,9 +55,12 @@ class RadiusSearch:
         largest: radius that is never passed.
         radius, growth: of the training that comes next, and of the step after it.
         plain: the plain model's valid scores.
+        best: the place of its best among them; None while it is trained.
+        settling: plain epochs still to do for the scores after that.
         trained_plainly: whether they are complete.
         limits: what the ramp changed of RecBole's loop, as it was before.
         perturbed: whether something was perturbed since the last validation.
+        goes_back: whether the last epoch is undone.
         start: the state before the plain training, until that is over.
         kept: the state of model and optimizers that is gone back to: the plain model's best, then those kept.
         path: a row for each validation of the ramp.
@@ -66,9 +73,12 @@ class RadiusSearch:
     radius: float = START
     growth: float = GROWTH
     plain: list[float] = field(default_factory=list)
+    best: int | None = None
+    settling: int = 0
     trained_plainly: bool = False
     limits: dict[str, int] = field(default_factory=dict)
     perturbed: bool = False
+    goes_back: bool = False
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
     path: list[Validation] = field(default_factory=list)
@@ -76,9 +86,10 @@ class RadiusSearch:
 
     @property
     def measure(self) -> float:
-        """The plain model's best valid score; NaN is none."""
-        scores = [score for score in self.plain if not math.isnan(score)]
-        return max(scores) if self.bigger else min(scores)
+        """The plain model's valid score: the mean of the best and those after it; NaN is none."""
+        first = self._best() if self.best is None else self.best
+        scores = [score for score in self.plain[first : first + 1 + AFTER] if not math.isnan(score)]
+        return sum(scores) / len(scores)
 
     @property
     def needed(self) -> float:
@@ -90,19 +101,37 @@ class RadiusSearch:
         """The row of the model that is the result so far."""
         return next((row for row in self.path if row.chosen), None)
 
+    def settle(self) -> None:
+        """Let the plain training be over."""
+        self.best = self._best()
+        self.settling = max(0, self.best + 1 + AFTER - len(self.plain))
+
+    def _best(self) -> int:
+        """Return the place of the plain model's best score, the first of equals; NaN is none."""
+        sign = -1 if self.bigger else 1
+        return min(range(len(self.plain)), key=lambda i: (math.isnan(self.plain[i]), sign * self.plain[i]))
+
     def decide(self, epoch: int, score: float) -> Validation:
         """Judge the model that was trained at `radius` until `epoch`, and set the next radius; return its row."""
         now = Validation(epoch, self.radius, score, self._reaches(score, self.needed))
-        before = self.chosen
+        kept, before = any(row.passed for row in self.path), self.chosen
+        self.goes_back = not now.passed and (not kept or not self.path[-1].passed)
         self.path.append(now)
-        if before is None or now.passed or (not before.passed and self._reaches(score, before.score)):
+        if before is None or self._better(now, before):
             for row in self.path:
                 row.chosen = row is now
-        if not now.passed:
-            self.growth **= 0.5
-        kept = [row.radius for row in self.path if row.passed]
-        self.radius = min(self.largest, kept[-1] * self.growth) if kept else self.radius / 4
+        if now.passed:
+            self.radius = min(self.largest, self.radius * self.growth)
+        else:
+            self.growth = max(self.growth**0.5, SLOWEST)
+            self.radius /= self.growth**2 if kept else 4
         return now
+
+    def _better(self, one: Validation, other: Validation) -> bool:
+        """Tell whether a row makes a better result than one before it."""
+        if one.passed and other.passed:
+            return one.radius >= other.radius
+        return one.passed or (not other.passed and self._reaches(one.score, other.score))
 
     def _reaches(self, score: float, needed: float) -> bool:
         """Tell whether a score is as good as another; NaN never is, and any other is as good as NaN."""
