@@ -162,8 +162,8 @@ def tell_measure(trainer: Any) -> None:
     """Log what the clean score is measured by."""
     search: RadiusSearch = trainer.state.search
     trainer.logger.info(
-        f"rawp_radius auto: the plain model's valid score is {search.plain[search.best or 0]:.4f}, {search.measure:.4f} "
-        f"in the mean with those after it; {search.needed:.4f} is needed."
+        f"rawp_radius auto: the plain model's valid score is {search.plain[search.best or 0]:.4f}, "
+        f"{search.measure:.4f} in the mean with those after it; {search.needed:.4f} is needed."
     )
 
 
