@@ -264,6 +264,10 @@ def test_the_state_of_another_version_is_refused_in_one_line(settings):
     torch.save(state, "auto/resume.pt")
     with pytest.raises(InputError, match=r"^resume: another version wrote the saved state \(.*'hurries'\)"):
         continue_run("auto")
+    del state["training"]["search"]["path"][0]["hurries"], state["counters"]["stopping_step"]
+    torch.save(state, "auto/resume.pt")
+    with pytest.raises(InputError, match=r"^resume: another version wrote the saved state \('stopping_step'\)"):
+        continue_run("auto")
 
 
 def test_a_pickle_in_place_of_the_state_is_not_executed(finished):

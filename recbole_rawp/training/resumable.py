@@ -149,12 +149,12 @@ class ResumableTrainer(AdjustableTrainer):
                 f"resume: the saved state does not fit the model on this data: {' '.join(str(error).split())} Use the "
                 "data that the run began with."
             ) from error
-        self.set_counters(captured["counters"])
-        if captured["training"]["memory"] is not None:
-            self.hardening.build(self)  # draws masks: their generator is put back next
         try:
+            self.set_counters(captured["counters"])
+            if captured["training"]["memory"] is not None:
+                self.hardening.build(self)  # draws masks: their generator is put back next
             self.state.restore(captured["training"], self.device)
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise InputError(f"resume: another version wrote the saved state ({error}). Start a new run.") from error
         put_generators(self.arguments.loaders, captured["generators"])
         python, numpy, cpu, cuda = captured["rng"]
