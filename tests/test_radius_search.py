@@ -15,7 +15,7 @@ from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.radius import callback
-from recbole_rawp.training.radius.rule import GROWTH, RadiusSearch, epochs_after
+from recbole_rawp.training.radius.rule import GROWTH, JUMP, RadiusSearch, epochs_after
 from recbole_rawp.training.registration import unregister
 from tests.training import made, same
 
@@ -89,6 +89,31 @@ def test_the_weights_go_back_where_nothing_was_kept_and_after_two_refusals_runni
         search.decide(epoch, next(scores))
         back.append(search.goes_back)
     assert back == [True, False, False, False, False, True, True, False]
+
+
+def jumped(scores):
+    """Return a search that began with a jump, after these scores."""
+    search = RadiusSearch(0.01, True, 1.0, JUMP, jumping=True, plain=PLAIN, trained_plainly=True)
+    back = []
+    for epoch, score in enumerate(scores):
+        search.decide(epoch, score)
+        back.append(search.goes_back)
+    return search, back
+
+
+def test_a_jump_stays_while_every_four_epochs_halve_what_the_score_lacks():
+    search, back = jumped([0.295, 0.3, 0.2, 0.395, 0.4, 0.3, 0.3, 0.45, 0.496])
+    assert [row.radius for row in search.path] == [JUMP] * 9 and not any(back)
+    assert search.radius == JUMP * GROWTH and not search.jumping and search.chosen.epoch == 8
+
+
+@pytest.mark.parametrize(("scores", "epochs"), [([0.295, 0.4, 0.4, 0.394], 4), ([0.3, math.nan], 2)])
+def test_a_jump_from_which_the_score_does_not_recover_goes_back_to_the_plain_model_and_a_small_radius(scores, epochs):
+    search, back = jumped(scores)
+    assert back == [False] * (epochs - 1) + [True] and search.radius == options.START and not search.jumping
+    assert search.growth == GROWTH
+    search.decide(epochs, 0.4)
+    assert search.goes_back and search.radius == options.START / 4
 
 
 def test_the_plain_models_worth_is_the_mean_of_its_best_score_and_the_four_after_it():
@@ -168,13 +193,13 @@ def test_the_ramp_goes_on_from_the_best_plain_weights_and_optimizer(name, settin
         (mine, theirs) = (begun[0]["optimizers"]["optimizer"]["state"], plain["optimizer"]["state"])
         assert mine.keys() == theirs.keys() and all(same(mine[k], theirs[k]) for k in mine)
     begins = 6 + after(trainer)
-    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 12))
-    assert len(scores) == begins - 6 + 12
+    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 16))
+    assert len(scores) == begins - 6 + 16
 
 
-def test_an_endless_budget_ends_after_twelve_epochs_of_growth(settings):
+def test_an_endless_budget_grows_from_the_jump_on_to_the_largest_radius(settings):
     wide, _ = fit(config_of(settings, rawp_clean_budget=0.99))
-    assert wide.state.search.chosen.radius == min(1.0, options.START * GROWTH**11)
+    assert [row.radius for row in wide.state.search.path] == pytest.approx([0.3, 0.6, *[1.0] * 14])
     assert wide.objective.recipe.radius == wide.state.search.chosen.radius
 
 
@@ -191,8 +216,8 @@ def test_a_second_refusal_running_puts_weights_and_optimizer_of_the_last_kept_on
     monkeypatch.setattr(RadiusSearch, "decide", every_third)
     monkeypatch.setattr(callback, "judge", watched)
     trainer, _ = fit(config_of(settings))
-    assert [row.passed for row in trainer.state.search.path] == [True, False, False] * 4
-    for start in range(0, 12, 3):
+    assert [row.passed for row in trainer.state.search.path] == ([True, False, False] * 6)[:16]
+    for start in range(0, 15, 3):
         kept, first, second = states[start : start + 3]
         assert not same(kept["weights"], first["weights"]), "training goes on"
         assert same(kept["weights"], second["weights"])
@@ -205,7 +230,7 @@ def test_recboles_own_limits_are_back_in_the_end(settings):
     trainer, _ = fit(config_of(settings, eval_step=2, stopping_step=3))
     assert (trainer.start_epoch, trainer.epochs, trainer.eval_step, trainer.stopping_step) == (0, 6, 2, 3)
     begins = trainer.state.search.path[0].epoch
-    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 12)), "validated after each"
+    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 16)), "validated after each"
 
 
 def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch):
@@ -241,7 +266,7 @@ def test_recboles_own_run_takes_it_too(settings):
 def test_other_targets_search_as_well(target, settings):
     granularity = {"rawp_granularity": "row"} if target == "activations" else {}
     trainer, _ = fit(config_of(settings, rawp_target=target, **granularity))
-    assert len(trainer.state.search.path) == 12
+    assert len(trainer.state.search.path) == 16
 
 
 def test_harden_goes_on_from_the_checkpoint_as_the_plain_model(plain):

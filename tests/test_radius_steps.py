@@ -19,7 +19,7 @@ from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.plain_values import copied
 from recbole_rawp.training.radius import callback, checks
-from recbole_rawp.training.radius.rule import GROWTH, RadiusSearch, Validation
+from recbole_rawp.training.radius.rule import GROWTH, JUMP, RadiusSearch, Validation
 from recbole_rawp.training.registration import robustify, unregister
 from recbole_rawp.training.stage2 import repair
 from tests.test_radius_search import config_of, fit
@@ -36,12 +36,13 @@ def scored(monkeypatch, scores):
 
 
 def test_a_plain_model_that_stopped_early_has_its_ramp_and_that_does_not_stop(settings, monkeypatch):
-    scored(monkeypatch, [0.5, 0.4, 0.4, *(0.5 - 0.0002 * k for k in range(8))])
+    scored(monkeypatch, [0.5, 0.4, 0.4, 0.5, 0.5, *(0.5 - 0.0002 * k for k in range(16))])
     trainer, scores = fit(config_of(settings, epochs=6, stopping_step=1))
     search = trainer.state.search
-    assert search.plain == [0.5, 0.4, 0.4] and [row.epoch for row in search.path] == list(range(3, 11))
-    assert len(scores) == 8 and search.chosen.epoch == 10
-    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 7}
+    assert search.plain == [0.5, 0.4, 0.4, 0.5, 0.5] and search.measure == pytest.approx(0.46)
+    assert [row.epoch for row in search.path] == list(range(5, 21))
+    assert len(scores) == 18 and search.chosen.epoch == 20
+    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 15}
 
 
 # --- what is kept
@@ -60,7 +61,7 @@ def test_stage_2_starts_from_the_chosen_model_with_files_and_without(settings, m
     monkeypatch.setattr(repair, "repair", lambda trainer, *_, **__: begun.append(copied(trainer.model.state_dict())))
     for saved, folder in ((False, "none"), (True, "files")):
         trainer, _ = fit(config_of(settings, defense="rawp_ft", checkpoint_dir=folder), saved=saved)
-        assert trainer.state.search.chosen.epoch == 6
+        assert trainer.state.search.chosen is trainer.state.search.path[0]
     assert same(*begun)
 
 
@@ -79,7 +80,7 @@ def test_no_file_takes_the_plain_model_for_the_hardened_one(settings, monkeypatc
 
 
 def test_the_file_of_the_chosen_model_tells_its_own_score(settings, monkeypatch):
-    scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496, 0.1, 0.1])
+    scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496, *[0.1] * 10])
     trainer, _ = fit(config_of(settings, checkpoint_dir="saved"), saved=True)
     best = checkpoint.read(trainer.saved_model_file)
     assert best["best_valid_score"] == trainer.state.search.chosen.score == trainer.best_valid_score < 0.5
@@ -103,8 +104,9 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
 
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
     trainer, _ = fit(config_of(settings, rawp_clean_budget=0.9, rawp_mask_every="epoch"))
-    path = [(row.epoch, row.radius / START) for row in trainer.state.search.path]
-    assert path == [(6 + 2 * k, pytest.approx(GROWTH**k)) for k in range(4)]
+    path = trainer.state.search.path
+    assert [row.epoch for row in path] == [path[0].epoch + 2 * k for k in range(8)]
+    assert [row.radius for row in path] == pytest.approx([min(1.0, JUMP * GROWTH**k) for k in range(8)])
     monkeypatch.setattr(objective, "draw_mask", lambda names, *_: dict.fromkeys(names, False))
     with pytest.raises(InputError, match="^rawp_radius: auto saw no validation after a perturbation"):
         fit(config_of(settings, rawp_mask_every="epoch"))
@@ -145,7 +147,8 @@ def test_an_absolute_radius_is_no_larger_than_the_weights(defense, settings):
 def test_an_absolute_ramp_begins_at_a_share_of_the_weights_and_does_not_pass_them(settings):
     trainer, _ = fit(config_of(settings, defense="sam", rawp_clean_budget=0.99))
     search = trainer.state.search
-    assert search.path[0].radius == pytest.approx(START * search.largest) and 1 < search.largest < 100
+    assert search.path[0].radius == pytest.approx(JUMP * search.largest) and 1 < search.largest < 100
+    assert search.small == pytest.approx(START * search.largest)
     assert max(row.radius for row in search.path) <= search.largest
 
 
@@ -203,11 +206,11 @@ def test_several_processes_and_hardened_pretraining_are_refused(settings):
 def test_a_budget_that_nothing_keeps_is_said_and_leaves_the_least_harmful_and_the_plain_model(
     settings, monkeypatch, caplog
 ):
-    scored(monkeypatch, [0.5, 0.5, 0.1, 0.1, 0.3, *[0.2] * 5])
+    scored(monkeypatch, [*[0.5] * 5, *[0.1] * 4, 0.2, 0.2, 0.3, *[0.2] * 9])
     trainer, _ = fit(config_of(settings, epochs=2, checkpoint_dir="saved"), saved=True)
     assert "valid score 0.3000 at the least harmful radius 0.00125, but rawp_clean_budget wants 0.4950" in caplog.text
     saved = checkpoint.read(trainer.saved_model_file)
-    assert saved["best_valid_score"] == 0.3 and saved["epoch"] == 4
+    assert saved["best_valid_score"] == 0.3 and saved["epoch"] == 11
     assert sorted(file.stem.endswith("-plain") for file in Path("saved").glob("*.pth")) == [False, True]
 
 

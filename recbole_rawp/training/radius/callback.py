@@ -15,7 +15,7 @@ from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.plain_values import copied, plain
 from recbole_rawp.training.radius.checks import check_found, check_measured, check_searchable
-from recbole_rawp.training.radius.rule import RadiusSearch, epochs_after
+from recbole_rawp.training.radius.rule import CHECKED, JUMP, RadiusSearch, epochs_after
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning
@@ -139,7 +139,7 @@ def begin_search(trainer: Any, start: dict[str, Any] | None = None) -> None:
     """Make the search, which remembers how a plain training that it waits for begins."""
     settings = trainer.settings.training
     trainer.state.search = RadiusSearch(
-        settings.clean_budget, trainer.valid_metric_bigger, settings.largest_radius, start=start
+        settings.clean_budget, trainer.valid_metric_bigger, settings.largest_radius, JUMP, jumping=True, start=start
     )
 
 
@@ -151,8 +151,8 @@ def begin_ramp(trainer: Any, plain: int) -> None:
     trainer.state.plain_until = plain + search.settling
     if math.isinf(search.largest):
         search.largest = size(trainer)
-        search.radius *= search.largest
-    end = plain + search.settling + epochs_after(plain)
+        search.radius, search.small = search.radius * search.largest, search.small * search.largest
+    end = plain + search.settling + CHECKED + epochs_after(plain)
     if not search.settling:
         tell_measure(trainer)
     search.limits = trainer.limit_loop(start_epoch=plain, epochs=end, eval_step=1, stopping_step=end)
@@ -191,7 +191,8 @@ def judge(trainer: Any, epoch: int, score: float) -> None:
     row = search.decide(epoch, score)
     trainer.logger.info(
         f"rawp_radius auto: epoch {epoch}, radius {row.radius:.3g}, valid score {score:.4f}, needed "
-        f"{search.needed:.4f}: {'kept' if row.passed else 'refused'}; next radius {search.radius:.3g}"
+        f"{search.needed:.4f}: {'kept' if row.passed else 'recovering' if search.jumping else 'refused'}; next radius "
+        f"{search.radius:.3g}"
     )
     if row.chosen:
         search.result = plain(dict(trainer.state.valid_result))

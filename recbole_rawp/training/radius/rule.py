@@ -2,7 +2,11 @@
 
 First the model is trained plainly, as RecBole trains it. p is the mean of its best valid score and of the four after it
 (trained for it, where training ended before): the best of many noisy scores alone is more than the model is worth.
-Hardening goes on with the weights and the optimizer of that best epoch, at a small radius. After each epoch
+Hardening goes on with the weights and the optimizer of that best epoch.
+
+It begins with a jump to a large radius, which costs some models much at first and nothing in the end, where a small
+radius never leads. It stays there while every four epochs halve what the score lacks; if they do not, all goes back to
+the plain model, and to a small radius. After each other epoch
 
     score >= (1 - budget) * p:  kept;     radius *= growth
     otherwise:                  refused;  growth = max(sqrt(growth), 1.1), radius /= growth^2
@@ -22,6 +26,7 @@ from typing import Any
 from recbole_rawp.config.settings import START
 from recbole_rawp.host.ranking.scores import limit
 
+JUMP, CHECKED = 0.3, 4  # radius, and epochs between two looks at it
 GROWTH, SLOWEST = 2.0, 1.1
 AFTER = 4  # valid scores after the plain model's best that count as its own
 FEWEST, SHARE = 12, 0.35  # epochs: so many at least, else this share of the plain ones
@@ -54,6 +59,8 @@ class RadiusSearch:
         bigger: whether a higher score is better.
         largest: radius that is never passed.
         radius, growth: of the training that comes next, and of the step after it.
+        small: the radius after a jump that failed.
+        jumping: whether the radius is that of the jump, and the score not there yet.
         plain: the plain model's valid scores.
         best: the place of its best among them; None while it is trained.
         settling: plain epochs still to do for the scores after that.
@@ -72,6 +79,8 @@ class RadiusSearch:
     largest: float
     radius: float = START
     growth: float = GROWTH
+    small: float = START
+    jumping: bool = False
     plain: list[float] = field(default_factory=list)
     best: int | None = None
     settling: int = 0
@@ -117,15 +126,25 @@ class RadiusSearch:
         kept, before = any(row.passed for row in self.path), self.chosen
         self.goes_back = not now.passed and (not kept or not self.path[-1].passed)
         self.path.append(now)
+        recovers = self.jumping and not now.passed and self._recovers()
         if before is None or self._better(now, before):
             for row in self.path:
                 row.chosen = row is now
-        if now.passed:
-            self.radius = min(self.largest, self.radius * self.growth)
+        if recovers:
+            self.goes_back = False
+        elif now.passed:
+            self.radius, self.jumping = min(self.largest, self.radius * self.growth), False
+        elif self.jumping:
+            self.radius, self.jumping = self.small, False
         else:
             self.growth = max(self.growth**0.5, SLOWEST)
             self.radius /= self.growth**2 if kept else 4
         return now
+
+    def _recovers(self) -> bool:
+        """Tell whether a jump may go on: what the score lacks has halved whenever that is looked at."""
+        lacks = [abs(self.needed - row.score) for row in self.path[-CHECKED:]]
+        return not math.isnan(lacks[-1]) and (len(self.path) % CHECKED > 0 or lacks[-1] <= lacks[0] / 2)
 
     def _better(self, one: Validation, other: Validation) -> bool:
         """Tell whether a row makes a better result than one before it."""
