@@ -22,6 +22,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.training.outside_state import Outside, put_outside
 from recbole_rawp.training.plain_values import plain
 from recbole_rawp.training.radius.rule import RadiusSearch
+from recbole_rawp.training.radius import rule
 from recbole_rawp.training.stage2 import repair, valid_scores
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,7 @@ AUTO = {"rawp_radius": "auto", "rawp_clean_budget": 0.2, "rawp_start": "free"}
     ],
 )
 def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings, monkeypatch):
+    monkeypatch.setattr(rule, "FEWEST", 3)  # a short ramp
     with monkeypatch.context() as patch:
         calls, spans, tune = kill_at(patch, None), [], repair.repair
 
