@@ -21,8 +21,8 @@ from recbole_rawp import continue_run, run_recbole_rawp
 from recbole_rawp.errors import InputError
 from recbole_rawp.training.outside_state import Outside, put_outside
 from recbole_rawp.training.plain_values import plain
-from recbole_rawp.training.radius.rule import RadiusSearch
 from recbole_rawp.training.radius import rule
+from recbole_rawp.training.radius.rule import RadiusSearch
 from recbole_rawp.training.stage2 import repair, valid_scores
 
 ROOT = Path(__file__).parent.parent
