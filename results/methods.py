@@ -1,0 +1,121 @@
+"""Compares ways to harden a trained plain model under `rawp_radius: auto`, on validation data alone: methods.md.
+
+    python results/methods.py run MODEL...    # trains the plain model where it is missing, hardens, attacks
+    python results/methods.py page            # the table of methods.md, of methods.csv
+
+The plain model is trained as `recbole-rawp train --config_files=results/methods/MODEL.yaml --defense=none`. Attacked is
+by APGD along the training loss and along the ranking; the lower score counts, and it is that of the validation data.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import pandas as pd
+from tabulate import tabulate
+
+from recbole_rawp import files, run_recbole_rawp
+from recbole_rawp.host import checkpoint
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.jobs.checkpoints import settings_of
+from recbole_rawp.jobs.measuring import Findings, attack, check_attack
+from recbole_rawp.jobs.trainers import make_trainer, ready
+
+ALL = {"rawp_mask_probability": 1.0}
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "masks per epoch": {},
+    "masks per batch": {"rawp_mask_every": "batch"},
+    "noise": ALL | {"rawp_direction": "noise"},
+    "1 step": ALL,
+    "2 steps": ALL | {"rawp_steps": 2},
+    "last": ALL | {"rawp_start": "last"},
+    "free": ALL | {"rawp_start": "free"},
+}
+RADII = [0.05, 0.1, 0.2]
+RUNS, CSV, PAGE = HERE.parent / "runs" / "methods", HERE / "methods.csv", HERE / "methods.md"
+BEGIN, END = "<!-- methods -->", "<!-- methods end -->"
+
+
+def plain_model(model: str) -> Path:
+    """Return the checkpoint of the plain model, trained where it is missing."""
+    folder = RUNS / model
+    if not (folder / "model.pth").exists():
+        given = {"defense": "none", "attack": ["noise"], "attack_radii": [0.1], "rawp_output_dir": str(folder)}
+        run_recbole_rawp(config_file_list=[str(HERE / "methods" / f"{model}.yaml")], config_dict=given, argv=[])
+    return folder / "model.pth"
+
+
+def measured(model: str, method: str) -> dict[str, Any]:
+    """Return the row of a model that was hardened so."""
+    file = plain_model(model)
+    content = checkpoint.read(file)
+    given = {"defense": "none" if method == "plain" else "rawp", "ft_rounds": 0, "attack": ["apgd"]}
+    given |= {"rawp_radius": 0.1 if method == "plain" else "auto", "attack_radii": RADII} | METHODS[method]
+    config = settings_of(content, None, given, ours={}, argv=[])
+    data, network = prepare(config)
+    data = data._replace(test=data.valid)
+    candidates = check_attack(config, network, data)
+    checkpoint.load_into(network, content)
+    trainer = make_trainer(config, network, RUNS / f"{model}-{method.replace(' ', '-')}", saved=False)
+    begun, search = time.process_time(), None
+    if method == "plain":
+        ready(trainer, data)
+    else:
+        trainer.take_plain_model(content)
+        trainer.fit(data.train, data.valid, saved=False, show_progress=False)
+        search = trainer.state.search
+    seconds, findings = time.process_time() - begun, Findings()
+    attack(trainer, data, candidates, findings)
+    name = config["valid_metric"].lower()
+    scores: dict[float, float] = {}
+    for record in findings.records:
+        if record.metric == name:
+            scores[record.level] = min(record.value, scores.get(record.level, record.value))
+    radius = search.chosen.radius if search and search.chosen.passed else 0.0
+    row = {"model": config["model"], "method": method, "seed": config["seed"], "metric": name, "radius": radius}
+    row["needed"] = search.needed if search else float("nan")
+    return row | {"seconds": seconds, "clean": scores.pop(0.0)} | {f"{level:g}": v for level, v in scores.items()}
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the rows that there are."""
+    return pd.read_csv(CSV).to_dict("records") if CSV.exists() else []
+
+
+def run(models: list[str]) -> None:
+    """Add the rows of these models that are missing."""
+    for model in models:
+        for method in METHODS:
+            if not any((row["model"].lower(), row["method"]) == (model, method) for row in rows()):
+                new = measured(model, method)
+                table = pd.DataFrame([*rows(), new])  # read again: another process may have added to them
+                files.whole(CSV, lambda file, table=table: table.to_csv(file, index=False))
+
+
+def page() -> None:
+    """Write the table into the page."""
+    lines = []
+    for row in rows():
+        zero = 0.5 if row["metric"] == "auc" else 0.0
+        kept = [f"{(row[f'{level:g}'] - zero) / (row['clean'] - zero):.0%}" for level in RADII]
+        plain = row["method"] == "plain"
+        found = (
+            ["", ""] if plain else [f"{row['radius']:.3g}" if row["radius"] else "none kept", f"{row['seconds']:.0f}"]
+        )
+        lines.append([row["model"], row["method"], f"{row['clean']:.4f}", *kept, *found])
+    heads = ["model", "method", "clean", *(f"kept at {level:g}" for level in RADII), "radius found", "CPU s"]
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(BEGIN)[1].split(END, 1)[1]
+    table = tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+    files.write_text(PAGE, f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    run(sys.argv[2:]) if sys.argv[1] == "run" else page()
