@@ -26,11 +26,12 @@ from recbole_rawp.host.preparation import prepare
 from recbole_rawp.jobs.checkpoints import settings_of
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack
 from recbole_rawp.jobs.trainers import make_trainer, ready
+from results.build import fill
 
 ALL = {"rawp_mask_probability": 1.0}
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "masks per epoch": {},
+    "masks per epoch": {"rawp_mask_every": "epoch"},
     "masks per batch": {"rawp_mask_every": "batch"},
     "noise": ALL | {"rawp_direction": "noise"},
     "1 step": ALL,
@@ -40,7 +41,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 RADII = [0.05, 0.1, 0.2]
 RUNS, CSV, PAGE = HERE.parent / "runs" / "methods", HERE / "methods.csv", HERE / "methods.md"
-BEGIN, END = "<!-- methods -->", "<!-- methods end -->"
 
 
 def plain_model(model: str) -> Path:
@@ -111,10 +111,8 @@ def page() -> None:
         )
         lines.append([row["model"], row["method"], f"{row['clean']:.4f}", *kept, *found])
     heads = ["model", "method", "clean", *(f"kept at {level:g}" for level in RADII), "radius found", "CPU s"]
-    text = PAGE.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(BEGIN)[1].split(END, 1)[1]
     table = tabulate(lines, heads, tablefmt="github", disable_numparse=True)
-    files.write_text(PAGE, f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+    files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), {"methods": table}))
 
 
 if __name__ == "__main__":

@@ -28,10 +28,8 @@ def check_values(values: Mapping[str, Any]) -> None:
             f"rawp_layer_weights: {values['rawp_layer_weights']!r} needs one norm per tensor, but rawp_granularity is "
             f"{values['rawp_granularity']!r}. Use rawp_layer_weights=uniform or rawp_granularity=tensor."
         )
-    if values.get("rawp_start") == "free" and (values.get("rawp_direction"), values.get("rawp_steps")) != (
-        "gradient",
-        1,
-    ):
+    steps = values.get("rawp_direction"), values.get("rawp_steps")
+    if values.get("rawp_start") == "free" and steps != ("gradient", 1):
         raise InputError(
             "rawp_start: 'free' takes no step of its own. Use rawp_direction=gradient and rawp_steps=1, or "
             "rawp_start=last."

@@ -56,7 +56,6 @@ class RadiusSearching(Callback):
         search = trainer.state.search
         if search is not None and search.settling:
             search.plain.append(float(score))
-            search.settling -= 1
             if not search.settling:
                 trainer.put_trained(search.kept)
                 tell_measure(trainer)

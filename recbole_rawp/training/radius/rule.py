@@ -63,7 +63,6 @@ class RadiusSearch:
         jumping: whether the radius is that of the jump, and the score not there yet.
         plain: the plain model's valid scores.
         best: the place of its best among them; None while it is trained.
-        settling: plain epochs still to do for the scores after that.
         trained_plainly: whether they are complete.
         limits: what the ramp changed of RecBole's loop, as it was before.
         perturbed: whether something was perturbed since the last validation.
@@ -83,7 +82,6 @@ class RadiusSearch:
     jumping: bool = False
     plain: list[float] = field(default_factory=list)
     best: int | None = None
-    settling: int = 0
     trained_plainly: bool = False
     limits: dict[str, int] = field(default_factory=dict)
     perturbed: bool = False
@@ -113,7 +111,11 @@ class RadiusSearch:
     def settle(self) -> None:
         """Let the plain training be over."""
         self.best = self._best()
-        self.settling = max(0, self.best + 1 + AFTER - len(self.plain))
+
+    @property
+    def settling(self) -> int:
+        """How many plain epochs are still to do for the scores after the best."""
+        return 0 if self.best is None else max(0, self.best + 1 + AFTER - len(self.plain))
 
     def _best(self) -> int:
         """Return the place of the plain model's best score, the first of equals; NaN is none."""
