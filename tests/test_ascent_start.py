@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recbole_rawp.config import schema
+from recbole_rawp.config.settings import read
 from recbole_rawp.core import ascent
 from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.errors import InputError
@@ -141,3 +142,9 @@ def test_the_words_are_those_of_the_code():
 def test_free_takes_no_step_of_its_own(option, settings):
     with pytest.raises(InputError, match="^rawp_start: 'free' takes no step of its own"):
         RAWPConfig(config_dict=settings("NeuMF", rawp_start="free", **option))
+
+
+def test_stage_2_takes_the_steps_that_it_was_given(settings):
+    given = settings("NeuMF", defense="rawp_ft", rawp_start="free", ft_steps=3)
+    tuned = read(RAWPConfig(config_dict=given)).fine_tuning.recipe
+    assert (tuned.start, tuned.steps) == ("weights", 3)

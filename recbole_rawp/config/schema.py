@@ -67,8 +67,8 @@ SECTIONS = (
         Option("rawp_direction", one_of(DIRECTIONS), "gradient", "Direction of ascent; noise is the control."),
         Option("rawp_steps", COUNT, 1, "Steps of projected gradient ascent.", "steps"),
         Option("rawp_start", one_of(STARTS), "weights",
-               "Where the ascent of a batch begins: at the weights; at the last batch's perturbation; or free, that "
-               "perturbation moved along the gradient of the training step itself, without a pass of its own."),
+               "Where stage 1 begins the ascent of a batch: at the weights; at the last batch's perturbation; or free, "
+               "that perturbation moved along the gradient of the training step itself, without a pass of its own."),
         Option("rawp_ascent_fraction", SHARE, 1.0,
                "Share of each batch that the ascent uses: every round(1 / share)-th row.", "share of the batch"),
         Option("rawp_clean_weight", NOT_NEGATIVE, 0.0, "Weight of L(w)."),

@@ -190,6 +190,7 @@ def _fine_tuning(v: Mapping[str, Any]) -> FineTuning:
             _recipe(v),
             radius=v["ft_radius"] or _radius(v),
             steps=v["ft_steps"] or v["rawp_steps"],
+            start="weights",  # free would take none of these steps
             mask_probability=1.0,
         ),
         criticality=_criticality(v),
