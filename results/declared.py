@@ -49,7 +49,7 @@ class Run:
         """Yield the records of the runs in the folder that are finished."""
         for file in sorted(folder.glob("*/records.csv")):
             frame = read(file)
-            if self.stage_1 and "rawp_ft" in set(frame["defense"]):
+            if self.stage_1 and {"rawp_ft", "rawp_ft_reference"} & set(frame["defense"]):
                 first = frame[frame["stage"] == frame["stage"].min()]
                 yield first.assign(**{"defense": self.stage_1, **self.columns})
             yield frame[frame["stage"] == frame["stage"].max()].assign(**self.columns)

@@ -56,7 +56,7 @@ def measured(model: str, method: str) -> dict[str, Any]:
     """Return the row of a model that was hardened so."""
     file = plain_model(model)
     content = checkpoint.read(file)
-    given = {"defense": "none" if method == "plain" else "rawp", "ft_rounds": 0, "attack": ["apgd"]}
+    given = {"defense": "none" if method == "plain" else "rawp_reference", "ft_rounds": 0, "attack": ["apgd"]}
     given |= {"rawp_radius": 0.1 if method == "plain" else "auto", "attack_radii": RADII} | METHODS[method]
     config = settings_of(content, None, given, ours={}, argv=[])
     data, network = prepare(config)

@@ -21,6 +21,7 @@ compat.apply()  # before the tests import RecBole's quick start, which may meet 
 TOY = {
     "dataset": "toy",
     "epochs": 2,
+    "defense": "rawp_ft_reference",  # the default takes sixteen epochs more
     "ft_epochs": 2,
     "ft_modules": 1,
     "ft_steps": 1,

@@ -140,11 +140,11 @@ def test_the_words_are_those_of_the_code():
 
 @pytest.mark.parametrize("option", [{"rawp_direction": "adam"}, {"rawp_direction": "noise"}, {"rawp_steps": 2}])
 def test_free_takes_no_step_of_its_own(option, settings):
-    with pytest.raises(InputError, match="^rawp_start: 'free' takes no step of its own"):
+    with pytest.raises(InputError, match="^rawp_start: 'free', as rawp_ft has it, takes no step of its own"):
         RAWPConfig(config_dict=settings("NeuMF", rawp_start="free", **option))
 
 
 def test_stage_2_takes_the_steps_that_it_was_given(settings):
-    given = settings("NeuMF", defense="rawp_ft", rawp_start="free", ft_steps=3)
+    given = settings("NeuMF", defense="rawp_ft_reference", rawp_start="free", ft_steps=3)
     tuned = read(RAWPConfig(config_dict=given)).fine_tuning.recipe
     assert (tuned.start, tuned.steps) == ("weights", 3)

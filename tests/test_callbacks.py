@@ -116,7 +116,7 @@ def test_a_callback_may_wrap_the_loss(settings):
 
 def test_a_second_fit_begins_each_of_its_epochs(settings):
     """With one epoch, its number is that of the last one that began."""
-    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=1)))
+    trainer, data = made(RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference", epochs=1)))
     calls = []
     trainer.callbacks.append(Noting("a", calls))
     for _ in range(2):

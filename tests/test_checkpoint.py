@@ -99,7 +99,7 @@ def test_weights_that_do_not_fit_the_data_are_one_line(plain, tmp_path, monkeypa
 @pytest.mark.parametrize("name", ["DIN", "DIEN", "GRU4RecF", "SASRecF", "FDSA"])
 def test_after_a_load_every_embedding_keeps_training(name, settings):
     """RecBole swaps in modules that its optimizer does not hold."""
-    config = RAWPConfig(config_dict=settings(name, defense="rawp", epochs=1))
+    config = RAWPConfig(config_dict=settings(name, defense="rawp_reference", epochs=1))
     trainer, data = made(config)
     model = trainer.model
     first = {n: p.detach().clone() for n, p in model.named_parameters() if "embed" in n}

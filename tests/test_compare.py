@@ -27,7 +27,7 @@ def options(settings, model="NeuMF", **overrides):
     return {key: value for key, value in given.items() if key not in ("model", "dataset")}
 
 
-def run(settings, folder, *, models="NeuMF", defenses="none,rawp", seeds=1, **overrides):
+def run(settings, folder, *, models="NeuMF", defenses="none,rawp_reference", seeds=1, **overrides):
     return compare(models, "toy", defenses, seeds, config_dict=options(settings, **overrides), folder=folder)
 
 
@@ -58,8 +58,8 @@ def test_what_is_no_seed_is_refused(value):
 
 
 def test_names_stand_between_commas_or_in_lists_each_once():
-    for value in ("none,rawp,none", "[none, rawp]", ["none", "rawp"]):
-        assert grid.names("defenses", value) == ("none", "rawp")
+    for value in ("none,rawp_reference,none", "[none, rawp_reference]", ["none", "rawp_reference"]):
+        assert grid.names("defenses", value) == ("none", "rawp_reference")
     with pytest.raises(InputError, match="^defenses: 'none,' has an empty name"):
         grid.names("defenses", "none,")
 
@@ -68,14 +68,18 @@ def test_a_config_file_may_be_for_one_model_data_set_or_defense(settings):
     Path("all.yaml").write_text("epochs: 4\nrawp_radius: 0.2\n")
     Path("own.yaml").write_text("rawp_radius: 0.7\n")
     rest = {key: value for key, value in options(settings).items() if key != "epochs"}
-    made = grid.read("NeuMF,DMF", "toy", "awp,rawp", [5], ["all.yaml", "rawp:own.yaml"], rest)
+    made = grid.read("NeuMF,DMF", "toy", "awp,rawp_reference", [5], ["all.yaml", "rawp_reference:own.yaml"], rest)
     found = {(c.model, c.defense): made.settings(c, {}) for c in made.cells()}
     assert {key: config["rawp_radius"] for key, config in found.items()} == {
-        (model, defense): 0.7 if defense == "rawp" else 0.2 for model in ("NeuMF", "DMF") for defense in ("awp", "rawp")
+        (model, defense): 0.7 if defense == "rawp_reference" else 0.2
+        for model in ("NeuMF", "DMF")
+        for defense in ("awp", "rawp_reference")
     }
     assert all(config["epochs"] == 4 and config["seed"] == 5 for config in found.values())
-    with pytest.raises(InputError, match="no model, data set or defense 'rwap' is compared. Did you mean 'rawp'"):
-        made = grid.read("NeuMF", "toy", "rawp", 1, ["rwap:own.yaml"], rest)
+    with pytest.raises(
+        InputError, match="no model, data set or defense 'rwap_reference' is compared. Did you mean 'rawp"
+    ):
+        made = grid.read("NeuMF", "toy", "rawp_reference", 1, ["rwap_reference:own.yaml"], rest)
         made.settings(made.cells()[0], {})
 
 
@@ -97,10 +101,10 @@ def test_a_comparison_killed_in_its_second_run_goes_on_and_ends_equal(settings, 
     monkeypatch.setattr(train, "continue_run", killed_once)
     with pytest.raises(KeyboardInterrupt):
         run(settings, "killed", seeds=2)
-    assert begun == ["NeuMF-toy-none-2020", "NeuMF-toy-rawp-2020"]
+    assert begun == ["NeuMF-toy-none-2020", "NeuMF-toy-rawp_reference-2020"]
     assert pd.read_csv("killed/runs.csv")["folder"].tolist() == begun[:1] and not Path("killed/report.md").exists()
     result = compare(folder="killed")  # nothing but the folder
-    assert begun[2:] == ["NeuMF-toy-rawp-2020", "NeuMF-toy-none-2021", "NeuMF-toy-rawp-2021"]
+    assert begun[2:] == ["NeuMF-toy-rawp_reference-2020", "NeuMF-toy-none-2021", "NeuMF-toy-rawp_reference-2021"]
     for one, other in zip(timeless("whole"), timeless("killed")):
         pd.testing.assert_frame_equal(one, other)
     assert [line.split("|")[:-3] for line in result["table"].splitlines()] == [
@@ -134,7 +138,7 @@ def test_a_suite_that_was_edited_does_not_mix_with_what_ran_under_it(settings):
     compare("NeuMF", "toy", "none", 1, config_dict=own, folder="cmp")
     Path("mine.yaml").write_text("- {methods: [noise, fgsm], target: hidden, granularity: row, radii: [0.1]}\n")
     with pytest.raises(InputError, match="^attack: '.*mine.yaml' holds other threats than 'cmp/NeuMF-toy-none-2020/"):
-        compare(folder="cmp", defenses="none,rawp")
+        compare(folder="cmp", defenses="none,rawp_reference")
 
 
 def test_threats_that_name_their_weights_leave_nothing_to_the_defense(settings):
@@ -151,39 +155,43 @@ def test_threats_that_name_their_weights_leave_nothing_to_the_defense(settings):
 def test_defenses_on_other_data_are_not_compared(line, settings):
     Path("own.yaml").write_text(line + "\n")
     with pytest.raises(InputError, match=f"^{line.partition(':')[0]}: .* Runs that are compared are measured alike"):
-        compare("NeuMF", "toy", "none,rawp", 1, ["rawp:own.yaml"], options(settings), folder="cmp")
+        compare("NeuMF", "toy", "none,rawp_reference", 1, ["rawp_reference:own.yaml"], options(settings), folder="cmp")
     assert not Path("cmp").exists()
 
 
 def test_what_cannot_work_is_a_row_and_the_rest_goes_on(settings):
-    result = run(settings, "cmp", models="BPR,NeuMF", defenses="none,apr,rawp")
+    result = run(settings, "cmp", models="BPR,NeuMF", defenses="none,apr,rawp_reference")
     status = {row["folder"]: row["status"] for row in result["rows"]}
-    assert [name for name, word in status.items() if word == "failed"] == ["BPR-toy-rawp-2020"] and len(status) == 6
-    assert "BPR has no hidden weight" in result["failed"]["BPR-toy-rawp-2020"]
+    assert [name for name, word in status.items() if word == "failed"] == ["BPR-toy-rawp_reference-2020"] and len(
+        status
+    ) == 6
+    assert "BPR has no hidden weight" in result["failed"]["BPR-toy-rawp_reference-2020"]
     targets = {name: yaml.safe_load(Path("cmp", name, "suite.yaml").read_text())[0]["target"] for name in status if
                status[name] == "finished"}  # fmt: skip
     assert set(targets.values()) == {"hidden", "embeddings"}
     assert all((target == "embeddings") == name.startswith("BPR") for name, target in targets.items())
     report = Path("cmp/report.md").read_text()
-    assert "5 of 6 runs finished" in report and "FAILED BPR-toy-rawp-2020: " in report
+    assert "5 of 6 runs finished" in report and "FAILED BPR-toy-rawp_reference-2020: " in report
     with pytest.raises(InputError, match="no hidden weight"):  # nothing could work
-        run(settings, "none", models="BPR", defenses="rawp")
+        run(settings, "none", models="BPR", defenses="rawp_reference")
     assert not Path("none").exists()
 
 
 def test_a_run_that_breaks_is_a_row_with_its_trace_and_is_tried_again(settings, monkeypatch):
     def broken(folder, *, argv, go_on=train.continue_run):
-        if "rawp" in folder:
+        if "rawp_reference" in folder:
             raise MemoryError("too big")
         return go_on(folder, argv=argv)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "continue_run", broken)
         result = run(settings, "cmp")
-    assert result["failed"] == {"NeuMF-toy-rawp-2020": "MemoryError: too big (see cmp/NeuMF-toy-rawp-2020/failure.txt)"}
-    assert "Traceback" in Path("cmp/NeuMF-toy-rawp-2020/failure.txt").read_text()
+    assert result["failed"] == {
+        "NeuMF-toy-rawp_reference-2020": "MemoryError: too big (see cmp/NeuMF-toy-rawp_reference-2020/failure.txt)"
+    }
+    assert "Traceback" in Path("cmp/NeuMF-toy-rawp_reference-2020/failure.txt").read_text()
     result = compare(folder="cmp")
-    assert not result["failed"] and not Path("cmp/NeuMF-toy-rawp-2020/failure.txt").exists()
+    assert not result["failed"] and not Path("cmp/NeuMF-toy-rawp_reference-2020/failure.txt").exists()
 
 
 def test_runs_rank_the_same_candidates_and_the_report_has_its_files(settings, capsys):
@@ -239,6 +247,34 @@ def test_a_comparison_goes_on_wherever_it_was_moved(settings, monkeypatch, tmp_p
     first = dict(np.load("moved/candidates-toy.npz"))
     theirs = dict(np.load("moved/NeuMF-toy-mine-2020/candidates.npz"))
     assert all(np.array_equal(first[key], theirs[key]) for key in first)
+
+
+def test_a_run_that_finds_its_radius_goes_on_from_the_plain_run_of_its_seed(settings, capsys):
+    mine = options(settings, ft_rounds=0) | {"epochs": 2}
+    result = compare("NeuMF", "toy", "none,rawp", 1, [], mine, folder="cmp")
+    assert not result["failed"]
+    assert "NeuMF-toy-rawp-2020: begins, from the model of NeuMF-toy-none-2020" in capsys.readouterr().out
+    plain, hardened = Path("cmp/NeuMF-toy-none-2020"), Path("cmp/NeuMF-toy-rawp-2020")
+    assert (hardened / train.ORIGINAL).read_bytes() == (plain / "model.pth").read_bytes()
+    assert not (hardened / "model-plain.pth").exists() and (hardened / "radius.csv").exists()
+    seconds = {row["defense"]: row["seconds"] for row in result["rows"]}
+    assert seconds["rawp"] > seconds["none"]
+    assert set(pd.read_csv(hardened / "records.csv")["defense"]) == {"rawp"}
+
+
+def test_a_run_of_other_settings_trains_its_own_plain_model(settings, capsys):
+    Path("other.yaml").write_text("learning_rate: 0.01\n")
+    compare(
+        "NeuMF",
+        "toy",
+        "none,rawp",
+        1,
+        ["rawp:other.yaml"],
+        options(settings, ft_rounds=0) | {"epochs": 2},
+        folder="cmp",
+    )
+    assert "from the model of" not in capsys.readouterr().out
+    assert Path("cmp/NeuMF-toy-rawp-2020/model-plain.pth").exists()
 
 
 def test_two_defenses_of_one_name_are_not_compared():
@@ -301,20 +337,20 @@ def test_users_are_paired_within_a_seed_and_averaged_over_seeds():
 
     scores = {
         ("none", 1): {0.0: users(u1=0.5, u2=0.1, u3=0.0)},
-        ("rawp", 1): {0.0: users(u1=0.7, u2=0.1, u3=0.3)},
+        ("rawp_reference", 1): {0.0: users(u1=0.7, u2=0.1, u3=0.3)},
         ("none", 2): {0.0: users(u2=0.3, u1=0.1, u4=1.0)},  # another split: other users, another order
-        ("rawp", 2): {0.0: users(u2=0.4, u1=0.1, u4=0.0)},
-        ("rawp", 3): {0.0: users(u1=9.0)},  # no such run of plain
+        ("rawp_reference", 2): {0.0: users(u2=0.4, u1=0.1, u4=0.0)},
+        ("rawp_reference", 3): {0.0: users(u1=9.0)},  # no such run of plain
     }
     (row,) = paired_tests.within_place(scores)
-    assert (row["against"], row["defense"], row["seeds"], row["users"]) == ("none", "rawp", 2, 2)
+    assert (row["against"], row["defense"], row["seeds"], row["users"]) == ("none", "rawp_reference", 2, 2)
     assert row["before"] == pytest.approx((0.3 + 0.2) / 2) and row["mean"] == pytest.approx((0.1 + 0.05) / 2)
 
 
 def test_a_radius_at_which_scores_were_nan_is_not_tested():
     fine = {0.0: pd.Series([0.1, 0.2], [1, 2]), 0.1: pd.Series([0.1, 0.3], [1, 2])}
     broken = fine | {0.1: pd.Series([math.nan, math.nan], [1, 2])}
-    scores = {("none", 1): fine, ("none", 2): fine, ("rawp", 1): fine, ("rawp", 2): broken}
+    scores = {("none", 1): fine, ("none", 2): fine, ("rawp_reference", 1): fine, ("rawp_reference", 2): broken}
     assert [(row["level"], row["users"]) for row in paired_tests.within_place(scores)] == [(0.0, 2)]
 
 
@@ -363,14 +399,17 @@ def test_the_command_line_goes_from_grid_to_table_and_says_what_failed_by_status
     ("words", "message"),
     [
         ([], "--defenses: missing"),
-        (["--defenses=none,rwap"], "defenses: no file properties/defense/rwap.yaml. Did you mean 'rawp'?"),
+        (["--defenses=none,rwap"], "defenses: no file properties/defense/rwap.yaml. Did you mean 'rawp"),
         (["--defenses=none", "--models=NueMF"], "model: RecBole has no model 'NueMF'. Did you mean 'NeuMF'?"),
         (["--defenses=none", "--seeds=x"], "seeds: 'x' is not valid"),
         (["--defenses=none", "--datasets=no-such-data"], "Put no-such-data.inter into it"),
         (["--defenses=none", "--rawp_raduis=1"], "rawp_raduis: no such option"),
-        (["--defenses=none", "--defense=rawp"], "--defense: compare takes several"),
+        (["--defenses=none", "--defense=rawp_reference"], "--defense: compare takes several"),
         (["--defenses=none", "--baseline"], "--baseline: goes with train, not with compare"),
-        (["--defenses=none,rawp", "--config_files=rawp:own.yaml"], "topk: [5, 10] in NeuMF-toy-rawp-2020, but"),
+        (
+            ["--defenses=none,rawp_reference", "--config_files=rawp_reference:own.yaml"],
+            "topk: [5, 10] in NeuMF-toy-rawp_reference-2020, but",
+        ),
         (["--resume=nowhere"], "resume: 'nowhere' holds no comparison.yaml"),
     ],
 )

@@ -39,7 +39,7 @@ def test_the_reference_has_no_other_keys():
     assert set(yaml.safe_load(REFERENCE)) == set(OPTIONS)
 
 
-@pytest.mark.parametrize("folder", ["defense", "model"])
+@pytest.mark.parametrize("folder", ["defense"])
 def test_every_file_of_the_properties_sets_our_keys_only_and_within_range(folder):
     files = sorted((shipped.properties() / folder).glob("*.yaml"))
     assert files
@@ -50,13 +50,19 @@ def test_every_file_of_the_properties_sets_our_keys_only_and_within_range(folder
 
 
 def test_layers_of_defaults_and_the_users_word_is_last(tmp_path, monkeypatch):
-    assert build()["rawp_mask_probability"] == 0.5 and build(defense="awp")["rawp_mask_probability"] == 1.0
-    assert (
-        build()["rawp_radius"] == yaml.safe_load((shipped.properties() / "model/NeuMF.yaml").read_text())["rawp_radius"]
+    default, reference = build(), build(defense="rawp_ft_reference")
+    assert (default["rawp_radius"], default["rawp_start"], default["rawp_mask_probability"]) == ("auto", "free", 1.0)
+    assert (reference["rawp_radius"], reference["rawp_start"], reference["rawp_mask_probability"]) == (
+        0.1,
+        "weights",
+        0.5,
     )
+    assert default["ft_rounds"] == reference["ft_rounds"] == 1 and build(defense="awp")["ft_rounds"] == 0
     (tmp_path / "my.yaml").write_text("rawp_radius: 0.11\nrawp_steps: 2\n")
     monkeypatch.setattr(sys, "argv", ["x", "--rawp_radius=0.33"])
-    mine = RAWPConfig("NeuMF", "ml-100k", [str(tmp_path / "my.yaml")], {"rawp_radius": 0.22, "rawp_steps": 3})
+    mine = RAWPConfig(
+        "NeuMF", "ml-100k", [str(tmp_path / "my.yaml")], {"rawp_radius": 0.22, "rawp_steps": 3, "rawp_start": "weights"}
+    )
     assert (mine["rawp_radius"], mine["rawp_steps"]) == (0.33, 3)
 
 

@@ -195,7 +195,7 @@ def test_stage_1_refreshes_omega_every_k_epochs(settings, monkeypatch):
 
     monkeypatch.setattr(criticality, "omega", spy)
     overrides = {"rawp_layer_weights": "criticality", "criticality_every": 3, "epochs": 8, "rawp_warmup_epochs": 1}
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", **overrides))
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference", **overrides))
     data, model = prepare(config)
     trainer = RAWPTrainer(config, model)
     trainer.fit(data.train, data.valid, saved=False)

@@ -199,7 +199,9 @@ def test_the_best_robust_score_whose_clean_score_stays_within_the_tolerance(clea
 
 
 def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(settings):
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", ft_radius=0.3, attack_batches=2, epochs=5))
+    config = RAWPConfig(
+        config_dict=settings("NeuMF", defense="rawp_ft_reference", ft_radius=0.3, attack_batches=2, epochs=5)
+    )
     trainer, data = made(config)
     trainer.fit(data.train, data.valid, saved=False)
     weights = perturbed_weights(trainer.model, "hidden")
@@ -241,7 +243,7 @@ def test_the_robust_score_is_measured_in_the_ball_that_stage_2_trains_in(defense
         assert torch.stack([d.norm() for d in delta.values()]).norm().item() == pytest.approx(0.5, rel=1e-5)
     else:
         for name, rows in moved.items():
-            whole = weights[name].detach() if defense == "rawp" else rows
+            whole = weights[name].detach() if defense == "rawp_reference" else rows
             assert delta[name].norm().item() == pytest.approx(float(size(whole)), rel=1e-5)
     recipe = trainer.fine_tuning.recipe
     bound = ball.around(weights, 0.5, granularity=recipe.granularity, relative=recipe.relative)

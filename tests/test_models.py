@@ -176,7 +176,7 @@ def with_delta_times_zero(runs: Runs) -> None:
         calls.append(sum(bool(d.any()) for d in delta.values()))
         return {name: d * 0 for name, d in delta.items()}
 
-    trainer, data = runs.start(defense="rawp", rawp_clean_weight=0.0, rawp_pretraining=True)
+    trainer, data = runs.start(defense="rawp_reference", rawp_clean_weight=0.0, rawp_pretraining=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objective, "ascend", zero)
         trainer.fit(data.train, data.valid, saved=False)
@@ -192,7 +192,7 @@ class Repaired:
 
     def __init__(self, runs: Runs, patch: pytest.MonkeyPatch) -> None:
         self.trainer, self.data = runs.start(
-            defense="rawp_ft", ft_epochs=1, ft_modules=1, checkpoint_dir=str(runs.folder / "saved")
+            defense="rawp_ft_reference", ft_epochs=1, ft_modules=1, checkpoint_dir=str(runs.folder / "saved")
         )
         self.selected = perturbed_weights(self.trainer.model, runs.case.target)
         self.moved: list[SimpleNamespace] = []
@@ -264,7 +264,7 @@ def paths(model: torch.nn.Module) -> dict[str, set[str]]:
 
 def a_real_delta_changes_training(runs: Runs) -> None:
     """A real delta gives other weights than the plain run."""
-    assert runs.repaired.trainer.settings.training.defense == "rawp_ft" and runs.repaired.stage_1
+    assert runs.repaired.trainer.settings.training.defense == "rawp_ft_reference" and runs.repaired.stage_1
     assert different(runs.first, runs.repaired.stage_1)
 
 
@@ -347,7 +347,7 @@ def the_attack_moves_the_loss_and_leaves_no_trace(runs: Runs) -> None:
     both = ("training", "ranking")
     threat = Perturbation(("noise", "fgsm"), runs.case.target, (0.0, 0.1), losses=both, iterations=1)
     outcome = robustness.under_attack(
-        trainer, data, Attack((threat,), batches=2, users=20, negatives=20), defense="rawp_ft"
+        trainer, data, Attack((threat,), batches=2, users=20, negatives=20), defense="rawp_ft_reference"
     )
     assert not different(before, weights_of(trainer.model)) and attributes(trainer.model) == loose
     assert next_numbers() == numbers
@@ -378,7 +378,11 @@ def each_user_is_attacked_alone_or_a_reason_given(runs: Runs) -> None:
         loader = sampled_loader(trainer.config, data.test, 10)
         drawn = draw(loader, 1)
         outcome = robustness.under_attack(
-            trainer, Data(data.train, None, loader), Attack((threat,), batches=1), defense="rawp_ft", candidates=drawn
+            trainer,
+            Data(data.train, None, loader),
+            Attack((threat,), batches=1),
+            defense="rawp_ft_reference",
+            candidates=drawn,
         )
     except InputError as error:
         assert str(error).startswith("attack_scope: ")
@@ -402,7 +406,7 @@ def pretraining_is_plain_unless_asked(runs: Runs) -> None:
     """A stage of pretraining trains as RecBole's, is hardened where `rawp_pretraining` says so, and is not repaired."""
     results = {}
     for asked in (False, True):
-        trainer, data = runs.start(defense="rawp_ft", rawp_pretraining=asked)
+        trainer, data = runs.start(defense="rawp_ft_reference", rawp_pretraining=asked)
         trainer.fit(data.train, data.valid, saved=False)
         assert (trainer.objective is not None) == asked and trainer.state.progress is None
         results[asked] = different(runs.first, weights_of(trainer.model))

@@ -135,7 +135,11 @@ def test_a_suite_of_ones_own_is_found_from_another_folder(settings, monkeypatch)
 def test_settings_of_numpy_and_paths_are_written_and_another_defense_brings_its_own(settings, data_path):
     run_recbole_rawp(
         config_dict=quick(
-            settings, rawp_output_dir="out", rawp_radius=np.float64(0.2), data_path=Path(data_path), defense="rawp"
+            settings,
+            rawp_output_dir="out",
+            rawp_radius=np.float64(0.2),
+            data_path=Path(data_path),
+            defense="rawp_reference",
         )
     )
     written = yaml.safe_load(Path("out/settings.yaml").read_text())

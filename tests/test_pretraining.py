@@ -85,7 +85,7 @@ def test_convncf_goes_on_from_the_embeddings_of_bpr_and_is_attacked_without_them
     options = settings("ConvNCF", **size, **shape, train_method="after_pretrain", pre_model_path=str(bpr))
     begun = prepare(RAWPConfig(config_dict=options | {"defense": "none"}))[1]
     assert torch.equal(begun.item_embedding.weight, checkpoint.read(bpr)["state_dict"]["item_embedding.weight"])
-    run = run_recbole_rawp(config_dict=options | {"defense": "rawp", "rawp_output_dir": "on"})
+    run = run_recbole_rawp(config_dict=options | {"defense": "rawp_reference", "rawp_output_dir": "on"})
     bpr.unlink()
     again = attack_checkpoint("on/model.pth", config_dict=attack)
     assert again["records"] == run["records"]

@@ -35,7 +35,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize(("baseline", "configs"), [(False, 1), (True, 2)])
 def test_a_run_reads_its_settings_once_per_config(baseline, configs, counted, settings):
-    own = {"defense": "rawp_ft", "attack_radii": [0.1], "attack_batches": 1, "epochs": 1, "ft_epochs": 1}
+    own = {"defense": "rawp_ft_reference", "attack_radii": [0.1], "attack_batches": 1, "epochs": 1, "ft_epochs": 1}
     run_recbole_rawp(config_dict=settings("NeuMF", **own), baseline=baseline)
     assert counted == {"settings": configs, "suites": configs}
 

@@ -24,8 +24,8 @@ def split(mode="full", group="user", order="RO", **parts):
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "not saved"])
 def test_without_validations_stage_2_repairs_the_last_weights_and_those_are_evaluated(saved, settings):
-    _, last = stage_1(settings, defense="rawp", eval_step=0, epochs=3)
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", eval_step=0, epochs=3, **QUICK))
+    _, last = stage_1(settings, defense="rawp_reference", eval_step=0, epochs=3)
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft_reference", eval_step=0, epochs=3, **QUICK))
     data, model = prepare(config)
     trainer = RAWPFTTrainer(config, model)
     trainer.fit(data.train, data.valid, saved=saved)
@@ -56,7 +56,7 @@ def test_without_valid_data_the_last_weights_are_attacked_and_stage_2_is_skipped
     assert result["repair"] == [] and result["best_valid_result"] is None
     assert {r.stage for r in result["records"]} == {1} and result["best_valid_score"] == -math.inf
     if saved:
-        _, last = stage_1(settings, **NO_VALID[name], defense="rawp_ft")
+        _, last = stage_1(settings, **NO_VALID[name], defense="rawp_ft_reference")
         assert same(last, torch.load("out/model.pth", weights_only=False)["state_dict"])
 
 
@@ -98,13 +98,13 @@ def test_settings_that_change_no_number(settings):
 
 
 def test_an_eval_step_beyond_the_last_epoch_validates_there(settings):
-    late, weights = stage_1(settings, defense="rawp", eval_step=100, epochs=3)
-    usual, same_weights = stage_1(settings, defense="rawp", eval_step=3, epochs=3)
+    late, weights = stage_1(settings, defense="rawp_reference", eval_step=100, epochs=3)
+    usual, same_weights = stage_1(settings, defense="rawp_reference", eval_step=3, epochs=3)
     assert late.best_valid_result == usual.best_valid_result is not None and same(weights, same_weights)
 
 
 def test_seeds_differ(settings):
-    (_, one), (_, two) = (stage_1(settings, defense="rawp", seed=seed) for seed in (2020, 7))
+    (_, one), (_, two) = (stage_1(settings, defense="rawp_reference", seed=seed) for seed in (2020, 7))
     assert not same(one, two)
 
 

@@ -80,7 +80,7 @@ def test_a_checkpoint_is_attacked_as_at_the_end_of_its_run(model, request):
 
 def test_what_ncl_drops_in_its_warm_up_moves_nothing(ncl):
     def weights(**overrides):
-        return fit(RAWPConfig(config_dict=ncl(defense="rawp", **overrides)))[1]
+        return fit(RAWPConfig(config_dict=ncl(defense="rawp_reference", **overrides)))[1]
 
     little, much = (weights(proto_reg=size) for size in (1e-8, 1e3))
     assert all(torch.equal(little[name], much[name]) for name in little)
@@ -89,7 +89,7 @@ def test_what_ncl_drops_in_its_warm_up_moves_nothing(ncl):
 
 
 def test_ncls_loss_keeps_its_length_and_gradient_in_the_warm_up(ncl):
-    trainer, _ = fit(RAWPConfig(config_dict=ncl(defense="rawp", epochs=1)))
+    trainer, _ = fit(RAWPConfig(config_dict=ncl(defense="rawp_reference", epochs=1)))
     weight = torch.ones(3, requires_grad=True)
     parts = counted(trainer, lambda batch: (weight.sum(), 2 * weight.sum(), 4 * weight.sum()), 1)(None)
     assert [float(part) for part in parts] == [3, 6, 0]

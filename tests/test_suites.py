@@ -14,7 +14,7 @@ from recbole_rawp.threats.bf16 import Bf16
 
 
 def threats(**options):
-    return suites.threats(defaults("GRU4Rec", "rawp") | options)
+    return suites.threats(defaults("rawp") | options)
 
 
 def test_every_suite_that_ships_can_be_read():

@@ -48,9 +48,9 @@ def test_delta_times_zero_equals_plain_with_the_full_ascent_executed(name, setti
 
 def test_hardening_changes_the_weights_and_repeats_itself(settings):
     _, plain = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
-    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp")))
+    _, hardened = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference")))
     assert not same(plain, hardened)
-    _, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp")))
+    _, repeated = fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference")))
     assert same(hardened, repeated)
 
 
@@ -100,7 +100,9 @@ def empty_at_first(monkeypatch, epochs):
 @pytest.mark.parametrize("name", ["NeuMF", "MKR"])
 def test_an_epoch_before_which_no_weight_was_drawn_is_as_plain_as_a_warm_up(settings, monkeypatch, name):
     _, plain = fit(RAWPConfig(config_dict=settings(name, defense="none", epochs=2)))
-    config = RAWPConfig(config_dict=settings(name, defense="rawp", epochs=5, stopping_step=0, rawp_mask_every="epoch"))
+    config = RAWPConfig(
+        config_dict=settings(name, defense="rawp_reference", epochs=5, stopping_step=0, rawp_mask_every="epoch")
+    )
     data, model = prepare(config)
     trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     scores, seen = [9.0, 8.0, 5.0, 6.0, 4.0], []
@@ -119,7 +121,7 @@ def test_an_epoch_before_which_no_weight_was_drawn_is_as_plain_as_a_warm_up(sett
 def test_a_model_of_empty_masks_alone_is_called_plain(settings, monkeypatch, caplog, epochs):
     caplog.set_level("WARNING")
     empty_at_first(monkeypatch, 1)
-    fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=epochs, rawp_mask_every="epoch")))
+    fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference", epochs=epochs, rawp_mask_every="epoch")))
     assert ("The model is plain: nothing was perturbed" in caplog.text) == (epochs == 1)
 
 
@@ -177,7 +179,7 @@ def test_a_warm_up_after_which_no_model_is_kept_is_refused(settings, given, refu
 def test_where_no_hardened_score_is_a_number_the_plain_model_is_not_kept_in_silence(settings, monkeypatch, saved):
     scores = iter([0.9, float("nan"), float("nan")])
     monkeypatch.setattr(Trainer, "_valid_epoch", lambda *_, **__: (next(scores), {}))
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft", rawp_warmup_epochs=1, epochs=3))
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_ft_reference", rawp_warmup_epochs=1, epochs=3))
     data, model = prepare(config)
     with pytest.raises(InputError, match="^valid_metric: mrr@10 of no hardened model was a number"):
         RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=saved)
@@ -193,7 +195,7 @@ def test_a_target_that_the_loss_does_not_use_is_told(settings, caplog):
 
 
 def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp", epochs=4, rawp_mask_every="epoch"))
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference", epochs=4, rawp_mask_every="epoch"))
     data, model = prepare(config)
     trainer = RAWPFTTrainer(config, model)
     seen = {}
@@ -211,7 +213,7 @@ def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
 
 def test_the_table_of_weights_is_logged_once(settings, caplog):
     caplog.set_level("INFO")
-    fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp", state="info")))
+    fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference", state="info")))
     tables = [r.message for r in caplog.records if "Defense rawp perturbs 3 weights of NeuMF" in r.message]
     assert len(tables) == 1 and "predict_layer.weight" in tables[0] and "1 x 128" in tables[0]
 

@@ -39,7 +39,7 @@ def fixed(settings):
     return write
 
 
-@pytest.mark.parametrize("defense", ["none", "awp", "rawp_ft", "apr"])
+@pytest.mark.parametrize("defense", ["none", "awp", "rawp_ft_reference", "apr"])
 def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(defense, fixed, monkeypatch):
     """The same number comes from `evaluation`, which knows nothing of `ValidScores`, on the model as it was left."""
     fitted = []
@@ -58,11 +58,11 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
     assert result["best_valid_score"] == at[loss, 0.3, "mrr@10"] != at[loss, 0.0, "mrr@10"]
     assert result["best_valid_result"]["mrr@10"] == round(at[loss, 0.0, "mrr@10"], 4)
     assert result["best_valid_result"]["robust ndcg@10"] == round(at[loss, 0.3, "ndcg@10"], 4)
-    assert (trainer.state.progress is not None) == (defense == "rawp_ft")
+    assert (trainer.state.progress is not None) == (defense == "rawp_ft_reference")
 
 
 def test_a_run_of_the_same_settings_has_the_same_clean_scores(settings):
-    config = settings("NeuMF", **SHORT, defense="rawp", epochs=3, attack=["noise"])
+    config = settings("NeuMF", **SHORT, defense="rawp_reference", epochs=3, attack=["noise"])
     tried, run = objective_function(config), recbole_rawp.run_recbole_rawp(config_dict=config)
     assert tried["test_result"] == run["test_result"]
     assert tried["best_valid_result"].items() >= run["best_valid_result"].items()
@@ -184,6 +184,8 @@ def test_the_weights_that_are_scored_are_those_of_the_checkpoint(settings, monke
         return robust(scores)
 
     monkeypatch.setattr(ValidScores, "robust_metrics", noted)
-    result = objective_function(settings("NeuMF", **SHORT, defense="rawp_ft", ft_learning_rate=0.1), saved=True)
+    result = objective_function(
+        settings("NeuMF", **SHORT, defense="rawp_ft_reference", ft_learning_rate=0.1), saved=True
+    )
     kept = torch.load(f"{result['output_dir']}/model.pth", weights_only=False)["state_dict"]
     assert seen.keys() == kept.keys() and all(torch.equal(seen[name], kept[name]) for name in kept)

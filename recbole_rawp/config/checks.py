@@ -31,8 +31,8 @@ def check_values(values: Mapping[str, Any]) -> None:
     steps = values.get("rawp_direction"), values.get("rawp_steps")
     if values.get("rawp_start") == "free" and steps != ("gradient", 1):
         raise InputError(
-            "rawp_start: 'free' takes no step of its own. Use rawp_direction=gradient and rawp_steps=1, or "
-            "rawp_start=last."
+            "rawp_start: 'free', as rawp_ft has it, takes no step of its own. With rawp_direction=noise or several "
+            "rawp_steps set rawp_start=weights."
         )
     if values.get("rawp_target") == "activations":
         _check_activations(values)

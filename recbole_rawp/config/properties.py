@@ -1,4 +1,4 @@
-"""Finds the values that the user did not give: the schema's, the model's, the defense's."""
+"""Finds the values that the user did not give: the schema's, the defense's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from recbole_rawp.config.yaml_files import is_yaml, read_mapping
 from recbole_rawp.errors import InputError, suggestion
 
 
-def defaults(model: str, defense: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """Return our options' defaults: the schema's < model/<model>.yaml < the defense's.
+def defaults(defense: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """Return our options' defaults: the schema's < the defense's.
 
     Args:
-        model: the model's name.
         defense: a name, or the path of a YAML file.
         given: the options that are set otherwise. If they are all that a defense may set, its file is not read, and may
             be gone: so a run and its checkpoint, which hold all values, do not depend on it.
@@ -28,7 +27,6 @@ def defaults(model: str, defense: str, given: Collection[str] = ()) -> dict[str,
         InputError: if there is no such defense, or its file cannot be used.
     """
     values = {name: option.default for name, option in OPTIONS.items()}
-    values.update(_shipped(f"model/{model}.yaml"))
     if not (is_yaml(defense) and set(given).issuperset(OF_A_DEFENSE)):
         values.update(of_defense(defense))
     return values | {"defense": defense}

@@ -10,14 +10,14 @@ from recbole_rawp.config.schema import SECTIONS, Option
 ROOT = Path(__file__).parent.parent.parent  # of the source tree
 YAML = """\
 # Every option of recbole_rawp: default, (type and range), meaning. Set them like RecBole's own: in a YAML file,
-# in config_dict, or on the command line (--rawp_radius=0.3). Order of priority: this file < properties/model <
-# properties/defense < your files < config_dict < command line. Made by `python -m recbole_rawp.config.reference`.
+# in config_dict, or on the command line (--rawp_radius=0.3). Order of priority: this file < properties/defense <
+# your files < config_dict < command line. Made by `python -m recbole_rawp.config.reference`.
 """
 PAGE = """\
 # Options
 
 Set them like RecBole's own: in a YAML file, in `config_dict`, or on the command line (`--rawp_radius=0.3`). Order of
-priority: the defaults below < `properties/model` < the defense < your files < `config_dict` < command line. `null` is
+priority: the defaults below < the defense < your files < `config_dict` < command line. `null` is
 YAML's `~`. The same list stands in `properties/rawp.yaml`, and `recbole-rawp --help` prints it.
 """
 HEAD = "| option | default | values | unit | meaning |\n| --- | --- | --- | --- | --- |\n"

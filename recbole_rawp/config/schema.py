@@ -44,8 +44,8 @@ TARGET = "hidden | embeddings | all | activations | patterns"
 SECTIONS = (
     Section("Defense", (
         Option("defense", NAME_OR_FILE, "rawp_ft",
-               "A file of properties/defense: none, noise, apr, rat, awp, sam, asam, rawp, rawp_ft; or a YAML file of "
-               "your own."),
+               "A file of properties/defense: none, noise, apr, rat, awp, sam, asam, rawp, rawp_ft, rawp_reference, "
+               "rawp_ft_reference; or a YAML file of your own."),
     )),
     Section("Stage 1: adversarial training with random, weighted perturbations of weights", (
         Option("rawp_radius", or_word(AUTO, POSITIVE), 0.1,

@@ -15,7 +15,6 @@ from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES
 from recbole_rawp.config.suites import check_listed, threats
 from recbole_rawp.core.objective import Recipe
 from recbole_rawp.core.selection import among_weights
-from recbole_rawp.errors import InputError
 from recbole_rawp.threats.threat import Threat
 
 if TYPE_CHECKING:
@@ -125,10 +124,12 @@ class Settings:
         names = ("batches", "users", "negatives", "candidates")
         return Attack(threats(v), **{name: v[f"attack_{name}"] for name in names})
 
-    def check_radius_known(self) -> None:
-        """Raise InputError if stage 2, or an attack that scores, is to use a radius that no training finds before."""
-        if self.values["rawp_radius"] == AUTO and not self.values["ft_radius"]:
-            raise InputError("ft_radius: missing, and rawp_radius=auto is found in stage 1 only. Set ft_radius.")
+    @property
+    def repairs_at(self) -> str:
+        """The radius of a stage 2 that no search comes before, in words, where none is set; else empty."""
+        if self.values["rawp_radius"] != AUTO or self.values["ft_radius"]:
+            return ""
+        return f"ft_radius: {self.fine_tuning.recipe.radius:g}, for rawp_radius=auto is found in stage 1 only."
 
 
 def read(config: Config) -> Settings:
@@ -142,16 +143,16 @@ def read(config: Config) -> Settings:
         return held
     given = {ALIASES.get(key, key): value for key, value in config.final_config_dict.items()}
     check_names((key for key in given if key.startswith(PREFIXES)), config.internal_config_dict.keys() - OPTIONS.keys())
-    return complete(config["model"], given)
+    return complete(given)
 
 
-def complete(model: str, given: Mapping[str, Any]) -> Settings:
-    """Return the settings for a model where some options are given, and the rest is at its default.
+def complete(given: Mapping[str, Any]) -> Settings:
+    """Return the settings where some options are given, and the rest is at its default.
 
     Raises:
         InputError: for a value out of range, or a defense that does not exist.
     """
-    found = defaults(model, given.get("defense", OPTIONS["defense"].default), given.keys())
+    found = defaults(given.get("defense", OPTIONS["defense"].default), given.keys())
     return made(found | {key: given[key] for key in OPTIONS if key in given})
 
 
@@ -188,7 +189,7 @@ def _fine_tuning(v: Mapping[str, Any]) -> FineTuning:
         target=among_weights(v["rawp_target"]),
         recipe=replace(
             _recipe(v),
-            radius=v["ft_radius"] or _radius(v),
+            radius=v["ft_radius"] or _radius(v, unknown=OPTIONS["rawp_radius"].default),
             steps=v["ft_steps"] or v["rawp_steps"],
             start="weights",  # free would take none of these steps
             mask_probability=1.0,
@@ -216,9 +217,9 @@ def _recipe(v: Mapping[str, Any]) -> Recipe:
     )
 
 
-def _radius(v: Mapping[str, Any]) -> float:
-    """Return the radius as set, or the first that a search tries."""
-    return START if v["rawp_radius"] == AUTO else v["rawp_radius"]
+def _radius(v: Mapping[str, Any], unknown: float = START) -> float:
+    """Return the radius as set, or this one where it is to be found."""
+    return unknown if v["rawp_radius"] == AUTO else v["rawp_radius"]
 
 
 def _criticality(v: Mapping[str, Any]) -> Criticality:

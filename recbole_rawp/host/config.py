@@ -206,7 +206,7 @@ class RAWPConfig(Config):
         given = self.external_config_dict
         new = {key: value for key, value in given.items() if key not in self.begun or value != self.begun[key]}
         check_types(new, self.internal_config_dict)
-        ours = defaults(model, given.get("defense", OPTIONS["defense"].default), given.keys())
+        ours = defaults(given.get("defense", OPTIONS["defense"].default), given.keys())
         self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 
     def _recbole_keys(self) -> set[str]:

@@ -67,7 +67,7 @@ def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     chosen |= {key: value for key, value in config.final_config_dict.items() if key in OPTIONS}  # set later, too
     for key in ONCE:
         chosen.pop(key, None)
-    ours = {} if is_yaml(config["defense"]) else defaults(config["model"], config["defense"] or "none")
+    ours = {} if is_yaml(config["defense"]) else defaults(config["defense"] or "none")
     at_default = {
         key: chosen.pop(key) for key in list(chosen) if key != "defense" and chosen[key] == ours.get(key, ...)
     }

@@ -11,7 +11,7 @@ from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.twins import twins_of
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import own_defense, settings_of, unseen
+from recbole_rawp.jobs.checkpoints import settings_of, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import make_trainer, ready, write_settings
 
@@ -34,7 +34,7 @@ def attack_checkpoint(
         InputError: as `harden_checkpoint`.
     """
     content = checkpoint.read(file)
-    ours = own_defense(content)
+    ours = {} if content["config"]["defense"] else {"defense": "none"}  # RecBole's own run had none
     config = settings_of(content, config_file_list, config_dict, ours=ours, without="attack", argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     data, network = prepare(config)

@@ -72,9 +72,9 @@ def unseen(content: Mapping[str, Any], config: RAWPConfig) -> list[Check]:
     return [Check(config.settings.training.defense, "test data were no training data", FAILED, other)] if other else []
 
 
-def own_defense(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defense of a checkpoint that names none: RecBole's own run had none."""
-    return {} if content["config"]["defense"] else {"defense": "none"}
+def is_plain(content: Mapping[str, Any]) -> bool:
+    """Tell whether a checkpoint's model was trained without a defense, as in RecBole's own run, which names none."""
+    return content["config"]["defense"] in (None, "none")
 
 
 def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfig:
@@ -89,7 +89,7 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
     if not file.is_file():
         raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
     config = RAWPConfig(argv=argv, begun=file)
-    written = {**defaults(config["model"], config["defense"], config.begun), **config.begun}
+    written = {**defaults(config["defense"], config.begun), **config.begun}
     shared = str(written["attack_candidates"])
     if shared.startswith("../") and (folder / shared).is_file():
         config["attack_candidates"] = os.path.normpath(folder / shared)

@@ -18,7 +18,7 @@ from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.host.twins import twins_of
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import settings_in, unseen
+from recbole_rawp.jobs.checkpoints import is_plain, settings_in, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import (
     check_choosable,
@@ -139,8 +139,9 @@ def _checked(
     check_weights(config.settings, network)
     candidates = check_attack(config, network, data)
     check_training(current, network, data.train)
-    if content is None or goes_on(current):
-        _check_stage_1(config, current, network, data)
+    if content is None or goes_on(current, content):
+        check_searchable(config.settings.training, config, network, data.valid)
+        check_hardens(config, network, data)
     if content is not None:
         check_choosable(network, data)
         checkpoint.load_into(network, content)
@@ -158,30 +159,17 @@ def _begin(config: RAWPConfig, runs: Sequence[RAWPConfig], stage_1: Path | None,
     return folder
 
 
-def goes_on(config: RAWPConfig) -> bool:
-    """Tell whether the radius is to be found from a plain model on, where a checkpoint has it: no stage 2 alone."""
-    return bool(config["defense"] != "none" and config["rawp_radius"] == AUTO and not config["ft_radius"])
+def goes_on(config: RAWPConfig, content: Mapping[str, Any]) -> bool:
+    """Tell whether stage 1 goes on from the plain model of a checkpoint, by finding a radius: no stage 2 alone."""
+    return is_plain(content) and config["defense"] != "none" and config["rawp_radius"] == AUTO
 
 
 def _begin_with(trainer: RAWPFTTrainer, content: Mapping[str, Any]) -> None:
     """Let a checkpoint's model be the plain one from which a radius is found, or what stage 2 repairs."""
-    if goes_on(trainer.config):
+    if goes_on(trainer.config, content):
         trainer.take_plain_model(content)
     else:
         trainer.skip_stage_1()
-
-
-def _check_stage_1(config: RAWPConfig, current: RAWPConfig, network: nn.Module, data: Data) -> None:
-    """Raise InputError if stage 1 could not harden, or not find what the stage after it needs.
-
-    Args:
-        config: the settings of the hardened model.
-        current: those of the model that is trained next, which may be the plain one.
-    """
-    check_searchable(config.settings.training, config, network, data.valid)
-    check_hardens(config, network, data)
-    if current["ft_rounds"] and (current["defense"] == "none" or not current["epochs"]):
-        current.settings.check_radius_known()
 
 
 def with_baseline(config: RAWPConfig) -> list[RAWPConfig]:

@@ -82,9 +82,7 @@ def fixed_attack(config: RAWPConfig) -> FineTuning:
     shared: dict[str, Any] = config.file_config_dict | config.cmd_config_dict
     if "model" in config.variable_config_dict:
         shared = config.external_config_dict
-    settings = complete(config["model"], {key: shared[key] for key in OPTIONS.keys() & shared.keys()})
-    settings.check_radius_known()
-    return settings.fine_tuning
+    return complete({key: shared[key] for key in OPTIONS.keys() & shared.keys()}).fine_tuning
 
 
 @contextmanager

@@ -36,6 +36,8 @@ STYLES = {
     "asam": ("#6B3A00", "d"),
     "rawp": ("#0072B2", "s"),
     "rawp_ft": ("#CC79A7", "v"),
+    "rawp_reference": ("#005080", "<"),
+    "rawp_ft_reference": ("#8A3A6B", ">"),
 }
 SPARE = (("#000000", "P"), ("#E69F00", "X"), ("#0072B2", "<"), ("#009E73", ">"), ("#D55E00", "h"), ("#56B4E9", "*"))
 DASHES: dict[str, Any] = {"fgsm": "-", "bim": "--", "pgd": "-.", "mim": (0, (5, 1, 1, 1, 1, 1))}

@@ -211,8 +211,6 @@ class RAWPFTTrainer(RAWPTrainer):
         super().__init__(config, model)
         if self.fine_tuning.rounds and not config["single_spec"]:
             raise InputError("ft_rounds: stage 2 runs in one process. Leave nproc out, or set ft_rounds=0.")
-        if self.fine_tuning.rounds and self.perturbable and not self.hardens:
-            self.settings.check_radius_known()
         self.callbacks.insert(1, Stage2())  # after what saves the state, which so comes after it in the end
 
     @property

@@ -1,4 +1,4 @@
-"""`recbole-rawp harden CHECKPOINT`: repairs a model's least robust module, or hardens all of it first."""
+"""`recbole-rawp harden CHECKPOINT`: hardens a trained model; of one that is hardened, the least robust module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recbole_rawp.cli.printing import show
 
 
 def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
-    """Repair the model in a checkpoint, attack it before and after, and report."""
+    """Harden the model in a checkpoint, attack it before and after, and report."""
     from recbole_rawp.jobs.harden import harden_checkpoint
 
     return show(harden_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +169,38 @@ def run_all(made: Plan, home: Path, words: Sequence[str]) -> Rows:
         if reason := made.impossible.get(cell):
             rows[cell.name] = failure(cell, reason)
         else:
-            print(f"{name}: begins")
-            rows[cell.name] = run(cell, home, words)
+            plain = plain_run(cell, made, home)
+            if plain is None or not finished(rows.get(plain.name), home):
+                print(f"{name}: begins")
+                rows[cell.name] = run(cell, home, words)
+            else:
+                print(f"{name}: begins, from the model of {plain.name}")
+                begin_from(home / plain.name, home / cell.name)
+                rows[cell.name] = run(cell, home, words)
+                rows[cell.name]["seconds"] = rows[cell.name].get("seconds", 0.0) + float(rows[plain.name]["seconds"])
         row = rows[cell.name]
         files.whole(home / ROWS, lambda path: pd.DataFrame(list(rows.values())).to_csv(path, index=False))
         print(f"{name}: {row['status']}" + f": {row['reason']}" * (row["status"] == FAILED))
     return {cell.name: rows[cell.name] for cell in cells}
+
+
+def plain_run(cell: Cell, made: Plan, home: Path) -> Cell | None:
+    """Return the run whose model is the plain one of a run that finds its radius; None if there is none.
+
+    It has the same settings of RecBole's, from the same seed; a run that began otherwise goes on as it began.
+    """
+    plain, folder = replace(cell, defense="none"), home / cell.name
+    begun = (folder / "resume.pt").exists() and not (folder / train.ORIGINAL).exists()
+    if begun or plain not in made.configs or made.configs[cell].settings.training.clean_budget is None:
+        return None
+    theirs, own = (unchanged.of_recbole(made.configs[one]) for one in (plain, cell))
+    return plain if theirs == own and plain != cell else None
+
+
+def begin_from(plain: Path, folder: Path) -> None:
+    """Let a run's stage 1 go on from the model of a plain run, unless it does already."""
+    if not (folder / train.ORIGINAL).exists():
+        files.copy(plain / "model.pth", folder / train.ORIGINAL)
 
 
 def run(cell: Cell, home: Path, words: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_rawp.config.properties import name_of
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
@@ -22,6 +23,12 @@ def check_unchanged(config: RAWPConfig, before: RAWPConfig, folder: Path) -> Non
                 f"{key}: {config[key]!r}, but the run in '{folder}' has {before[key]!r}. A comparison goes on as it "
                 f"began: leave {key} as it was, or name a new --rawp_output_dir."
             )
+
+
+def of_recbole(config: RAWPConfig) -> dict[str, str]:
+    """Return the settings that are RecBole's, as text: runs that share them train the same plain model."""
+    own = {*OPTIONS, *environment.ONCE, "checkpoint_dir"}
+    return {key: plain(value) for key, value in config.final_config_dict.items() if key not in own}
 
 
 def placed(key: str, value: Any, folder: Path) -> Any:

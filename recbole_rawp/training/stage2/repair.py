@@ -34,11 +34,6 @@ class Stage2(Callback):
         """Tell whether stage 1 is over: the model that there is must not be saved as one of its epochs."""
         return bool(trainer.state.stage > 1)
 
-    def on_train_begin(self, trainer: Any) -> None:
-        """Raise InputError if the radius is to be found by a stage 1 that has no epoch left."""
-        if trainer.arguments.valid_data and trainer.start_epoch >= trainer.epochs and wanted(trainer):
-            trainer.settings.check_radius_known()
-
     def on_validation(self, trainer: Any, epoch: int, score: float) -> None:
         """Keep the weights if this validation was the best so far and no file has them; a search keeps its own."""
         state = trainer.state
@@ -58,6 +53,8 @@ class Stage2(Callback):
         if state.progress is None:
             state.progress = Progress(max(trainer.train_loss_dict, default=trainer.start_epoch - 1) + 1)
         state.stage = 2
+        if state.search is None and trainer.settings.repairs_at:
+            trainer.logger.warning(trainer.settings.repairs_at)
         repair(trainer)
         trainer.set_best(*trainer._valid_epoch(arguments.valid_data, arguments.show_progress))
         if arguments.saved:
