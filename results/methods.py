@@ -3,7 +3,7 @@
     python results/methods.py run MODEL...    # trains the plain model where it is missing, hardens, attacks
     python results/methods.py page            # the table of methods.md, of methods.csv
 
-The plain model is trained as `recbole-rawp train --config_files=results/methods/MODEL.yaml --defense=none`. Attacked is
+The plain model is that of `recbole-rawp train --config_files=results/families/MODEL.yaml --defense=none`. Attacked is
 by APGD along the training loss and along the ranking; the lower score counts, and it is that of the validation data.
 """
 
@@ -48,7 +48,7 @@ def plain_model(model: str) -> Path:
     folder = RUNS / model
     if not (folder / "model.pth").exists():
         given = {"defense": "none", "attack": ["noise"], "attack_radii": [0.1], "rawp_output_dir": str(folder)}
-        run_recbole_rawp(config_file_list=[str(HERE / "methods" / f"{model}.yaml")], config_dict=given, argv=[])
+        run_recbole_rawp(config_file_list=[str(HERE / "families" / f"{model}.yaml")], config_dict=given, argv=[])
     return folder / "model.pth"
 
 

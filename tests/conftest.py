@@ -132,6 +132,6 @@ def plain(settings):
     config = settings("NeuMF", checkpoint_dir="theirs")
     from recbole.quick_start import run_recbole
 
-    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith("ft_")})
+    run_recbole(config_dict={key: value for key, value in config.items() if not key.startswith(("ft_", "defense"))})
     (file,) = Path("theirs").glob("*.pth")
     return file

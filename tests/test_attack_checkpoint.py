@@ -65,7 +65,7 @@ def test_a_checkpoint_tells_its_own_defense_also_of_a_search_and_of_recboles_own
         finally:
             unregister()
         files += [path for path in Path(folder).glob("*.pth") if not path.stem.endswith("-stage1")]
-    told = {"run/model.pth": "rawp", "run/model-plain.pth": "none", files[0]: "rawp_ft", files[1]: "awp"}
+    told = {"run/model.pth": "rawp", "run/model-plain.pth": "none", files[0]: "rawp_ft_reference", files[1]: "awp"}
     for path, defense in told.items():
         records = attack_checkpoint(str(path), config_dict=QUICK)["records"]
         assert {record.defense for record in records} == {defense}, path

@@ -6,16 +6,17 @@ import copy
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
-from recbole_rawp import objective_function, register
+from recbole_rawp import objective_function, register, run_recbole_rawp
 from recbole_rawp.config import settings as options
-from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs.harden import harden_checkpoint
 from recbole_rawp.training.radius import callback
-from recbole_rawp.training.radius.rule import GROWTH, JUMP, RadiusSearch, epochs_after
+from recbole_rawp.training.radius.rule import AFTER, GROWTH, JUMP, RadiusSearch, epochs_after
 from recbole_rawp.training.registration import unregister
 from tests.training import made, same
 
@@ -264,7 +265,7 @@ def test_recboles_own_run_takes_it_too(settings):
 
 @pytest.mark.parametrize("target", ["activations", "all"])
 def test_other_targets_search_as_well(target, settings):
-    granularity = {"rawp_granularity": "row"} if target == "activations" else {}
+    granularity = {"rawp_granularity": "row", "rawp_start": "weights"} if target == "activations" else {}
     trainer, _ = fit(config_of(settings, rawp_target=target, **granularity))
     assert len(trainer.state.search.path) == 16
 
@@ -290,12 +291,30 @@ def test_harden_keeps_the_checkpoints_moments_and_the_options_that_were_typed(se
     assert not other.optimizer.state_dict()["state"] and "does not fit" in caplog.text
 
 
-def test_harden_takes_no_hardened_model_for_the_plain_one(settings):
+def test_harden_takes_no_hardened_model_for_the_plain_one(settings, caplog):
     trainer, _ = fit(config_of(settings, checkpoint_dir="hardened"), saved=True)
-    with pytest.raises(InputError, match="^ft_radius: missing"):
-        harden_checkpoint(trainer.saved_model_file, config_dict={"ft_radius": None})
+    result = harden_checkpoint(trainer.saved_model_file, config_dict={"attack_radii": [0.1]})
+    assert result["search"] == "" and result["repair"]
+    assert "ft_radius: 0.1, for rawp_radius=auto is found in stage 1 only" in caplog.text
 
 
-def test_a_trial_of_a_search_wants_a_number(settings):
-    with pytest.raises(InputError, match="ft_radius: missing"):
-        objective_function(settings("NeuMF", defense="rawp", rawp_radius="auto", ft_radius=None))
+def test_a_trial_of_a_search_finds_its_radius_and_is_attacked_at_the_number_of_all(settings):
+    result = objective_function(settings("NeuMF", defense="rawp", ft_radius=None))
+    assert result["attack"] == {"radius": 0.1, "steps": 1}
+
+
+@pytest.mark.parametrize("given", [{}, {"ft_radius": 0.07}])
+def test_harden_of_any_plain_checkpoint_does_both_stages_of_the_default(given, plain):
+    result = harden_checkpoint(str(plain), config_dict={"attack_radii": [0.1], "state": "info", **given})
+    assert result["search"].startswith("rawp_radius auto: ") and result["repair"]
+    settings = yaml.safe_load(Path(result["output_dir"], "settings.yaml").read_text())
+    assert settings["defense"] == "rawp_ft"
+
+
+def test_the_baseline_is_the_plain_model_that_the_search_begins_with(settings, monkeypatch):
+    given = settings("NeuMF", defense="rawp", rawp_output_dir="both", attack=["noise"], attack_radii=[0.1])
+    result = run_recbole_rawp(config_dict=given, baseline=True)
+    assert result["search"].startswith("rawp_radius auto: ") and not Path("both/model-plain.pth").exists()
+    assert {record.defense for record in result["records"]} == {"none", "rawp"}
+    begun = next(row for row in pd.read_csv("both/radius.csv").itertuples())
+    assert begun.epoch == checkpoint.read("both/baseline/model.pth")["epoch"] + 1 + AFTER

@@ -14,6 +14,7 @@ from recbole_rawp.config.schema import AUTO
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.host.twins import twins_of
@@ -120,6 +121,8 @@ def run(
                 if content is not None:
                     _begin_with(trainer, content)
                 result = fit(trainer, data, saved)
+                if current is not config:
+                    content = _plain_model(config, trainer)
             attack(trainer, data, candidates, findings, twins_of(folder, network, config))
         assert folder is not None
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
@@ -162,6 +165,15 @@ def _begin(config: RAWPConfig, runs: Sequence[RAWPConfig], stage_1: Path | None,
 def goes_on(config: RAWPConfig, content: Mapping[str, Any]) -> bool:
     """Tell whether stage 1 goes on from the plain model of a checkpoint, by finding a radius: no stage 2 alone."""
     return is_plain(content) and config["defense"] != "none" and config["rawp_radius"] == AUTO
+
+
+def _plain_model(config: RAWPConfig, trainer: RAWPFTTrainer) -> dict[str, Any] | None:
+    """Return the checkpoint of the plain model that was just trained if the radius is to be found from it on."""
+    file = Path(trainer.saved_model_file)
+    if not file.exists() or pretraining(trainer.model):
+        return None
+    content = checkpoint.read(file, config["device"])
+    return content if goes_on(config, content) else None
 
 
 def _begin_with(trainer: RAWPFTTrainer, content: Mapping[str, Any]) -> None:
