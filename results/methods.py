@@ -2,6 +2,7 @@
 
     python results/methods.py run MODEL...    # trains the plain model where it is missing, hardens, attacks
     python results/methods.py page            # the table of methods.md, of methods.csv
+    python results/methods.py half MODEL...   # the radius at which the plain model keeps half, for families/MODEL.yaml
 
 The plain model is that of `recbole-rawp train --config_files=results/families/MODEL.yaml --defense=none`. Attacked is
 by APGD along the training loss and along the ranking; the lower score counts, and it is that of the validation data.
@@ -52,12 +53,29 @@ def plain_model(model: str) -> Path:
     return folder / "model.pth"
 
 
-def measured(model: str, method: str) -> dict[str, Any]:
+def half(model: str) -> float:
+    """Return the radius at which the plain model keeps half of its valid score, by bisection of its logarithm."""
+    low, high = 0.002, 1.0
+    while high / low > 1.1:
+        radius = (low * high) ** 0.5
+        row = measured(model, "plain", [radius])
+        zero = guessing(row["metric"])
+        keeps = (row[f"{radius:g}"] - zero) / (row["clean"] - zero) >= 0.5
+        low, high = (radius, high) if keeps else (low, radius)
+    return float(f"{(low * high) ** 0.5:.2g}")
+
+
+def guessing(metric: str) -> float:
+    """Return the score of guessing, from which a share counts."""
+    return 0.5 if metric == "auc" else 0.0
+
+
+def measured(model: str, method: str, radii: list[float] = RADII) -> dict[str, Any]:
     """Return the row of a model that was hardened so."""
     file = plain_model(model)
     content = checkpoint.read(file)
     given = {"defense": "none" if method == "plain" else "rawp_reference", "ft_rounds": 0, "attack": ["apgd"]}
-    given |= {"rawp_radius": 0.1 if method == "plain" else "auto", "attack_radii": RADII} | METHODS[method]
+    given |= {"rawp_radius": 0.1 if method == "plain" else "auto", "attack_radii": radii} | METHODS[method]
     config = settings_of(content, None, given, ours={}, argv=[])
     data, network = prepare(config)
     data = data._replace(test=data.valid)
@@ -103,7 +121,7 @@ def page() -> None:
     """Write the table into the page."""
     lines = []
     for row in rows():
-        zero = 0.5 if row["metric"] == "auc" else 0.0
+        zero = guessing(row["metric"])
         kept = [f"{(row[f'{level:g}'] - zero) / (row['clean'] - zero):.0%}" for level in RADII]
         plain = row["method"] == "plain"
         found = (
@@ -116,4 +134,7 @@ def page() -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[2:]) if sys.argv[1] == "run" else page()
+    if sys.argv[1] == "half":
+        print(*(f"{model}: {half(model):g}" for model in sys.argv[2:]), sep="\n")
+    else:
+        run(sys.argv[2:]) if sys.argv[1] == "run" else page()
