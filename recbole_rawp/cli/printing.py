@@ -18,5 +18,8 @@ def show(result: dict[str, Any]) -> int:
     for check in result.get("checks", []):
         if check.status == "failed":
             print(f"SELF-CHECK FAILED ({label(check.defense)}): {check.name}; not at {check.detail}")
+    if result.get("answer"):
+        lines = "\n".join(["ANSWER", *result["answer"], ""]).replace("**", "")
+        print(lines.replace("CHECKPOINT", result.get("checkpoint") or f"{folder}/model.pth"))
     print(f"report:  {folder}/report.md, {folder}/report.html\npicture: {folder}/robustness.png")
     return 0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.05  # share of the clean metric by which two attacks may differ
 TIES = 0.05  # share of scores that may equal one to be found
+BUDGET = "hardening kept the clean score (rawp_clean_budget)"
 UNDERTRAINED = "the clean model ranks better than popularity (trained enough to tell)"
 
 Case = tuple[str, Any, Any, bool]  # threat, variant, level, whether it holds

@@ -48,4 +48,4 @@ def attack_checkpoint(
     attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))
     findings.checks += unseen(content, config)
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
-    return write(trainer, folder, findings, candidates, dataset=dataset, again=again)
+    return {"checkpoint": file} | write(trainer, folder, findings, candidates, dataset=dataset, again=again)

@@ -31,6 +31,7 @@ from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen
 from recbole_rawp.host.twins import differ
 from recbole_rawp.host.weights import moved, weights_of
 from recbole_rawp.report import report
+from recbole_rawp.report.answer import answer
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import AFTER, BEFORE, label
 from recbole_rawp.report.sections.attacked import fragility
@@ -149,6 +150,7 @@ def write(
         "records": findings.records,
         "checks": findings.checks,
         "table": table,
+        "answer": answer(run, trainer),
         "overview": fragility(findings.records, metric, bigger=bigger),
         "output_dir": str(folder),
     }

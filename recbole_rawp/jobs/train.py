@@ -124,6 +124,7 @@ def run(
                 if current is not config:
                     content = _plain_model(config, trainer)
             attack(trainer, data, candidates, findings, twins_of(folder, network, config))
+            findings.checks += radius_search.checks(trainer)
         assert folder is not None
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
         dataset = data.test._dataset

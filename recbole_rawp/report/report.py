@@ -13,6 +13,7 @@ import pandas as pd
 from recbole_rawp.evaluation.records import LOSS, Record
 from recbole_rawp.files import write_text
 from recbole_rawp.report import html_page, run_files, sections
+from recbole_rawp.report.answer import answer, as_list
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import complete, label, models_on_data, named, settings_of, within
 from recbole_rawp.report.tables import latex, table
@@ -38,6 +39,8 @@ def write(folder: Path, run: Run, *, command: str, trainer: Any = None) -> str:
     write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))
     title = f"{models_on_data(frame)} under attack"
     opening = [f"# {title}", verdict(frame, metric, bigger=bigger, checks=run.checks)]
+    if lines := answer(run, trainer):
+        opening.append(as_list(lines))
     parts = [*opening, *sections.parts(sections.Material(folder, run, frame, trainer, command))]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     write_text(folder / "report.html", html_page.render(title, parts, folder))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.evaluation.self_checks import BUDGET
 from recbole_rawp.report.scores import (
     by_threat,
     chance,
@@ -92,7 +93,7 @@ def attackers(variants: Sequence[str]) -> str:
 
 def distrust(checks: Sequence[Check]) -> str:
     """Return the warning of self-checks that failed, to stand before the verdict; nothing if none did."""
-    failed = [f"{label(check.defense)}: {check.name}" for check in checks if check.status == FAILED]
+    failed = [f"{label(c.defense)}: {c.name}" for c in checks if c.status == FAILED and c.name != BUDGET]
     if not failed:
         return ""
     counted = f"{len(failed)} self-check{'s' * (len(failed) > 1)} failed"

@@ -7,12 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_rawp.evaluation.records import FAILED, PASSED, Check
+from recbole_rawp.evaluation.self_checks import BUDGET
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import section_of_run
 from recbole_rawp.training.radius.rule import RadiusSearch
 
-PASSED, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
+KEPT, REFUSED, CLEAN = "#009E73", "#D55E00", "#0072B2"
 
 
 @section_of_run(60)
@@ -32,6 +34,16 @@ def sections(trainer: Any, folder: Path) -> list[str]:
         f"after each epoch that kept enough of its {metric}, and fell after the others (`radius.csv`)."
         "\n\n![radius and clean score by epoch](radius.png)",
     ]
+
+
+def checks(trainer: Any) -> list[Check]:
+    """Return whether the model that was found kept the clean budget; nothing where there was no search."""
+    search: RadiusSearch | None = trainer.state.search
+    if search is None or search.chosen is None:
+        return []
+    kept, what = search.chosen.passed, f"valid {trainer.valid_metric} {search.chosen.score:.4f}"
+    detail = "" if kept else f"{what}, {search.needed:.4f} wanted"
+    return [Check(trainer.defense, BUDGET, PASSED if kept else FAILED, detail)]
 
 
 def outcome(search: RadiusSearch, metric: str) -> str:
@@ -57,7 +69,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, column in ((above, "radius"), (below, "score")):
         axes.plot(path["epoch"], path[column], color=CLEAN, linewidth=0.8)
-        for passed, colour, label in ((True, PASSED, "kept"), (False, REFUSED, "refused")):
+        for passed, colour, label in ((True, KEPT, "kept"), (False, REFUSED, "refused")):
             rows = path[path["passed"] == passed]
             axes.plot(rows["epoch"], rows[column], "o" if passed else "X", color=colour, linestyle="", label=label)
         chosen = path[path["chosen"]]

@@ -1,0 +1,143 @@
+"""Answers what a run was for: is the model fragile, from where on, what did hardening buy and cost, what comes next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_rawp.evaluation.records import FAILED
+from recbole_rawp.evaluation.self_checks import BUDGET, UNDERTRAINED
+from recbole_rawp.evaluation.statistics import interval
+from recbole_rawp.evaluation.users import Users
+from recbole_rawp.report.run_files import Run
+from recbole_rawp.report.scores import (
+    bare,
+    by_threat,
+    common_variants,
+    control_of,
+    label,
+    least_kept,
+    named,
+    over_seeds,
+    percent,
+    settings_of,
+    shares,
+    tried,
+    within,
+)
+from recbole_rawp.report.verdict import attackers
+from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
+
+HALF = 0.5  # of the score: a model that keeps less is fragile
+BOUGHT = 0.02  # share of the score: less than that more is nothing bought
+
+
+def answer(run: Run, trainer: Any = None) -> list[str]:
+    """Return the answer of a run with one model on one data set, a line each, Markdown; nothing for any other.
+
+    It is of the first setting. `trainer` is the hardened one, if the run trained.
+    """
+    frame, metric, bigger = run.frame, run.metric, run.bigger
+    if any(frame[name].nunique() > 1 for name in ("model", "dataset", "seed")):
+        return []
+    wide = by_threat(frame, metric)
+    kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
+    worst = least_kept(tried(kept, frame, metric))
+    worst = worst[[level for level in worst if level != CLEAN and np.isfinite(worst[level]).all()]]
+    if worst.empty or not len(worst.columns):
+        return []
+    lines = [fragility(name, worst.loc[name], kept, frame, metric) for name in worst.index]
+    plain, last = worst.index[0], worst.index[-1]
+    if bare(plain) == "none" and bare(last) != "none":
+        lines.append(f"Hardening {cost(run, plain, last, wide)}; {bought(worst.loc[plain], worst.loc[last])}.")
+    return [*lines, *repaired(trainer), *failed(run), following(worst.loc[last], last)]
+
+
+def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> str:
+    """Say from which level on the strongest attack leaves less than half, or that none does, and what noise leaves."""
+    setting, score = settings_of(frame)[0], metric.upper()
+    variants, levels = common_variants(kept), list(worst.index)
+    first = next((level for level in levels if worst[level] < HALF), None)
+    level = levels[-1] if first is None else first
+    control = control_of(kept, name)
+    noise = f"; noise of the same norm leaves {percent(kept.loc[(name, control), level])}" if control else ""
+    under = f"of its {score} {{}}under {attackers(variants)}{noise}."
+    if first is None:
+        calm = f"**{label(name)}** is not fragile up to {setting.at(level)}: it keeps {percent(worst.min())} "
+        return calm + under.format("or more ")
+    before = [f"{percent(worst[lower])} at {lower:g}, " for lower in levels if lower < level][-1:]
+    fragile = f"**{label(name)}** is fragile from {setting.at(level)} on: it keeps {''.join(before)}"
+    return f"{fragile}{percent(worst[level])} there " + under.format("")
+
+
+def cost(run: Run, plain: str, last: str, wide: pd.DataFrame) -> str:
+    """Say what share of the clean score hardening cost, with its interval over users where there are such values."""
+    before, after = (float(wide.loc[name][CLEAN].mean()) for name in (plain, last))
+    share = (before - after) / before if run.bigger else (after - before) / before
+    words = f"{'costs' if share > 0 else 'gains'} {abs(share):.1%} of the clean {run.metric.upper()}"
+    words += f" ({before:.4f} to {after:.4f}"
+    if (bounds := cost_interval(run, plain, last, before)) is None:
+        return f"{words}; no interval, for it is no mean over users)"
+    return f"{words}; 95% interval of the cost over users {bounds[0]:.1%} to {bounds[1]:.1%})"
+
+
+def cost_interval(run: Run, plain: str, last: str, before: float) -> tuple[float, float] | None:
+    """Return the bounds of the cost, a share of the plain model's score, by bootstrap over users; None without them."""
+    users: Users | None = run.users.get(UNIVERSAL)
+    if users is None or run.metric not in users.metrics:
+        return None
+    setting = settings_of(run.frame)[0]
+    conditions = within(named(pd.DataFrame(users.conditions), like=run.frame), setting)
+    clean = conditions[conditions["level"] == CLEAN].drop_duplicates("defense").reset_index().set_index("defense")
+    if not {plain, last} <= set(clean.index):
+        return None
+    values = users.values[:, users.metrics.index(run.metric)]
+    lost = values[clean.loc[plain, "index"]] - values[clean.loc[last, "index"]]
+    low, high = (float(bound[0]) / before for bound in interval((lost if run.bigger else -lost)[None]))
+    return (low, high) if math.isfinite(low + high) else None
+
+
+def bought(plain: pd.Series, last: pd.Series) -> str:
+    """Say where hardening helps most, or that it does not."""
+    more = last - plain
+    if plain.min() >= 1 - BOUGHT:
+        return "the plain model was not fragile at these levels, so there was nothing to buy"
+    if more.max() < BOUGHT:
+        return "**it buys nothing at these levels**"
+    level = more.idxmax()
+    return f"it keeps {percent(last[level])} instead of {percent(plain[level])} at {level:g}"
+
+
+def repaired(trainer: Any) -> Iterator[str]:
+    """Yield what stage 2 came to, where there was one."""
+    progress = None if trainer is None else trainer.state.progress
+    if progress is not None:
+        changed = progress.changed()
+        yield "Stage 2 repaired the least robust module." if changed else "Stage 2 found nothing to repair: alpha 0."
+
+
+def failed(run: Run) -> Iterator[str]:
+    """Yield what checks found of the training: too little of it, or a budget that was not kept."""
+    names = {check.name for check in run.checks if check.status == FAILED}
+    if BUDGET in names:
+        yield "**Hardening did not keep the clean budget** (rawp_clean_budget): this is the least harmful model."
+    if UNDERTRAINED in names:
+        yield "**The model ranks no better than popularity**: train it for longer before you ask whether it is robust."
+
+
+def following(last: pd.Series, name: str) -> str:
+    """Return what to type next."""
+    if bare(name) == "none":
+        if last.min() < HALF:
+            return "Next: `recbole-rawp harden CHECKPOINT` hardens it."
+        return "Next: `recbole-rawp attack CHECKPOINT --attack=standard` tries other weights and attacks per user."
+    return "Next: `recbole-rawp attack CHECKPOINT --attack=strongest` tries harder."
+
+
+def as_list(lines: Sequence[str]) -> str:
+    """Return the lines as a Markdown list."""
+    return "\n".join(f"- {line}" for line in lines)
