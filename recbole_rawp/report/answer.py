@@ -65,13 +65,13 @@ def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFra
     level = levels[-1] if first is None else first
     control = control_of(kept, name)
     noise = f"; noise of the same norm leaves {percent(kept.loc[(name, control), level])}" if control else ""
-    under = f"of its {score} {{}}under {attackers(variants)}{noise}."
+    under = f"under {attackers(variants)}"
     if first is None:
-        calm = f"**{label(name)}** is not fragile up to {setting.at(level)}: it keeps {percent(worst.min())} "
-        return calm + under.format("or more ")
-    before = [f"{percent(worst[lower])} at {lower:g}, " for lower in levels if lower < level][-1:]
-    fragile = f"**{label(name)}** is fragile from {setting.at(level)} on: it keeps {''.join(before)}"
-    return f"{fragile}{percent(worst[level])} there " + under.format("")
+        calm = f"**{label(name)}** is not fragile up to {setting.at(level)}: it keeps {percent(worst.min())} or more"
+        return f"{calm} of its {score} {under}{noise}."
+    before = [f" ({percent(worst[lower])} at {lower:g})" for lower in levels if lower < level][-1:]
+    share = f"**{label(name)}** is fragile from {setting.at(level)} on: there it keeps {percent(worst[level])}"
+    return f"{share} of its {score} {under}{''.join(before)}{noise}."
 
 
 def cost(run: Run, plain: str, last: str, wide: pd.DataFrame) -> str:

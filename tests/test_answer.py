@@ -1,0 +1,109 @@
+"""Does the answer say what the numbers say: fragile from where on, what hardening bought and cost, what comes next?"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_rawp.evaluation.records import COLUMNS, FAILED, PASSED, Check
+from recbole_rawp.evaluation.self_checks import BUDGET, UNDERTRAINED
+from recbole_rawp.report.answer import answer, as_list
+from recbole_rawp.report.run_files import Run
+from recbole_rawp.report.sections import radius_search
+from recbole_rawp.report.verdict import distrust
+from recbole_rawp.training.radius.rule import RadiusSearch, Validation
+from tests.test_report import SETTING, users_of
+
+PLAIN = {"noise": (0.2, 0.2, 0.198, 0.19), "apgd": (0.2, 0.16, 0.02, 0.0)}
+HARD = {"noise": (0.196, 0.196, 0.196, 0.196), "apgd": (0.196, 0.196, 0.18, 0.147)}
+LEVELS = (0.0, 0.05, 0.1, 0.2)
+
+
+def run_of(curves, *, checks=(), metric="ndcg@10", bigger=True, users=True, **given):
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"model": "M", "dataset": "D", "defense": defense, "stage": 1, "seed": 1, "split": "test", "steps": 1}
+        | (SETTING | given | {"threat": threat, "level": level, "metric": metric, "value": value})
+        for defense, threats in curves.items()
+        for threat, values in threats.items()
+        for level, value in zip(LEVELS, values)
+    ]
+    own = {"universal": users_of(rows)} if users else {}
+    return Run("run", pd.DataFrame(rows), list(checks), own, {"metric": metric, "bigger": bigger})
+
+
+def test_a_fragile_plain_model_alone_says_from_where_on_and_to_harden_it():
+    first, last = answer(run_of({"none": PLAIN}))
+    assert first == (
+        "**plain** is fragile from radius 0.1 on: there it keeps 10% of its NDCG@10 under steps that adapt (APGD) (80% at "
+        "0.05); noise of the same norm leaves 99%."
+    )
+    assert last == "Next: `recbole-rawp harden CHECKPOINT` hardens it."
+
+
+def test_what_hardening_bought_and_cost_stands_with_its_interval_over_users():
+    run = run_of({"none": PLAIN, "rawp_ft": HARD})
+    _, hard, paid, last = answer(run)
+    assert hard == (
+        "**rawp_ft** is not fragile up to radius 0.2: it keeps 75% or more of its NDCG@10 under steps that adapt (APGD); "
+        "noise of the same norm leaves 100%."
+    )
+    values = run.users["universal"].values[:, 0]
+    lost = (values[0] - values[8]).astype(float)  # of rows in order, those at level 0
+    generator = np.random.default_rng(2020)
+    drawn = generator.integers(len(lost), size=(2000, len(lost)))
+    low, high = np.percentile(lost[drawn].mean(axis=1), [2.5, 97.5]) / 0.2
+    assert paid == (
+        f"Hardening costs 2.0% of the clean NDCG@10 (0.2000 to 0.1960; 95% interval of the cost over users "
+        f"{low:.1%} to {high:.1%}); it keeps 92% instead of 10% at 0.1."
+    )
+    assert last.endswith("--attack=strongest` tries harder.")
+
+
+def test_a_better_clean_score_is_a_gain_and_less_of_a_log_loss_too():
+    better = {name: tuple(1.05 * v for v in values) for name, values in HARD.items()}
+    assert "Hardening gains 2.9% of the clean NDCG@10" in answer(run_of({"none": PLAIN, "rawp_ft": better}))[2]
+    losses = {"none": {"apgd": (0.5, 0.6, 0.8, 2.0)}, "rawp_ft": {"apgd": (0.51, 0.52, 0.53, 0.6)}}
+    lines = answer(run_of(losses, metric="logloss", bigger=False, users=False))
+    assert "Hardening costs 2.0% of the clean LOGLOSS (0.5000 to 0.5100; no interval, for it is no mean" in lines[2]
+    assert "keeps 85% instead of 25% at 0.2" in lines[2]
+
+
+def test_nothing_bought_and_nothing_to_buy_are_told_apart():
+    assert "**it buys nothing at these levels**" in answer(run_of({"none": PLAIN, "rawp_ft": PLAIN}))[2]
+    calm = {"apgd": (0.2, 0.2, 0.199, 0.197)}
+    assert "there was nothing to buy" in answer(run_of({"none": calm, "rawp_ft": calm}))[2]
+
+
+@pytest.mark.parametrize(("changed", "words"), [(True, "Stage 2 repaired the"), (False, "found nothing to repair")])
+def test_stage_2_says_whether_it_changed_anything(changed, words):
+    trainer = SimpleNamespace(state=SimpleNamespace(progress=SimpleNamespace(changed=lambda: changed)))
+    assert words in answer(run_of({"none": PLAIN, "rawp_ft": HARD}), trainer)[3]
+
+
+def test_a_budget_that_was_not_kept_and_too_little_training_are_said_and_the_former_is_no_reason_to_distrust():
+    checks = [Check("rawp_ft", BUDGET, FAILED, ""), Check("none", UNDERTRAINED, FAILED, "")]
+    text = as_list(answer(run_of({"none": PLAIN, "rawp_ft": HARD}, checks=checks)))
+    assert "- **Hardening did not keep the clean budget** (rawp_clean_budget)" in text
+    assert "- **The model ranks no better than popularity**" in text
+    assert distrust(checks[:1]) == "" and "1 self-check failed" in distrust(checks)
+
+
+def test_the_search_has_a_check_of_its_budget():
+    search = RadiusSearch(0.01, True, 1.0, plain=[0.5], best=0)
+    trainer = SimpleNamespace(state=SimpleNamespace(search=search), valid_metric="ndcg@10", defense="rawp_ft")
+    assert radius_search.checks(trainer) == []
+    for score, passed, detail in ((0.496, True, ""), (0.4, False, "valid ndcg@10 0.4000, 0.4950 wanted")):
+        search.path = [Validation(7, 0.1, score, passed, chosen=True)]
+        status = PASSED if passed else FAILED
+        assert radius_search.checks(trainer) == [Check("rawp_ft", BUDGET, status, detail)]
+
+
+def test_several_models_and_scores_without_a_share_have_no_answer():
+    run = run_of({"none": PLAIN})
+    other = run.frame.assign(model="N")
+    assert answer(Run("r", pd.concat([run.frame, other]), [], {}, run.facts)) == []
+    assert answer(run_of({"none": {"apgd": (0.0, 0.0, 0.0, 0.0)}})) == []
