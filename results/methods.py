@@ -2,7 +2,7 @@
 
     python results/methods.py run MODEL...    # trains the plain model where it is missing, hardens, attacks
     python results/methods.py page            # the table of methods.md, of methods.csv
-    python results/methods.py half MODEL...   # the radius at which the plain model keeps half, for families/MODEL.yaml
+    python results/methods.py half MODEL...    # the radius at which the plain model keeps half, for families/MODEL.yaml
 
 The plain model is that of `recbole-rawp train --config_files=results/families/MODEL.yaml --defense=none`. Attacked is
 by APGD along the training loss and along the ranking; the lower score counts, and it is that of the validation data.

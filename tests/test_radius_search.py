@@ -92,23 +92,30 @@ def test_the_weights_go_back_where_nothing_was_kept_and_after_two_refusals_runni
     assert back == [True, False, False, False, False, True, True, False]
 
 
-def jumped(scores):
-    """Return a search that began with a jump, after these scores."""
-    search = RadiusSearch(0.01, True, 1.0, JUMP, jumping=True, plain=PLAIN, trained_plainly=True)
+def jumped(scores, bigger=True):
+    """Return a search of 20 epochs that began with a jump, after these scores."""
+    sign = 1 if bigger else -1
+    search = RadiusSearch(
+        0.01, bigger, 1.0, JUMP, jumping=True, epochs=20, plain=[sign * score for score in PLAIN], trained_plainly=True
+    )
     back = []
     for epoch, score in enumerate(scores):
-        search.decide(epoch, score)
+        search.decide(epoch, sign * score)
         back.append(search.goes_back)
     return search, back
 
 
-def test_a_jump_stays_while_every_four_epochs_halve_what_the_score_lacks():
-    search, back = jumped([0.295, 0.3, 0.2, 0.395, 0.4, 0.3, 0.3, 0.45, 0.496])
+def test_a_jump_stays_while_half_its_pace_would_bring_the_score_back_before_the_end():
+    # needed: 0.495. After 4: 0.281 + (0.281 - 0.2) / 3 / 2 * 16 = 0.497; after 8: 0.371 + 0.09 / 4 / 2 * 12 = 0.506
+    search, back = jumped([0.2, 0.281, 0.1, 0.25, 0.28, 0.371, 0.3, 0.3, 0.496])
     assert [row.radius for row in search.path] == [JUMP] * 9 and not any(back)
     assert search.radius == JUMP * GROWTH and not search.jumping and search.chosen.epoch == 8
 
 
-@pytest.mark.parametrize(("scores", "epochs"), [([0.295, 0.4, 0.4, 0.394], 4), ([0.3, math.nan], 2)])
+@pytest.mark.parametrize(
+    ("scores", "epochs"),
+    [([0.2, 0.28, 0.1, 0.25], 4), ([0.2, 0.281, 0.1, 0.25, 0.28, 0.365, 0.3, 0.3], 8), ([0.3, math.nan], 2)],
+)
 def test_a_jump_from_which_the_score_does_not_recover_goes_back_to_the_plain_model_and_a_small_radius(scores, epochs):
     search, back = jumped(scores)
     assert back == [False] * (epochs - 1) + [True] and search.radius == options.START and not search.jumping
@@ -135,8 +142,8 @@ def test_a_plain_score_that_is_not_a_number_is_no_measure():
         assert search.measure == 0.5 and not search.path[0].passed
 
 
-def test_a_ramp_has_a_third_of_the_plain_epochs_and_twelve_at_least():
-    assert [epochs_after(plain) for plain in (1, 12, 34, 60, 100)] == [12, 12, 12, 21, 35]
+def test_jump_and_ramp_have_eight_epochs_and_a_third_of_the_plain_ones_or_twelve():
+    assert [epochs_after(plain) for plain in (1, 12, 40, 60, 100)] == [20, 20, 20, 26, 38]
 
 
 # --- in training
@@ -194,13 +201,13 @@ def test_the_ramp_goes_on_from_the_best_plain_weights_and_optimizer(name, settin
         (mine, theirs) = (begun[0]["optimizers"]["optimizer"]["state"], plain["optimizer"]["state"])
         assert mine.keys() == theirs.keys() and all(same(mine[k], theirs[k]) for k in mine)
     begins = 6 + after(trainer)
-    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 16))
-    assert len(scores) == begins - 6 + 16
+    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 20))
+    assert len(scores) == begins - 6 + 20
 
 
 def test_an_endless_budget_grows_from_the_jump_on_to_the_largest_radius(settings):
     wide, _ = fit(config_of(settings, rawp_clean_budget=0.99))
-    assert [row.radius for row in wide.state.search.path] == pytest.approx([0.3, 0.6, *[1.0] * 14])
+    assert [row.radius for row in wide.state.search.path] == pytest.approx([0.3, 0.6, *[1.0] * 18])
     assert wide.objective.recipe.radius == wide.state.search.chosen.radius
 
 
@@ -217,8 +224,8 @@ def test_a_second_refusal_running_puts_weights_and_optimizer_of_the_last_kept_on
     monkeypatch.setattr(RadiusSearch, "decide", every_third)
     monkeypatch.setattr(callback, "judge", watched)
     trainer, _ = fit(config_of(settings))
-    assert [row.passed for row in trainer.state.search.path] == ([True, False, False] * 6)[:16]
-    for start in range(0, 15, 3):
+    assert [row.passed for row in trainer.state.search.path] == ([True, False, False] * 7)[:20]
+    for start in range(0, 18, 3):
         kept, first, second = states[start : start + 3]
         assert not same(kept["weights"], first["weights"]), "training goes on"
         assert same(kept["weights"], second["weights"])
@@ -231,7 +238,7 @@ def test_recboles_own_limits_are_back_in_the_end(settings):
     trainer, _ = fit(config_of(settings, eval_step=2, stopping_step=3))
     assert (trainer.start_epoch, trainer.epochs, trainer.eval_step, trainer.stopping_step) == (0, 6, 2, 3)
     begins = trainer.state.search.path[0].epoch
-    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 16)), "validated after each"
+    assert [row.epoch for row in trainer.state.search.path] == list(range(begins, begins + 20)), "validated after each"
 
 
 def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch):
@@ -267,7 +274,7 @@ def test_recboles_own_run_takes_it_too(settings):
 def test_other_targets_search_as_well(target, settings):
     granularity = {"rawp_granularity": "row", "rawp_start": "weights"} if target == "activations" else {}
     trainer, _ = fit(config_of(settings, rawp_target=target, **granularity))
-    assert len(trainer.state.search.path) == 16
+    assert len(trainer.state.search.path) == 20
 
 
 def test_harden_goes_on_from_the_checkpoint_as_the_plain_model(plain):

@@ -36,13 +36,13 @@ def scored(monkeypatch, scores):
 
 
 def test_a_plain_model_that_stopped_early_has_its_ramp_and_that_does_not_stop(settings, monkeypatch):
-    scored(monkeypatch, [0.5, 0.4, 0.4, 0.5, 0.5, *(0.5 - 0.0002 * k for k in range(16))])
+    scored(monkeypatch, [0.5, 0.4, 0.4, 0.5, 0.5, *(0.5 - 0.0002 * k for k in range(20))])
     trainer, scores = fit(config_of(settings, epochs=6, stopping_step=1))
     search = trainer.state.search
     assert search.plain == [0.5, 0.4, 0.4, 0.5, 0.5] and search.measure == pytest.approx(0.46)
-    assert [row.epoch for row in search.path] == list(range(5, 21))
-    assert len(scores) == 18 and search.chosen.epoch == 20
-    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 15}
+    assert [row.epoch for row in search.path] == list(range(5, 25))
+    assert len(scores) == 22 and search.chosen.epoch == 24
+    assert trainer.best_valid_result == {"mrr@10": trainer.best_valid_score} == {"mrr@10": 0.5 - 0.0002 * 19}
 
 
 # --- what is kept
@@ -80,7 +80,7 @@ def test_no_file_takes_the_plain_model_for_the_hardened_one(settings, monkeypatc
 
 
 def test_the_file_of_the_chosen_model_tells_its_own_score(settings, monkeypatch):
-    scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496, *[0.1] * 10])
+    scored(monkeypatch, [*[0.5] * 6, 0.5, 0.499, 0.498, 0.1, 0.497, 0.496, *[0.1] * 14])
     trainer, _ = fit(config_of(settings, checkpoint_dir="saved"), saved=True)
     best = checkpoint.read(trainer.saved_model_file)
     assert best["best_valid_score"] == trainer.state.search.chosen.score == trainer.best_valid_score < 0.5
@@ -105,8 +105,8 @@ def test_an_epoch_of_empty_masks_tells_nothing_of_the_radius(settings, monkeypat
     monkeypatch.setattr(objective, "draw_mask", draw_mask)
     trainer, _ = fit(config_of(settings, rawp_clean_budget=0.9, rawp_mask_every="epoch"))
     path = trainer.state.search.path
-    assert [row.epoch for row in path] == [path[0].epoch + 2 * k for k in range(8)]
-    assert [row.radius for row in path] == pytest.approx([min(1.0, JUMP * GROWTH**k) for k in range(8)])
+    assert [row.epoch for row in path] == [path[0].epoch + 2 * k for k in range(10)]
+    assert [row.radius for row in path] == pytest.approx([min(1.0, JUMP * GROWTH**k) for k in range(10)])
     monkeypatch.setattr(objective, "draw_mask", lambda names, *_: dict.fromkeys(names, False))
     with pytest.raises(InputError, match="^rawp_radius: auto saw no validation after a perturbation"):
         fit(config_of(settings, rawp_mask_every="epoch"))
@@ -202,7 +202,7 @@ def test_several_processes_and_hardened_pretraining_are_refused(settings):
 def test_a_budget_that_nothing_keeps_is_said_and_leaves_the_least_harmful_and_the_plain_model(
     settings, monkeypatch, caplog
 ):
-    scored(monkeypatch, [*[0.5] * 5, *[0.1] * 4, 0.2, 0.2, 0.3, *[0.2] * 9])
+    scored(monkeypatch, [*[0.5] * 5, *[0.1] * 4, 0.2, 0.2, 0.3, *[0.2] * 13])
     trainer, _ = fit(config_of(settings, epochs=2, checkpoint_dir="saved"), saved=True)
     assert "valid score 0.3000 at the least harmful radius 0.00125, but rawp_clean_budget wants 0.4950" in caplog.text
     saved = checkpoint.read(trainer.saved_model_file)

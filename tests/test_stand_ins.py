@@ -102,7 +102,7 @@ def test_a_radius_is_found_in_ncls_own_loop_too(ncl):
     trainer, scores = train(RAWPConfig(config_dict=ncl(defense="rawp", rawp_radius="auto", epochs=3)))
     search = trainer.state.search
     assert search.plain[:3] == [float(score) for score in plain]
-    assert [row.score for row in search.path] == scores[-16:] and len(search.path) == 16
+    assert [row.score for row in search.path] == scores[-20:] and len(search.path) == 20
 
 
 def test_scores_that_are_drawn_are_compared_with_the_same_numbers_and_noted(settings, monkeypatch):

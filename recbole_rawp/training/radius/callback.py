@@ -15,7 +15,7 @@ from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.plain_values import copied, plain
 from recbole_rawp.training.radius.checks import check_found, check_measured, check_searchable
-from recbole_rawp.training.radius.rule import CHECKED, JUMP, RadiusSearch, epochs_after
+from recbole_rawp.training.radius.rule import JUMP, RadiusSearch, epochs_after
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning
@@ -151,7 +151,8 @@ def begin_ramp(trainer: Any, plain: int) -> None:
     if math.isinf(search.largest):
         search.largest = size(trainer)
         search.radius, search.small = search.radius * search.largest, search.small * search.largest
-    end = plain + search.settling + CHECKED + epochs_after(plain)
+    search.epochs = epochs_after(plain)
+    end = plain + search.settling + search.epochs
     if not search.settling:
         tell_measure(trainer)
     search.limits = trainer.limit_loop(start_epoch=plain, epochs=end, eval_step=1, stopping_step=end)

@@ -5,8 +5,9 @@ First the model is trained plainly, as RecBole trains it. p is the mean of its b
 Hardening goes on with the weights and the optimizer of that best epoch.
 
 It begins with a jump to a large radius, which costs some models much at first and nothing in the end, where a small
-radius never leads. It stays there while every four epochs halve what the score lacks; if they do not, all goes back to
-the plain model, and to a small radius. After each other epoch
+radius never leads. Every four epochs: would the score be back before the end, at half the pace of these four? The pace
+is what the best of the four gained over the best of the four before. If not, all goes back to the plain model, and to a
+small radius. After each other epoch
 
     score >= (1 - budget) * p:  kept;     radius *= growth
     otherwise:                  refused;  growth = max(sqrt(growth), 1.1), radius /= growth^2
@@ -26,10 +27,14 @@ from typing import Any
 from recbole_rawp.config.settings import START
 from recbole_rawp.host.ranking.scores import limit
 
-JUMP, CHECKED = 0.3, 4  # radius, and epochs between two looks at it
+JUMP, CHECKED, PACE = 0.3, 4, 0.5  # radius; epochs between two looks at it; of the pace, for it falls
 GROWTH, SLOWEST = 2.0, 1.1
 AFTER = 4  # valid scores after the plain model's best that count as its own
-FEWEST, SHARE = 12, 0.35  # epochs: so many at least, else this share of the plain ones
+FIRST, FEWEST, SHARE = (
+    8,
+    12,
+    0.3,
+)  # epochs: for a jump that fails, and so many at least, else this share of the plain ones
 
 
 @dataclass
@@ -61,6 +66,7 @@ class RadiusSearch:
         radius, growth: of the training that comes next, and of the step after it.
         small: the radius after a jump that failed.
         jumping: whether the radius is that of the jump, and the score not there yet.
+        epochs: of jump and ramp together.
         plain: the plain model's valid scores.
         best: the place of its best among them; None while it is trained.
         trained_plainly: whether they are complete.
@@ -80,6 +86,7 @@ class RadiusSearch:
     growth: float = GROWTH
     small: float = START
     jumping: bool = False
+    epochs: int = 0
     plain: list[float] = field(default_factory=list)
     best: int | None = None
     trained_plainly: bool = False
@@ -144,9 +151,14 @@ class RadiusSearch:
         return now
 
     def _recovers(self) -> bool:
-        """Tell whether a jump may go on: what the score lacks has halved whenever that is looked at."""
-        lacks = [abs(self.needed - row.score) for row in self.path[-CHECKED:]]
-        return not math.isnan(lacks[-1]) and (len(self.path) % CHECKED > 0 or lacks[-1] <= lacks[0] / 2)
+        """Tell whether a jump may go on: at half its pace the score is back before the epochs are over."""
+        sign, left = 1 if self.bigger else -1, self.epochs - len(self.path)
+        scores = [sign * row.score for row in self.path]
+        if math.isnan(scores[-1]) or len(scores) % CHECKED:
+            return not math.isnan(scores[-1])
+        best, before = max(scores[-CHECKED:]), scores[-2 * CHECKED : -CHECKED]
+        gained = (best - max(before)) / CHECKED if before else (best - scores[0]) / (CHECKED - 1)
+        return best + PACE * gained * left >= sign * self.needed
 
     def _better(self, one: Validation, other: Validation) -> bool:
         """Tell whether a row makes a better result than one before it."""
@@ -162,5 +174,5 @@ class RadiusSearch:
 
 
 def epochs_after(plain: int) -> int:
-    """Return how many epochs a ramp has after so many plain ones."""
-    return max(FEWEST, round(SHARE * plain))
+    """Return how many epochs jump and ramp have after so many plain ones."""
+    return FIRST + max(FEWEST, round(SHARE * plain))
