@@ -38,8 +38,8 @@ def run_of(curves, *, checks=(), metric="ndcg@10", bigger=True, users=True, **gi
 def test_a_fragile_plain_model_alone_says_from_where_on_and_to_harden_it():
     first, last = answer(run_of({"none": PLAIN}))
     assert first == (
-        "**plain** is fragile from radius 0.1 on: there it keeps 10% of its NDCG@10 under steps that adapt (APGD) (80% "
-        "at 0.05); noise of the same norm leaves 99%."
+        "**plain** is fragile from radius 0.1 on: there it keeps 10% of its NDCG@10 under apgd (80% at "
+        "0.05); noise of the same norm leaves 99%."
     )
     assert last == "Next: `recbole-rawp harden CHECKPOINT` hardens it."
 
@@ -48,8 +48,8 @@ def test_what_hardening_bought_and_cost_stands_with_its_interval_over_users():
     run = run_of({"none": PLAIN, "rawp_ft": HARD})
     _, hard, paid, last = answer(run)
     assert hard == (
-        "**rawp_ft** is not fragile up to radius 0.2: it keeps 75% or more of its NDCG@10 under steps that adapt (APGD)"
-        "; noise of the same norm leaves 100%."
+        "**rawp_ft** is not fragile up to radius 0.2: it keeps 75% or more of its NDCG@10 under apgd; "
+        "noise of the same norm leaves 100%."
     )
     values = run.users["universal"].values[:, 0]
     lost = (values[0] - values[8]).astype(float)  # of rows in order, those at level 0

@@ -29,7 +29,6 @@ from recbole_rawp.report.scores import (
     tried,
     within,
 )
-from recbole_rawp.report.verdict import attackers
 from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
 
 HALF = 0.5  # of the score: a model that keeps less is fragile
@@ -65,7 +64,8 @@ def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFra
     level = levels[-1] if first is None else first
     control = control_of(kept, name)
     noise = f"; noise of the same norm leaves {percent(kept.loc[(name, control), level])}" if control else ""
-    under = f"under {attackers(variants)}"
+    strongest = f"the worst of {', '.join(variants)}" if len(variants) > 1 else variants[0]
+    under = f"under {strongest}"
     if first is None:
         calm = f"**{label(name)}** is not fragile up to {setting.at(level)}: it keeps {percent(worst.min())} or more"
         return f"{calm} of its {score} {under}{noise}."
@@ -78,11 +78,12 @@ def cost(run: Run, plain: str, last: str, wide: pd.DataFrame) -> str:
     """Say what share of the clean score hardening cost, with its interval over users where there are such values."""
     before, after = (float(wide.loc[name][CLEAN].mean()) for name in (plain, last))
     share = (before - after) / before if run.bigger else (after - before) / before
-    words = f"{'costs' if share > 0 else 'gains'} {abs(share):.1%} of the clean {run.metric.upper()}"
-    words += f" ({before:.4f} to {after:.4f}"
+    sign, does, what = (1, "costs", "cost") if share > 0 else (-1, "gains", "gain")
+    words = f"{does} {abs(share):.1%} of the clean {run.metric.upper()} ({before:.4f} to {after:.4f}"
     if (bounds := cost_interval(run, plain, last, before)) is None:
         return f"{words}; no interval, for it is no mean over users)"
-    return f"{words}; 95% interval of the cost over users {bounds[0]:.1%} to {bounds[1]:.1%})"
+    low, high = sorted(sign * bound for bound in bounds)
+    return f"{words}; 95% interval of the {what} over users {low:.1%} to {high:.1%})"
 
 
 def cost_interval(run: Run, plain: str, last: str, before: float) -> tuple[float, float] | None:
