@@ -47,7 +47,7 @@ RUNS, CSV, PAGE = HERE.parent / "runs" / "methods", HERE / "methods.csv", HERE /
 def plain_model(model: str) -> Path:
     """Return the checkpoint of the plain model, trained where it is missing."""
     folder = RUNS / model
-    if not (folder / "model.pth").exists():
+    if not (folder / "report.md").exists():  # a killed one leaves model.pth, too
         given = {"defense": "none", "attack": ["noise"], "attack_radii": [0.1], "rawp_output_dir": str(folder)}
         run_recbole_rawp(config_file_list=[str(HERE / "families" / f"{model}.yaml")], config_dict=given, argv=[])
     return folder / "model.pth"

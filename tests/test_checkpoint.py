@@ -33,7 +33,9 @@ def test_a_plain_checkpoint_is_ranked(plain):
 
 def test_a_plain_checkpoint_is_hardened_beside_not_over_it(plain):
     before = plain.read_bytes()
-    result = harden_checkpoint(str(plain), config_dict={"rawp_output_dir": "out", "ft_learning_rate": 0.1, **QUICK})
+    result = harden_checkpoint(
+        str(plain), config_dict={"rawp_output_dir": "out", "ft_learning_rate": 0.1, "rawp_radius": 0.1, **QUICK}
+    )
     assert plain.read_bytes() == before == Path("out/original.pth").read_bytes()
     assert list(Path("theirs").iterdir()) == [plain]
     assert len(result["repair"]) == 1 and Path("out/interpolation.png").exists()
@@ -156,11 +158,12 @@ def test_files_options_and_command_line_win_over_the_checkpoints_settings(plain,
 
 
 def test_hardening_without_a_round_or_valid_data_is_refused_before_anything_is_written(plain, capsys):
-    for word, message in (
-        ("--ft_rounds=0", "ft_rounds: 0 leaves nothing to do for harden"),
-        ("--eval_args={'split': {'RS': [0.9, 0, 0.1]}}", "eval_args: the choice is made on valid data"),
-        ("--baseline", "--baseline: goes with train, not with harden"),
+    no_valid = "--eval_args={'split': {'RS': [0.9, 0, 0.1]}}"
+    for words, message in (
+        (["--ft_rounds=0", "--rawp_radius=0.1"], "ft_rounds: 0 leaves nothing to do for harden"),
+        ([no_valid], "eval_args: the choice is made on valid data"),
+        (["--baseline"], "--baseline: goes with train, not with harden"),
     ):
-        assert main(["harden", str(plain), word]) == 2
+        assert main(["harden", str(plain), *words]) == 2
         assert message in capsys.readouterr().err
     assert not Path("runs").exists()

@@ -215,7 +215,18 @@ def test_a_file_that_is_no_defense_is_one_line(name, text, message, settings):
 def test_a_run_with_a_file_is_called_by_its_stem_and_goes_on_without_it(settings):
     Path("own").mkdir()
     Path("own/mine.yaml").write_text("rawp_radius: 0.3\nft_rounds: 1\n")
-    short = {"epochs": 1, "ft_epochs": 1, "attack_radii": [0.1], "attack_batches": 1, "attack": ["noise", "fgsm"]}
+    short = {
+        "epochs": 1,
+        "ft_epochs": 1,
+        "ft_learning_rate": 0.1,
+        "ft_modules": 3,
+        "ft_steps": 3,
+        "ft_attack_steps": 5,
+        "ft_radius": 0.5,
+        "attack_radii": [0.1],
+        "attack_batches": 1,
+        "attack": ["noise", "fgsm"],
+    }
     first = run_recbole_rawp(config_dict=settings("NeuMF", defense="own/mine.yaml", **short), baseline=True)
     home = Path(first["output_dir"])
     assert home.name.startswith("NeuMF-toy-mine-")

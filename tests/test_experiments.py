@@ -199,7 +199,7 @@ def test_an_experiment_runs_goes_on_and_fills_its_page(toy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["page", "publish"], r"there is no '.*publish.yaml'\. Known: auto-radius, .*published"),
+        (["page", "publish"], r"there is no '.*publish.yaml'\. Known: families, .*published"),
         (["run", "published", "mpl"], r"run: 'mpl' is none of mlp, mlp-512, .*\. Name one, or none for all\."),
     ],
 )

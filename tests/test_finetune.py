@@ -217,7 +217,7 @@ def test_the_robust_score_is_the_valid_metric_under_fgsm_on_all_hidden_weights(s
 @pytest.mark.parametrize(
     ("defense", "size"),
     [
-        ("rawp", lambda w: 0.5 * w.norm()),  # each tensor, relative
+        ("rawp_reference", lambda w: 0.5 * w.norm()),  # each tensor, relative
         ("apr", lambda w: 0.5 * len(w) ** 0.5),  # each row, absolute
         ("rat", lambda w: 0.5 * w.norm()),  # each row of the hidden weights, relative
         ("sam", lambda w: 0.5),  # all together, absolute

@@ -13,6 +13,7 @@ from torch import nn
 
 from recbole_rawp import run_recbole_rawp
 from recbole_rawp.config.settings import read
+from recbole_rawp.config.shipped import properties
 from recbole_rawp.core.hooks import watched
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
@@ -155,7 +156,8 @@ print(type(model).__module__, len(list(model.parameters())))
 
 
 def test_its_settings_move_every_layer(settings):
-    config = RAWPConfig(config_dict=settings("MLP"))
+    file = properties() / "published/mlp.yaml"
+    config = RAWPConfig(config_file_list=[str(file)], config_dict=settings("MLP"))
     _, model = prepare(config)
     weights, _ = chosen_weights(model, read(config).training)
     assert len(weights) == 9 and sum(w.dim() >= 2 for w in model.parameters()) == 9

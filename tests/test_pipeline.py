@@ -207,7 +207,7 @@ def test_a_folder_in_which_another_process_is_at_work_is_left_alone(settings, mo
 
 def test_default_folders_never_collide(settings):
     names = {run_recbole_rawp(config_dict=quick(settings, epochs=1))["output_dir"] for _ in range(2)}
-    assert len(names) == 2 and all(name.startswith("runs/NeuMF-toy-rawp_ft-") for name in names)
+    assert len(names) == 2 and all(name.startswith("runs/NeuMF-toy-rawp_ft_reference-") for name in names)
 
 
 def test_saved_false_leaves_no_checkpoint(settings):

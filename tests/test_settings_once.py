@@ -45,6 +45,7 @@ def test_they_are_read_again_after_one_of_ours_was_set(counted):
     first = options.read(config)
     config["checkpoint_dir"] = "elsewhere"
     assert options.read(config) is first and first.attack is first.attack
+    config["rawp_start"] = "weights"
     config["rawp_steps"] = 4
     assert options.read(config).training.recipe.steps == 4 and counted["settings"] == 2
     with pytest.raises(ValueError, match="^rawp_steps: 0 is not valid"):

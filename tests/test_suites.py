@@ -30,7 +30,7 @@ def test_every_suite_that_ships_can_be_read():
 
 def test_quick_follows_the_defense_and_a_named_target_is_optional():
     (quick,) = threats(rawp_target="all")
-    assert quick.target == "all" and not quick.optional and quick.variants == ("noise", "apgd")
+    assert quick.target == "all" and not quick.optional and quick.variants == ("noise", "apgd", "transfer")
     assert all(threat.optional for threat in threats(attack="standard"))
 
 

@@ -214,7 +214,7 @@ def test_tensorboard_gets_loss_mask_and_norms_for_each_epoch(settings):
 def test_the_table_of_weights_is_logged_once(settings, caplog):
     caplog.set_level("INFO")
     fit(RAWPConfig(config_dict=settings("NeuMF", defense="rawp_reference", state="info")))
-    tables = [r.message for r in caplog.records if "Defense rawp perturbs 3 weights of NeuMF" in r.message]
+    tables = [r.message for r in caplog.records if "Defense rawp_reference perturbs 3 weights of NeuMF" in r.message]
     assert len(tables) == 1 and "predict_layer.weight" in tables[0] and "1 x 128" in tables[0]
 
 

@@ -54,8 +54,9 @@ def test_the_score_is_the_valid_metric_under_the_attack_of_the_fixed_settings(de
     loaders = Data(train, valid, valid)
     found = robustness.under_attack(trainer, loaders, Attack((threat,), batches=2), defense=defense).records
     at = {(r.loss, r.level, r.metric): r.value for r in found}
-    loss = min(("training", "ranking"), key=lambda name: at[name, 0.3, "mrr@10"])
-    assert result["best_valid_score"] == at[loss, 0.3, "mrr@10"] != at[loss, 0.0, "mrr@10"]
+    score = result["best_valid_score"]  # of the change that the smooth form of the ranking tells to be the worse
+    (loss, *_) = (name for name in ("training", "ranking") if at[name, 0.3, "mrr@10"] == score)
+    assert score != at[loss, 0.0, "mrr@10"]
     assert result["best_valid_result"]["mrr@10"] == round(at[loss, 0.0, "mrr@10"], 4)
     assert result["best_valid_result"]["robust ndcg@10"] == round(at[loss, 0.3, "ndcg@10"], 4)
     assert (trainer.state.progress is not None) == (defense == "rawp_ft_reference")
@@ -95,7 +96,7 @@ def test_no_trial_changes_the_attack_that_scores_it(fixed, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tune.py", "--ft_radius=0.2"])
     assert attack_of({"ft_radius": 0.5}, files) == (0.2, True, "hidden", 1)
     monkeypatch.setattr(sys, "argv", ["tune.py", "--model=NeuMF", "--dataset=toy"])
-    assert attack_of({"rawp_radius": 5.0}) == (0.5, True, "hidden", 5)
+    assert attack_of({"rawp_radius": 5.0}) == usual
 
 
 def test_settings_that_come_whole_in_the_dictionary_are_shared_ones(settings):

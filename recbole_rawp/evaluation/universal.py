@@ -56,7 +56,7 @@ class Universal:
             {TRAINING: lambda: training, RANKING: ranked},
             around=partial(AttackLoss, model),
             seed=trainer.config["seed"],
-            twins=twins or {},
+            twins=twins,
         )
 
     def measurements(self, threat: Threat, advance: Callable[[float], Any]) -> Iterator[Measurement]:

@@ -106,13 +106,14 @@ def under_attack(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, twins: Mapping[str, Weights], *, stage: int
 ) -> robustness.Outcome:
     """Return what the configured attacks find about the model as it is now."""
+    others = {name: weights for name, weights in twins.items() if differ(trainer.model, weights)}
     return robustness.under_attack(
         trainer,
         data,
         options.read(trainer.config).attack,
         defense=trainer.defense,
         candidates=candidates,
-        twins={name: weights for name, weights in twins.items() if differ(trainer.model, weights)},
+        twins=others or (None if trainer.defense == "none" else {}),
         stage=stage,
     )
 

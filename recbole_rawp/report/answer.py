@@ -17,8 +17,8 @@ from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import (
     bare,
     by_threat,
-    common_variants,
     control_of,
+    is_control,
     label,
     least_kept,
     named,
@@ -59,7 +59,9 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
 def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> str:
     """Say from which level on the strongest attack leaves less than half, or that none does, and what noise leaves."""
     setting, score = settings_of(frame)[0], metric.upper()
-    variants, levels = common_variants(kept), list(worst.index)
+    every = list(kept.loc[name].index)
+    variants = [variant for variant in every if not is_control(variant)] or every
+    levels = list(worst.index)
     first = next((level for level in levels if worst[level] < HALF), None)
     level = levels[-1] if first is None else first
     control = control_of(kept, name)

@@ -94,6 +94,12 @@ def is_control(name: str) -> bool:
     return variant in VARIANTS and VARIANTS[variant].control
 
 
+def is_carried(name: str) -> bool:
+    """Tell whether a variant is found on another model, which not every model has."""
+    variant = name.partition(" ")[0]
+    return variant in VARIANTS and VARIANTS[variant].carried
+
+
 def by_threat(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the values of `metric` in the first setting: a row per (defense, threat, seed), a column per level.
 
@@ -162,9 +168,10 @@ def tried(kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 def least_kept(kept: pd.DataFrame) -> pd.DataFrame:
     """Return what the strongest variant that all models met leaves of each at each level, from means of shares.
 
-    NaN counts most; infinity, where none was tried, least.
+    One that is carried over from a twin counts for the models that have one. NaN counts most; infinity, where none was
+    tried, least.
     """
-    met = common_variants(kept)
+    met = [*common_variants(kept), *(name for name in kept.index.unique("threat") if is_carried(name))]
     worst = kept[kept.index.isin(met, level="threat")].groupby(level="defense", sort=False)
     return worst.agg(lambda column: column.min(skipna=False))
 

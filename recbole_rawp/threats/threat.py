@@ -31,6 +31,7 @@ class Variant:
         iterates: whether it takes several steps.
         starts_at_random: whether its start alone changes the loss.
         black_box: whether it looks at the loss alone, and at no gradient.
+        carried: whether it is found on another model, so that models without such a twin do not meet it.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Variant:
     iterates: bool = False
     starts_at_random: bool = False
     black_box: bool = False
+    carried: bool = False
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Context:
         sources: name of a loss -> what it is made of; asked for when it is first climbed.
         around: source, weights -> that loss as a function of a change of these weights.
         seed: of whatever is drawn.
-        twins: name -> every weight of another model of the same shapes: the plain one, or one of another seed.
+        twins: name -> every weight of another model of the same shapes: the plain one, or one of another seed;
+            None for a plain model, which needs none.
         notes: what the reader must know; each once.
         still: names of threats that nothing moves, for the loss has no gradient.
         losses: (target, name) -> the attacked loss; its gradient at the weights serves all threats to that target.
@@ -63,7 +66,7 @@ class Context:
     sources: Mapping[str, Callable[[], Source]]
     around: Callable[[Source, Weights], AttackLoss]
     seed: int
-    twins: Mapping[str, Weights] = field(default_factory=dict)
+    twins: Mapping[str, Weights] | None = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
     losses: dict[Any, AttackLoss] = field(default_factory=dict)

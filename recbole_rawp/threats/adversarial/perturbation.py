@@ -90,7 +90,8 @@ class Perturbation(Threat):
         for variant in self.variants:
             method = METHODS[variant]
             if method.from_twin and not context.twins:
-                context.note(f"No other model of the same shapes was at hand, so {variant} was not tried.")
+                if context.twins is not None:
+                    context.note(f"No other model of the same shapes was at hand, so {variant} was not tried.")
                 continue
             found: dict[float, Weights] = {}  # by the loss before
             for name in self.climbed(variant):
@@ -222,6 +223,7 @@ register(
             climbs=not method.blind,
             iterates=method.iterates,
             starts_at_random=method.at_random,
+            carried=method.from_twin,
             black_box=method.black_box,
         )
         for name, method in METHODS.items()

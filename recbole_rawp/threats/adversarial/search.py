@@ -84,7 +84,7 @@ class Search:
     def _on_twins(self, radius: float) -> Iterator[Found]:
         """Yield what is found on each twin, stretched to this model's ball, with this model's loss."""
         bound = self.ball(self.loss, radius)
-        for weights in self.context.twins.values():
+        for weights in (self.context.twins or {}).values():
             shapes = {name: weights[name].detach().clone().requires_grad_() for name in self.loss.shapes}
             twin = AttackLoss(self.loss.model, self.loss.source, shapes, beside={**weights, **shapes})
             for found in self._starts(twin, radius):
