@@ -96,7 +96,7 @@ def jumped(scores, bigger=True):
     """Return a search of 20 epochs that began with a jump, after these scores."""
     sign = 1 if bigger else -1
     search = RadiusSearch(
-        0.01, bigger, 1.0, JUMP, jumping=True, epochs=20, plain=[sign * score for score in PLAIN], trained_plainly=True
+        0.01, bigger, 1.0, JUMP, jumping=True, total=20, plain=[sign * score for score in PLAIN], trained_plainly=True
     )
     back = []
     for epoch, score in enumerate(scores):

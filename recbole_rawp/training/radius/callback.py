@@ -151,8 +151,8 @@ def begin_ramp(trainer: Any, plain: int) -> None:
     if math.isinf(search.largest):
         search.largest = size(trainer)
         search.radius, search.small = search.radius * search.largest, search.small * search.largest
-    search.epochs = epochs_after(plain)
-    end = plain + search.settling + search.epochs
+    search.total = epochs_after(plain)
+    end = plain + search.settling + search.total
     if not search.settling:
         tell_measure(trainer)
     search.limits = trainer.limit_loop(start_epoch=plain, epochs=end, eval_step=1, stopping_step=end)

@@ -66,7 +66,7 @@ class RadiusSearch:
         radius, growth: of the training that comes next, and of the step after it.
         small: the radius after a jump that failed.
         jumping: whether the radius is that of the jump, and the score not there yet.
-        epochs: of jump and ramp together.
+        total: epochs of jump and ramp together.
         plain: the plain model's valid scores.
         best: the place of its best among them; None while it is trained.
         trained_plainly: whether they are complete.
@@ -86,7 +86,7 @@ class RadiusSearch:
     growth: float = GROWTH
     small: float = START
     jumping: bool = False
-    epochs: int = 0
+    total: int = 0
     plain: list[float] = field(default_factory=list)
     best: int | None = None
     trained_plainly: bool = False
@@ -152,7 +152,7 @@ class RadiusSearch:
 
     def _recovers(self) -> bool:
         """Tell whether a jump may go on: at half its pace the score is back before the epochs are over."""
-        sign, left = 1 if self.bigger else -1, self.epochs - len(self.path)
+        sign, left = 1 if self.bigger else -1, self.total - len(self.path)
         scores = [sign * row.score for row in self.path]
         if math.isnan(scores[-1]) or len(scores) % CHECKED:
             return not math.isnan(scores[-1])
