@@ -98,11 +98,12 @@ AUTO = {"rawp_radius": "auto", "rawp_clean_budget": 0.2, "rawp_start": "free"}
     ("name", "special"),
     [
         *((name, SPECIAL.get(name, {})) for name in ("NeuMF", "DCN", "DiffRec", "MKR", "RecVAE")),
-        *((name, AUTO) for name in ("NeuMF", "DiffRec", "RecVAE")),
+        *((name, AUTO) for name in ("NeuMF", "RecVAE")),
     ],
 )
 def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings, monkeypatch):
-    monkeypatch.setattr(rule, "FEWEST", 3)  # a short ramp
+    monkeypatch.setattr(rule, "FIRST", 4)  # a short jump and ramp
+    monkeypatch.setattr(rule, "FEWEST", 3)
     with monkeypatch.context() as patch:
         calls, spans, tune = kill_at(patch, None), [], repair.repair
 
