@@ -33,6 +33,7 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidates import draw, frozen, sampled_loader
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
+from recbole_rawp.training.radius import rule
 from recbole_rawp.training.stage2 import interpolation, repair, tuning
 from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo
@@ -185,6 +186,19 @@ def with_delta_times_zero(runs: Runs) -> None:
         runs.notes.append("a plain run does not equal itself")
         return
     assert not different(runs.first, weights_of(trainer.model))
+
+
+def the_default_finds_its_radius(runs: Runs) -> None:
+    """Stage 1 of the default goes on from the plain model, in the direction of the training steps themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rule, "FIRST", 1)
+        patch.setattr(rule, "FEWEST", 2)
+        trainer, data = runs.start(defense="rawp")
+        trainer.fit(data.train, data.valid, saved=False)
+    search = trainer.state.search
+    assert search is not None and trainer.settings.training.recipe.start == "free"
+    assert len(search.path) == search.total == 3 and search.chosen is not None and search.kept is not None
+    assert different(search.kept["weights"], weights_of(trainer.model)) or search.chosen.passed
 
 
 class Repaired:
@@ -416,6 +430,7 @@ def pretraining_is_plain_unless_asked(runs: Runs) -> None:
 PRETRAINING = [with_delta_times_zero, pretraining_is_plain_unless_asked]
 CLAIMS = [
     with_delta_times_zero,
+    the_default_finds_its_radius,
     a_real_delta_changes_training,
     delta_moves_exactly_what_is_selected,
     stage_2_changes_the_weakest_module_only,

@@ -68,6 +68,6 @@ def put_outside(model: nn.Module, state: State) -> None:
         if isinstance(now, np.ndarray):
             setattr(module, name, value.cpu().numpy().astype(now.dtype))
         elif isinstance(now, torch.Tensor) and now.layout is torch.strided and now.shape == value.shape:
-            now.copy_(value)
+            now.detach().copy_(value)
         else:
             setattr(module, name, value)
