@@ -40,6 +40,7 @@ VARIANTS = {
     "plain": {"defense": "none"},
     "plain, again (noise of the measurement)": {"defense": "none"},
     "noise": {"defense": "noise", "rawp_clean_weight": 0.0},
+    "rawp, the default's step": {"defense": "rawp", "rawp_radius": 0.1},
     "awp, L(w + delta) alone": {"defense": "awp", "rawp_clean_weight": 0.0},
     "awp, quarter-batch ascent": {"defense": "awp", "rawp_clean_weight": 0.0, "rawp_ascent_fraction": 0.25},
     "awp, L(w) + L(w + delta)": {"defense": "awp", "rawp_clean_weight": 1.0},
@@ -49,8 +50,9 @@ FAMILIES = {  # a column each
     "plain": {"defense": "none"},
     "plain, again": {"defense": "none"},
     "noise": {"defense": "noise", **EACH_BATCH},
-    "rawp": {"defense": "rawp", **EACH_BATCH},
-    "rawp, quarter-batch ascent": {"defense": "rawp", "rawp_ascent_fraction": 0.25, **EACH_BATCH},
+    "rawp (default)": {"defense": "rawp", "rawp_radius": 0.1},
+    "rawp_reference": {"defense": "rawp_reference", **EACH_BATCH},
+    "rawp_reference, quarter-batch ascent": {"defense": "rawp_reference", "rawp_ascent_fraction": 0.25, **EACH_BATCH},
     "awp (no masks)": {"defense": "awp", **EACH_BATCH},
 }
 
