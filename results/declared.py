@@ -46,11 +46,15 @@ class Run:
         return " \\\n    ".join(lines)
 
     def records(self, folder: Path) -> Iterator[pd.DataFrame]:
-        """Yield the records of the runs in the folder that are finished."""
+        """Yield the records of the runs in the folder that are finished; the metric `seconds` is what training took."""
+        rows = pd.read_csv(folder / "runs.csv") if (folder / "runs.csv").exists() else pd.DataFrame(columns=["folder"])
         for file in sorted(folder.glob("*/records.csv")):
             frame = read(file)
+            for seconds in rows[rows["folder"] == file.parent.name].get("seconds", []):
+                last = frame[frame["stage"] == frame["stage"].max()].iloc[[0]]
+                frame = pd.concat([frame, last.assign(metric="seconds", level=0.0, value=seconds)], ignore_index=True)
             if self.stage_1 and {"rawp_ft", "rawp_ft_reference"} & set(frame["defense"]):
-                first = frame[frame["stage"] == frame["stage"].min()]
+                first = frame[(frame["stage"] == frame["stage"].min()) & (frame["metric"] != "seconds")]
                 yield first.assign(**{"defense": self.stage_1, **self.columns})
             yield frame[frame["stage"] == frame["stage"].max()].assign(**self.columns)
 
