@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
 from recbole_rawp.core import ball
 from recbole_rawp.core.ascent import ascend
@@ -82,7 +83,8 @@ def rank(
     with measuring(trainer, train_data, valid_data):
         loss = attacked_loss(trainer, train_data, weights, settings)
         clean, at_w = ranked(trainer, valid_data).metrics, loss.value({})
-        for module, names in modules(trainer.model, weights).items():
+        owners = modules(trainer.model, weights).items()
+        for module, names in tqdm(owners, "Rank modules", ncols=100, disable=not trainer.config["show_progress"]):
             group = {name: weights[name] for name in names}
             delta = worst(loss, group, settings)
             hit, peak = ranked_at(trainer, valid_data, loss, delta).metrics, loss.value(delta)

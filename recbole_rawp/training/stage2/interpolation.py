@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from recbole_rawp.host.quirks import settle
 
@@ -33,14 +34,17 @@ class Mixture:
     chosen: bool = False
 
 
-def interpolate(model: nn.Module, names: Iterable[str], scores: ValidScores, progress: Progress) -> None:
+def interpolate(
+    model: nn.Module, names: Iterable[str], scores: ValidScores, progress: Progress, *, shown: bool = False
+) -> None:
     """Score theta(alpha) for every alpha, and leave the model at the best: the smallest of those equally robust.
 
-    Only alpha = 0 where tuning came to nothing.
+    Only alpha = 0 where tuning came to nothing. `shown`: whether to show how far it is.
     """
     before, tuned = progress.before, progress.best or progress.before
     rows = []
-    for alpha in ALPHAS if progress.best else ALPHAS[:1]:
+    alphas = ALPHAS if progress.best else ALPHAS[:1]
+    for alpha in tqdm(alphas, "Interpolate", ncols=100, disable=not shown):
         put(model, {name: mix(before[name], tuned[name], alpha) for name in names})
         clean, robust = progress.now() if alpha == 0 else (scores.clean(), scores.robust())
         rows.append(Mixture(progress.round, alpha, clean, robust))
