@@ -121,9 +121,9 @@ def test_in_stage_2_the_clipped_gradient_is_that_of_the_repaired_module_alone(se
     model.calculate_loss = noted
     interpolate = interpolation.interpolate
 
-    def spy(model, names, scores, progress):
+    def spy(model, names, scores, progress, **shown):
         tuned.update(progress.best)
-        return interpolate(model, names, scores, progress)
+        return interpolate(model, names, scores, progress, **shown)
 
     monkeypatch.setattr(interpolation, "interpolate", spy)
     for parameter in model.parameters():  # what an epoch of stage 1 leaves behind, and clipping would count

@@ -101,9 +101,8 @@ def repair(trainer: Any) -> None:
         parameters = {name: trainer.model.get_parameter(name) for name in progress.chosen}
         tuning.tune(trainer, weights, parameters, scores)
         with progress.timed():
-            interpolation.interpolate(
-                trainer.model, list(parameters, shown=trainer.config["show_progress"]), scores, progress
-            )
+            shown = trainer.config["show_progress"]
+            interpolation.interpolate(trainer.model, list(parameters), scores, progress, shown=shown)
         progress.end_round()
         trainer.log(summary(progress, trainer.valid_metric)[-1])
 
