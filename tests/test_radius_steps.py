@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,31 @@ def test_a_budget_that_nothing_keeps_is_said_and_leaves_the_least_harmful_and_th
     saved = checkpoint.read(trainer.saved_model_file)
     assert saved["best_valid_score"] == 0.3 and saved["epoch"] == 11
     assert sorted(file.stem.endswith("-plain") for file in Path("saved").glob("*.pth")) == [False, True]
+
+
+def test_a_training_loss_of_nan_is_a_refused_epoch_and_goes_back_to_what_was_kept(settings, monkeypatch, caplog):
+    """In the second hardened epoch, when the first was kept; plain training still ends by RecBole's own error."""
+    train, calls = Trainer._train_epoch, []
+
+    def breaks(trainer, *args, **kwargs):
+        calls.append(trainer.state.search.trained_plainly and not trainer.state.search.settling)
+        result = train(trainer, *args, **kwargs)
+        if sum(calls) == 2:
+            for weight in trainer.model.parameters():
+                weight.data.fill_(float("nan"))
+            trainer._check_nan(torch.tensor(float("nan")))
+        return result
+
+    monkeypatch.setattr(Trainer, "_train_epoch", breaks)
+    trainer, _ = fit(config_of(settings, rawp_clean_budget=0.99))
+    path = trainer.state.search.path
+    assert [row.passed for row in path[:4]] == [True, False, True, True] and math.isnan(path[1].score)
+    assert path[2].radius < path[1].radius and len(path) == trainer.state.search.total
+    assert all(weight.isfinite().all() for weight in trainer.model.parameters())
+    assert "the training loss became NaN at radius 0.6" in caplog.text
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda trainer, *_, **__: trainer._check_nan(torch.tensor(math.nan)))
+    with pytest.raises(ValueError, match="^Training loss is nan"):
+        fit(config_of(settings))
 
 
 def test_a_plain_model_without_a_score_is_one_line(settings, monkeypatch):

@@ -24,7 +24,7 @@ from recbole_rawp.host import compat, quirks, vocabulary
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.callbacks import Callback, FitArguments, OtherLoss
 from recbole_rawp.training.hardening import Hardening, perturbable, tell_defense
-from recbole_rawp.training.radius.callback import RadiusSearching, with_found
+from recbole_rawp.training.radius.callback import RadiusSearching, refuse, with_found
 from recbole_rawp.training.radius.checks import check_scored
 from recbole_rawp.training.resumable import ResumableTrainer, Saving
 from recbole_rawp.training.stage2.repair import Stage2
@@ -122,7 +122,12 @@ class RAWPTrainer(ResumableTrainer):
             self.state.epoch_begun = epoch_idx
         for callback in self.callbacks:
             loss = callback.on_loss(self, loss, epoch_idx)
-        result = super()._train_epoch(train_data, epoch_idx, loss, show_progress)
+        try:
+            result = super()._train_epoch(train_data, epoch_idx, loss, show_progress)
+        except ValueError as error:
+            if not refuse(self, error):
+                raise
+            result = float("nan")
         for callback in self.callbacks:
             callback.on_pass_end(self, epoch_idx)
         return result

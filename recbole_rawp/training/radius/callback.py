@@ -64,8 +64,9 @@ class RadiusSearching(Callback):
             if trainer.cur_step == 0:
                 search.kept = copied(trainer.trained())
         elif search is not None and search.perturbed:  # epochs of empty masks tell nothing of the radius
-            search.perturbed = False
-            judge(trainer, epoch, float(score))
+            counts = math.nan if search.diverged else float(score)
+            search.perturbed = search.diverged = False
+            judge(trainer, epoch, counts)
 
     def on_train_end(self, trainer: Any) -> None:
         """Make the chosen model the best one.
@@ -183,6 +184,17 @@ def size(trainer: Any) -> float:
     weights, _ = chosen_weights(trainer.model, settings)
     groups = ball.around(weights, 1.0, granularity=settings.recipe.granularity).radius
     return max(float(radius.max()) for radius in groups.values())
+
+
+def refuse(trainer: Any, error: ValueError) -> bool:
+    """Let a hardened epoch whose loss became NaN, which RecBole says by an error, count as refused; tell whether."""
+    search: RadiusSearch | None = trainer.state.search
+    if search is None or trainer.trains_plain_model or "loss is nan" not in str(error):
+        return False
+    trainer.logger.warning(f"rawp_radius auto: the training loss became NaN at radius {search.radius:.3g}.")
+    trainer.put_trained(search.kept)
+    search.perturbed = search.diverged = True
+    return True
 
 
 def judge(trainer: Any, epoch: int, score: float) -> None:

@@ -11,7 +11,7 @@ small radius. After each other epoch
 
     score >= (1 - budget) * p:  kept;     radius *= growth
     otherwise:                  refused;  growth = max(sqrt(growth), 1.1), radius /= growth^2
-                                          refused twice running: weights and optimizer go back to those kept last
+                                          refused twice running, or NaN: weights and optimizer go back to the last kept
                                           none kept yet: they go back to the plain model's, radius / 4
 
 The result is the model kept at the largest radius. Where none was kept it is the refused one with the best score, and
@@ -72,6 +72,7 @@ class RadiusSearch:
         trained_plainly: whether they are complete.
         limits: what the ramp changed of RecBole's loop, as it was before.
         perturbed: whether something was perturbed since the last validation.
+        diverged: whether the loss became NaN in the epoch at hand.
         goes_back: whether the last epoch is undone.
         start: the state before the plain training, until that is over.
         kept: the state of model and optimizers that is gone back to: the plain model's best, then those kept.
@@ -92,6 +93,7 @@ class RadiusSearch:
     trained_plainly: bool = False
     limits: dict[str, int] = field(default_factory=dict)
     perturbed: bool = False
+    diverged: bool = False
     goes_back: bool = False
     start: dict[str, Any] | None = None
     kept: dict[str, Any] | None = None
@@ -133,7 +135,7 @@ class RadiusSearch:
         """Judge the model that was trained at `radius` until `epoch`, and set the next radius; return its row."""
         now = Validation(epoch, self.radius, score, self._reaches(score, self.needed))
         kept, before = any(row.passed for row in self.path), self.chosen
-        self.goes_back = not now.passed and (not kept or not self.path[-1].passed)
+        self.goes_back = not now.passed and (not kept or not self.path[-1].passed or math.isnan(score))
         self.path.append(now)
         recovers = self.jumping and not now.passed and self._recovers()
         if before is None or self._better(now, before):
