@@ -120,7 +120,7 @@ def run(models: list[str]) -> None:
 def page() -> None:
     """Write the table into the page."""
     lines = []
-    for row in rows():
+    for row in sorted(rows(), key=lambda row: row["model"]):
         zero = guessing(row["metric"])
         kept = [f"{(row[f'{level:g}'] - zero) / (row['clean'] - zero):.0%}" for level in RADII]
         plain = row["method"] == "plain"
