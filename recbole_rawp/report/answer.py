@@ -32,6 +32,7 @@ from recbole_rawp.report.scores import (
 from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
 
 HALF = 0.5  # of the score: a model that keeps less is fragile
+WHOLE = 0.995  # rounds to all of it
 BOUGHT = 0.02  # share of the score: less than that more is nothing bought
 
 
@@ -69,7 +70,8 @@ def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFra
     strongest = f"the worst of {', '.join(variants)}" if len(variants) > 1 else variants[0]
     under = f"under {strongest}"
     if first is None:
-        calm = f"**{label(name)}** is not fragile up to {setting.at(level)}: it keeps {percent(worst.min())} or more"
+        least = "all" if worst.min() >= WHOLE else f"{percent(worst.min())} or more"
+        calm = f"**{label(name)}** is not fragile up to {setting.at(level)}: it keeps {least}"
         return f"{calm} of its {score} {under}{noise}."
     before = [f" ({percent(worst[lower])} at {lower:g})" for lower in levels if lower < level][-1:]
     share = f"**{label(name)}** is fragile from {setting.at(level)} on: there it keeps {percent(worst[level])}"

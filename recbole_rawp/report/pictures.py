@@ -101,7 +101,7 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
         for axes, values in ((upper, wide), (lower, kept)):
             lines(axes, values[values.index.isin(variants, level="threat")], styles, same_dash=not alone)
         if not alone:
-            upper.set_title(variant_title(variants[0]), fontsize=10)
+            upper.set_title(fill(variant_title(variants[0]), 30), fontsize=10)
     setting = settings_of(frame)[0]
     label_axes(grid, metric)
     for axes in grid.flat if alone else grid[1]:
