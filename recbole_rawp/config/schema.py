@@ -96,7 +96,8 @@ SECTIONS = (
         Option("ft_epochs", COUNT, 5,
                "Epochs of fine-tuning in each round; the learning rate falls to a tenth at half-time.", "epochs"),
         Option("ft_radius", or_null(POSITIVE), None,
-               "Radius of the perturbation in stage 2, and of the attack that picks its best epoch; null: rawp_radius.",
+               "Radius of the perturbation in stage 2, and of the attack that picks its best epoch; null: rawp_radius, "
+               "or 0.1 where that is auto and no stage 1 found it.",
                "rawp_radius_unit"),
         Option("ft_steps", or_null(COUNT), None, "Steps of ascent in stage 2; null: rawp_steps.", "steps"),
         Option("ft_learner", one_of(LEARNERS), "sgd", "Optimizer; sgd has momentum, the others are RecBole's."),
