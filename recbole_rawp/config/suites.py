@@ -15,7 +15,8 @@ from recbole_rawp.config.shipped import properties
 from recbole_rawp.config.yaml_files import is_yaml, read_yaml
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
-from recbole_rawp.threats.threat import KINDS, Threat
+from recbole_rawp.threats.setting import PER_USER
+from recbole_rawp.threats.threat import KINDS, VARIANTS, Threat
 
 OPTIONAL_TARGETS = (*TARGETS, "activations")  # targets that some models lack
 
@@ -154,6 +155,8 @@ def _threat(entry: Mapping[str, Any], options: Mapping[str, Any]) -> Threat:
     kind, fields = KINDS[entry["methods"][0]], completed(entry)
     given = {key: options[f"attack_{key}"] for key in kind.DEFAULTS if options.get(f"attack_{key}") is not None}
     fields |= given | {"variants": tuple(entry["methods"])}
+    if options["attack"] == "quick" and fields.get("scope") == PER_USER:  # a change for each user is not carried over
+        fields["variants"] = tuple(name for name in entry["methods"] if not VARIANTS[name].carried)
     fields["optional"] = entry.get("target") in OPTIONAL_TARGETS and options["attack_target"] is None
     target = fields["target"] or among_weights(options["rawp_target"])
     fields["target"] = target if isinstance(target, str) else tuple(target)

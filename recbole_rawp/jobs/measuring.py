@@ -106,14 +106,17 @@ def under_attack(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, twins: Mapping[str, Weights], *, stage: int
 ) -> robustness.Outcome:
     """Return what the configured attacks find about the model as it is now."""
-    others = {name: weights for name, weights in twins.items() if differ(trainer.model, weights)}
+    plain = (
+        trainer.defense == "none" and stage == 1
+    )  # it needs no twin, and a resumed run has some that the first had not
+    others = {} if plain else {name: weights for name, weights in twins.items() if differ(trainer.model, weights)}
     return robustness.under_attack(
         trainer,
         data,
         options.read(trainer.config).attack,
         defense=trainer.defense,
         candidates=candidates,
-        twins=others or (None if trainer.defense == "none" else {}),
+        twins=None if plain else others,
         stage=stage,
     )
 
