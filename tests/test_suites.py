@@ -34,6 +34,11 @@ def test_quick_follows_the_defense_and_a_named_target_is_optional():
     assert all(threat.optional for threat in threats(attack="standard"))
 
 
+def test_quick_for_each_user_carries_nothing_over():
+    (quick,) = threats(attack_scope="per_user", attack_granularity="row")
+    assert quick.variants == ("noise", "apgd") and quick.scope == "per_user"
+
+
 def test_options_that_are_set_win_over_the_suite():
     for threat in threats(attack="published", attack_radii=[0.2], attack_labels="truth", attack_target="hidden"):
         assert threat.levels == (0.0, 0.2) and threat.labels == "truth"
