@@ -106,9 +106,7 @@ def under_attack(
     trainer: RAWPFTTrainer, data: Data, candidates: Candidates | None, twins: Mapping[str, Weights], *, stage: int
 ) -> robustness.Outcome:
     """Return what the configured attacks find about the model as it is now."""
-    plain = (
-        trainer.defense == "none" and stage == 1
-    )  # it needs no twin, and a resumed run has some that the first had not
+    plain = trainer.defense == "none" and stage == 1  # it needs none; one that goes on would find later ones
     others = {} if plain else {name: weights for name, weights in twins.items() if differ(trainer.model, weights)}
     return robustness.under_attack(
         trainer,
