@@ -145,14 +145,15 @@ def write(
     }
     frame = pd.DataFrame(findings.records, columns=COLUMNS)
     run = Run(folder.name, frame, findings.checks, findings.everyone(), facts)
-    table = report.write(folder, run, command=report.again_command(again), trainer=trainer)
+    lines = answer(run, trainer)
+    table = report.write(folder, run, command=report.again_command(again), answer=lines, trainer=trainer)
     report.tensorboard(trainer.tensorboard, findings.records)
     trainer.tensorboard.flush()
     return {
         "records": findings.records,
         "checks": findings.checks,
         "table": table,
-        "answer": answer(run, trainer),
+        "answer": lines,
         "overview": fragility(findings.records, metric, bigger=bigger),
         "output_dir": str(folder),
     }

@@ -20,13 +20,10 @@ from recbole_rawp.report.scores import (
     control_of,
     is_control,
     label,
-    least_kept,
     named,
-    over_seeds,
     percent,
     settings_of,
-    shares,
-    tried,
+    shares_kept,
     within,
 )
 from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
@@ -45,8 +42,7 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
     if any(frame[name].nunique() > 1 for name in ("model", "dataset", "seed")):
         return []
     wide = by_threat(frame, metric)
-    kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-    worst = least_kept(tried(kept, frame, metric))
+    kept, worst = shares_kept(frame, metric, bigger=bigger)
     worst = worst[[level for level in worst if level != CLEAN and np.isfinite(worst[level]).all()]]
     if worst.empty or not len(worst.columns):
         return []

@@ -12,8 +12,9 @@ import pandas as pd
 
 from recbole_rawp.evaluation.records import LOSS, Record
 from recbole_rawp.files import write_text
+from recbole_rawp.report import answer as answers
 from recbole_rawp.report import html_page, run_files, sections
-from recbole_rawp.report.answer import answer, as_list
+from recbole_rawp.report.answer import as_list
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import complete, label, models_on_data, named, settings_of, within
 from recbole_rawp.report.tables import latex, table
@@ -22,7 +23,7 @@ from recbole_rawp.report.verdict import verdict
 STEPS = 10_000  # TensorBoard's steps are whole numbers: the level in units of 1 / STEPS
 
 
-def write(folder: Path, run: Run, *, command: str, trainer: Any = None) -> str:
+def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), trainer: Any = None) -> str:
     """Write the report and what it rests on into `folder`; return the table that it opens with.
 
     report.md and report.html say the same. For papers: robustness*.png, robustness*.svg, table.tex. For programs:
@@ -31,6 +32,7 @@ def write(folder: Path, run: Run, *, command: str, trainer: Any = None) -> str:
     Args:
         run: what was measured.
         command: what repeats the report, Markdown.
+        answer: the lines of `answer.answer`, below the verdict.
         trainer: the hardened trainer, if the report is on one run.
     """
     metric, bigger = run.metric, run.bigger
@@ -39,8 +41,8 @@ def write(folder: Path, run: Run, *, command: str, trainer: Any = None) -> str:
     write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))
     title = f"{models_on_data(frame)} under attack"
     opening = [f"# {title}", verdict(frame, metric, bigger=bigger, checks=run.checks)]
-    if lines := answer(run, trainer):
-        opening.append(as_list(lines))
+    if answer:
+        opening.append(as_list(answer))
     parts = [*opening, *sections.parts(sections.Material(folder, run, frame, trainer, command))]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     write_text(folder / "report.html", html_page.render(title, parts, folder))
@@ -56,7 +58,8 @@ def write_merged(home: Path, together: Run, folders: Sequence[str]) -> dict[str,
     """Write the report on merged runs of `folders` into `home`; return as `jobs.report.combine`."""
     notes = [f"This report puts together: {', '.join(f'`{folder}`' for folder in folders)}.", *together.facts["notes"]]
     run = replace(together, facts=together.facts | {"notes": notes})
-    text = write(home, run, command=f"`{shlex.join(['recbole-rawp', 'report', *folders])}`")
+    command = f"`{shlex.join(['recbole-rawp', 'report', *folders])}`"
+    text = write(home, run, command=command, answer=answers.answer(run))
     words = verdict(run.frame, run.metric, bigger=run.bigger, checks=run.checks)
     records = [Record(**row) for row in run.frame.to_dict("records")]
     return {"records": records, "checks": run.checks, "table": text, "verdict": words, "output_dir": str(home)}

@@ -159,6 +159,12 @@ def percent(share: float) -> str:
     return "n/a" if pd.isna(share) else f"{share:.0%}"
 
 
+def shares_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the mean share that each variant leaves in the first setting, and `least_kept` of them."""
+    kept = over_seeds(shares(by_threat(frame, metric), bigger=bigger, metric=metric))
+    return kept, least_kept(tried(kept, frame, metric))
+
+
 def tried(kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the means of shares with infinity where a threat was not tried, which no minimum takes."""
     measured = by_level(series(frame, metric).map(lambda _: True)).notna().groupby(level=["defense", "threat"]).any()

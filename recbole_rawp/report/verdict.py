@@ -14,13 +14,10 @@ from recbole_rawp.report.scores import (
     common_variants,
     control_of,
     label,
-    least_kept,
-    over_seeds,
     percent,
     settings_of,
-    shares,
+    shares_kept,
     telling_level,
-    tried,
     variant_title,
 )
 from recbole_rawp.threats.setting import CLEAN
@@ -40,8 +37,7 @@ def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool, checks: Sequence[
 def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return the verdict without self-checks."""
     wide = by_threat(frame, metric)
-    kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-    worst = least_kept(tried(kept, frame, metric))
+    kept, worst = shares_kept(frame, metric, bigger=bigger)
     level = telling_level(worst)
     if list(worst.columns) == [CLEAN]:
         return "No attack was measured: attack_radii holds only 0."

@@ -170,14 +170,13 @@ def run_all(made: Plan, home: Path, words: Sequence[str]) -> Rows:
             rows[cell.name] = failure(cell, reason)
         else:
             plain = plain_run(cell, made, home)
-            if plain is None or not finished(rows.get(plain.name), home):
-                print(f"{name}: begins")
-                rows[cell.name] = run(cell, home, words)
-            else:
-                print(f"{name}: begins, from the model of {plain.name}")
+            plain = plain if plain and finished(rows.get(plain.name), home) else None
+            print(f"{name}: begins" + (f", from the model of {plain.name}" if plain else ""))
+            if plain:
                 begin_from(home / plain.name, home / cell.name)
-                rows[cell.name] = run(cell, home, words)
-                rows[cell.name]["seconds"] = rows[cell.name].get("seconds", 0.0) + float(rows[plain.name]["seconds"])
+            rows[cell.name] = run(cell, home, words)
+            if plain and rows[cell.name]["status"] == FINISHED:
+                rows[cell.name]["seconds"] += float(rows[plain.name]["seconds"])
         row = rows[cell.name]
         files.whole(home / ROWS, lambda path: pd.DataFrame(list(rows.values())).to_csv(path, index=False))
         print(f"{name}: {row['status']}" + f": {row['reason']}" * (row["status"] == FAILED))

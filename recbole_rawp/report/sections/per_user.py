@@ -13,19 +13,16 @@ from recbole_rawp.evaluation import statistics
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.report.scores import (
     by_level,
-    by_threat,
     common_variants,
     complete,
     known_means,
     label,
-    least_kept,
     models_on_data,
     named,
-    over_seeds,
     percent,
     shares,
+    shares_kept,
     telling_level,
-    tried,
     variant_title,
     within,
 )
@@ -68,8 +65,8 @@ def sections(
         slices: whether to add the table by activity and popularity.
     """
     frame = within(frame, setting)
-    kept = over_seeds(shares(by_threat(frame, metric), bigger=bigger, metric=metric))
-    level = telling_level(least_kept(tried(kept, frame, metric)))
+    kept, worst = shares_kept(frame, metric, bigger=bigger)
+    level = telling_level(worst)
     if level is None:
         return []
     view = View(setting, metric, bigger, kept, level)

@@ -30,11 +30,8 @@ from recbole_rawp.host.ranking.scores import limit
 JUMP, CHECKED, PACE = 0.3, 4, 0.5  # radius; epochs between two looks at it; of the pace, for it falls
 GROWTH, SLOWEST = 2.0, 1.1
 AFTER = 4  # valid scores after the plain model's best that count as its own
-FIRST, FEWEST, SHARE = (
-    8,
-    12,
-    0.3,
-)  # epochs: for a jump that fails, and so many at least, else this share of the plain ones
+FIRST = 8  # epochs for a jump that fails
+FEWEST, SHARE = 12, 0.3  # epochs of the ramp: so many at least, else this share of the plain ones
 
 
 @dataclass
