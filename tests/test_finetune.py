@@ -25,7 +25,6 @@ from recbole_rawp.report.sections.stage2 import outcome
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.callbacks import FitArguments
 from recbole_rawp.training.stage2 import interpolation, tuning, valid_scores
-from recbole_rawp.training.stage2.interpolation import ALPHAS
 from recbole_rawp.training.stage2.progress import Progress, summary
 from recbole_rawp.training.stage2.valid_scores import ValidScores
 from tests.training import made
@@ -138,6 +137,23 @@ def test_learners_and_the_step_at_half_time(settings, learner, monkeypatch):
     assert [rate for _, rate in rates] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
 
 
+@pytest.mark.parametrize(
+    ("robust", "patience", "epochs", "alphas"),
+    [
+        ([0.1, 0.1, 0.1, 0.1, 0.1], 2, 2, 1),  # none beats stage 1: nothing is interpolated
+        ([0.1, 0.3, 0.1, 0.1, 0.9], 2, 4, 5),  # the second does, and two more bring nothing
+        ([0.1, 0.1, 0.1, 0.1, 0.1], None, 5, 5),  # of all epochs the best is interpolated, as in the paper
+        ([0.3, 0.4, 0.5, 0.6, 0.7], 1, 5, 5),
+    ],
+)
+def test_a_round_ends_where_so_many_epochs_gain_nothing(robust, patience, epochs, alphas, settings, monkeypatch):
+    scores = iter([0.2, *robust])  # stage 1's first
+    monkeypatch.setattr(ValidScores, "robust", lambda self: next(scores, 0.0))
+    trainer, _, _ = repaired(settings, "NeuMF", ft_patience=patience, ft_epochs=5, ft_alphas=4)
+    assert [row.robust for row in trainer.state.progress.epochs] == robust[:epochs]
+    assert len(trainer.state.progress.sweep) == alphas
+
+
 def test_after_register_recboles_own_run_gets_the_repaired_model(settings):
     from recbole.quick_start import run_recbole
 
@@ -160,7 +176,7 @@ class Fake:
     def __init__(self, model, clean, robust, bigger=True, tolerance=0.985):
         self.model, self._clean, self._robust = model, clean, robust
         self.trainer = SimpleNamespace(valid_metric_bigger=bigger)
-        self.settings = SimpleNamespace(clean_tolerance=tolerance)
+        self.settings = SimpleNamespace(clean_tolerance=tolerance, alphas=10)
 
     def clean(self):
         return self._clean(self.model.weight.item())
@@ -191,7 +207,7 @@ def test_the_best_robust_score_whose_clean_score_stays_within_the_tolerance(clea
     )
     scores = Fake(model, lambda a: clean(round(a, 6)), lambda a: robust(round(a, 6)), bigger)
     interpolation.interpolate(model, ["weight"], scores, progress)
-    assert [row.alpha for row in progress.sweep] == list(ALPHAS)
+    assert [row.alpha for row in progress.sweep] == [step / 10 for step in range(11)]
     assert [row.alpha for row in progress.sweep if row.chosen] == [alpha]
     assert model.weight.item() == pytest.approx(alpha) and progress.changed() == (alpha > 0)
     if alpha in (0.0, 1.0):

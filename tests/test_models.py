@@ -206,14 +206,17 @@ class Repaired:
 
     def __init__(self, runs: Runs, patch: pytest.MonkeyPatch) -> None:
         self.trainer, self.data = runs.start(
-            defense="rawp_ft_reference", ft_epochs=1, ft_modules=1, checkpoint_dir=str(runs.folder / "saved")
+            defense="rawp_ft_reference",
+            ft_epochs=1,
+            ft_modules=1,
+            ft_alphas=2,  # more cost time and show nothing here
+            checkpoint_dir=str(runs.folder / "saved"),
         )
         self.selected = perturbed_weights(self.trainer.model, runs.case.target)
         self.moved: list[SimpleNamespace] = []
         self.tuned: list[SimpleNamespace] = []
         self.stage_1: State = {}
         patch.setattr(objective, "shifted_loss", self.watch_shift(objective.shifted_loss))
-        patch.setattr(interpolation, "ALPHAS", (0.0, 0.5, 1.0))  # the others cost time and show nothing here
         patch.setattr(tuning, "tune", self.watch_tune(tuning.tune))
         patch.setattr(repair, "load_best", self.watch_end(repair.load_best))
         self.trainer.fit(self.data.train, self.data.valid)

@@ -95,6 +95,9 @@ SECTIONS = (
                "Modules repaired together in one round, weakest first; more than there are: all.", "modules"),
         Option("ft_epochs", COUNT, 5,
                "Epochs of fine-tuning in each round; the learning rate falls to a tenth at half-time.", "epochs"),
+        Option("ft_patience", or_null(COUNT), None,
+               "Epochs in a row without a better robust valid score, stage 1's included, that end a round; null: none "
+               "does (rawp_ft: 2).", "epochs"),
         Option("ft_radius", or_null(POSITIVE), None,
                "Radius of the perturbation in stage 2, and of the attack that picks its best epoch; null: rawp_radius, "
                "or 0.1 where that is auto and no stage 1 found it.",
@@ -106,6 +109,8 @@ SECTIONS = (
         Option("ft_weight_decay", NOT_NEGATIVE, 0.0005, "Weight decay."),
         Option("ft_clean_tolerance", SHARE, 0.985,
                "Share of stage 1's clean valid score that the result must keep.", "share of the score"),
+        Option("ft_alphas", COUNT, 10,
+               "Steps from the old weights to the tuned ones, each of which is scored (rawp_ft: 4).", "steps"),
         Option("ft_attack_steps", COUNT, 1,
                "Steps of the attack that picks epoch and interpolation: 1 is FGSM, more are APGD.", "steps"),
     )),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,9 @@ class FineTuning:
     learning_rate: float
     momentum: float
     weight_decay: float
+    patience: int | None
     clean_tolerance: float
+    alphas: int
     attack_steps: int
     target: str | Sequence[str]
     recipe: Recipe
@@ -183,9 +185,9 @@ def _training(v: Mapping[str, Any]) -> Training:
 
 
 def _fine_tuning(v: Mapping[str, Any]) -> FineTuning:
-    own = ("rounds", "modules", "epochs", "learner", "learning_rate", "momentum", "weight_decay", "clean_tolerance")
+    own = [field.name for field in fields(FineTuning) if f"ft_{field.name}" in v]
     return FineTuning(
-        **{name: v[f"ft_{name}"] for name in (*own, "attack_steps")},
+        **{name: v[f"ft_{name}"] for name in own},
         target=among_weights(v["rawp_target"]),
         recipe=replace(
             _recipe(v),

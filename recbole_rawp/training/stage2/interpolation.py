@@ -1,6 +1,6 @@
 """Interpolates between a module before and after its repair, and keeps what is most robust.
 
-theta(alpha) = (1 - alpha) * before + alpha * tuned,   alpha = 0, 0.1 .. 1
+theta(alpha) = (1 - alpha) * before + alpha * tuned,   alpha = 0, 1/n .. 1,   n = ft_alphas
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from recbole_rawp.host.quirks import settle
 if TYPE_CHECKING:
     from recbole_rawp.training.stage2.progress import Progress
     from recbole_rawp.training.stage2.valid_scores import ValidScores
-
-ALPHAS = tuple(step / 10 for step in range(11))
 
 
 @dataclass
@@ -43,8 +41,9 @@ def interpolate(
     """
     before, tuned = progress.before, progress.best or progress.before
     rows = []
-    alphas = ALPHAS if progress.best else ALPHAS[:1]
-    for alpha in tqdm(alphas, "Interpolate", ncols=100, disable=not shown):
+    steps = scores.settings.alphas if progress.best else 0
+    alphas = [step / steps for step in range(1, steps + 1)]
+    for alpha in tqdm([0.0, *alphas], "Interpolate", ncols=100, disable=not shown):
         put(model, {name: mix(before[name], tuned[name], alpha) for name in names})
         clean, robust = progress.now() if alpha == 0 else (scores.clean(), scores.robust())
         rows.append(Mixture(progress.round, alpha, clean, robust))

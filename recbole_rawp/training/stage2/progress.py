@@ -31,7 +31,7 @@ class Progress:
         before, best: their values at the round's start, and at its best epoch.
         derived: buffers and frozen parameters at the round's start.
         original: the values of all parameters repaired so far, before stage 2.
-        best_score: robust valid score of that epoch.
+        best_score, best_epoch: robust valid score of that epoch, and its number, from 1; 0 is before tuning.
         optimizer: state of the round's optimizer.
         ranking, epochs, sweep: rows for the report, each with its round; an epoch that diverged has a loss of NaN.
         seconds: time spent on ranking, tuning and sweeping.
@@ -49,6 +49,7 @@ class Progress:
     derived: dict[str, torch.Tensor] = field(default_factory=dict)
     original: dict[str, torch.Tensor] = field(default_factory=dict)
     best_score: float | None = None
+    best_epoch: int = 0
     optimizer: dict[str, Any] | None = None
     ranking: list[ModuleCriticality] = field(default_factory=list)
     epochs: list[TunedEpoch] = field(default_factory=list)
@@ -57,7 +58,7 @@ class Progress:
 
     def end_round(self) -> None:
         """Forget what only the round that is over needed."""
-        self.round, self.epoch, self.chosen = self.round + 1, 0, []
+        self.round, self.epoch, self.best_epoch, self.chosen = self.round + 1, 0, 0, []
         self.before, self.best, self.derived, self.best_score, self.optimizer = {}, {}, {}, None, None
 
     def changed(self) -> bool:

@@ -1,7 +1,7 @@
 """Repairs only the weakest module: stage 2 of RAWP-FT, after RecBole's fit; test data are never seen.
 
     freeze everything but module l*; minimise the hardened loss with perturbations of l* alone; keep the best epoch
-    theta(a) = (1 - a) * theta_before + a * theta_tuned,  a = 0, 0.1 .. 1;  keep the best a
+    theta(a) = (1 - a) * theta_before + a * theta_tuned,  a = 0, 1/n .. 1;  keep the best a
 
 Best is the robust valid metric: the valid metric at the worst change of all ranked weights (`valid_scores`). For a, the
 clean valid metric must stay within a tolerance of stage 1's.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning
     from recbole_rawp.core.ball import Weights
     from recbole_rawp.core.gradients import Loss, LossFunction
+    from recbole_rawp.training.stage2.progress import Progress
     from recbole_rawp.training.stage2.valid_scores import ValidScores
 
 LEARNERS: dict[str, Any] = {
@@ -55,7 +56,12 @@ def tune(trainer: Any, weights: Weights, parameters: Parameters, scores: ValidSc
     optimizer, objective = build_optimizer(parameters, settings), build_objective(trainer, weights, parameters)
     if progress.optimizer is not None:
         optimizer.load_state_dict(progress.optimizer)
+    elif settings.patience and not math.isnan(progress.now()[1]):
+        progress.best_score = progress.now()[1]
     for epoch in range(progress.epoch, settings.epochs):
+        if settings.patience and stalled(progress, epochs=settings.patience):
+            trainer.log(f"Stage 2: no gain in {settings.patience} epochs, the round is over.")
+            break
         progress.epoch, progress.optimizer = epoch, optimizer.state_dict()
         trainer.save_state(trainer.epochs)
         number = progress.start_epoch + progress.round * settings.epochs + epoch
@@ -74,8 +80,14 @@ def tune(trainer: Any, weights: Weights, parameters: Parameters, scores: ValidSc
         trainer.log(f"Stage 2 epoch {epoch} [train loss: {loss:.4f}, robust valid {trainer.valid_metric}: {score:.6f}]")
         trainer.tensorboard.add_scalar("RAWP/robust_valid_score", score, number)
         if scores.better(score, progress.best_score):
-            progress.best_score = score
+            progress.best_score, progress.best_epoch = score, epoch + 1
             progress.best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def stalled(progress: Progress, *, epochs: int) -> bool:
+    """Tell whether the last so many epochs of the round at hand brought nothing."""
+    done = [row for row in progress.epochs if row.round == progress.round]
+    return len(done) - progress.best_epoch >= epochs
 
 
 def build_optimizer(parameters: Parameters, settings: FineTuning) -> torch.optim.Optimizer:
