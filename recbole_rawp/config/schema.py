@@ -110,7 +110,7 @@ SECTIONS = (
         Option("ft_clean_tolerance", SHARE, 0.985,
                "Share of stage 1's clean valid score that the result must keep.", "share of the score"),
         Option("ft_alphas", COUNT, 10,
-               "Steps from the old weights to the tuned ones, each of which is scored (rawp_ft: 4).", "steps"),
+               "Steps from the old weights to the tuned ones, each of which is scored (rawp_ft: 2).", "steps"),
         Option("ft_attack_steps", COUNT, 1,
                "Steps of the attack that picks epoch and interpolation: 1 is FGSM, more are APGD.", "steps"),
     )),

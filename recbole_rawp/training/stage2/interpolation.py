@@ -45,7 +45,11 @@ def interpolate(
     alphas = [step / steps for step in range(1, steps + 1)]
     for alpha in tqdm([0.0, *alphas], "Interpolate", ncols=100, disable=not shown):
         put(model, {name: mix(before[name], tuned[name], alpha) for name in names})
-        clean, robust = progress.now() if alpha == 0 else (scores.clean(), scores.robust())
+        if alpha == 0:
+            clean, robust = progress.now()
+        else:
+            clean = scores.clean()
+            robust = scores.robust() if alpha < 1 or progress.best_score is None else progress.best_score
         rows.append(Mixture(progress.round, alpha, clean, robust))
     best = rows[0]
     for row in rows[1:]:
