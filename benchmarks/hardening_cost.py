@@ -3,8 +3,8 @@
     python benchmarks/hardening_cost.py FILE... [--times=3] [--KEY=VALUE...]
 
 For each settings file (results/families/*.yaml), in one process and in turns, with a new seed each time: RecBole's own
-training of the plain model, early stopping included; then what `recbole-rawp harden` does to its model, stage 1 and stage
-2. Reports are left out. A row of the table is the mean over the turns, with the range of the ratio; the ratio of a run
+training of the plain model, early stopping included; then what `recbole-rawp harden` does to its model, stages 1 and 2.
+Reports are left out. A row of the table is the mean over the turns, with the range of the ratio; the ratio of a run
 that trains both (`train`, `compare`) is 1 more. Processor time, of one thread unless OMP_NUM_THREADS says otherwise.
 """
 
@@ -86,7 +86,16 @@ def main() -> None:
     options, files = command_line.read(sys.argv[1:])
     times = int(options.pop("times", 3))
     torch.autograd.set_detect_anomaly(False)
-    heads = ["settings", "plain, s", "epochs", "hardening, s", "epochs", "of it stage 2, s", "hardening / plain", "range"]
+    heads = [
+        "settings",
+        "plain, s",
+        "epochs",
+        "hardening, s",
+        "epochs",
+        "of it stage 2, s",
+        "hardening / plain",
+        "range",
+    ]
     rows = [row(file, times, options) for file in files]
     print(tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True))
     print(f"\n{environment.describe(torch.device('cpu'))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,8 @@ from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.report.verdict import distrust
 from recbole_rawp.training.radius.rule import RadiusSearch, Validation
+from recbole_rawp.training.stage2.criticality import ModuleCriticality
+from recbole_rawp.training.stage2.progress import Progress
 from tests.test_report import SETTING, users_of
 
 PLAIN = {"noise": (0.2, 0.2, 0.198, 0.19), "apgd": (0.2, 0.16, 0.02, 0.0)}
@@ -72,6 +75,17 @@ def test_a_better_clean_score_is_a_gain_and_less_of_a_log_loss_too():
     assert "keeps 85% instead of 25% at 0.2" in lines[2]
 
 
+def test_modules_that_the_model_ranks_without_are_named():
+    rows = [
+        ModuleCriticality(f"m{n}", f"m{n}.weight", 4, 1.0, 1.0 + rise, rise, rise) for n, rise in enumerate([0.1, 1e-7])
+    ]
+    progress = Progress(0, ranking=[replace(row, round=0, repaired=row.module == "m0") for row in rows])
+    trainer = SimpleNamespace(state=SimpleNamespace(progress=progress, search=None))
+    *_, stage2, unused, _ = answer(run_of({"none": PLAIN, "rawp_ft": HARD}), trainer)
+    assert stage2.startswith("Stage 2 found nothing")
+    assert unused == "**The model does without `m1`**: its worst small change does not move the loss."
+
+
 def test_nothing_bought_and_nothing_to_buy_are_told_apart():
     assert "**it buys nothing at these levels**" in answer(run_of({"none": PLAIN, "rawp_ft": PLAIN}))[2]
     calm = {"apgd": (0.2, 0.2, 0.199, 0.197)}
@@ -80,7 +94,7 @@ def test_nothing_bought_and_nothing_to_buy_are_told_apart():
 
 @pytest.mark.parametrize(("changed", "words"), [(True, "Stage 2 repaired the"), (False, "found nothing to repair")])
 def test_stage_2_says_whether_it_changed_anything(changed, words):
-    trainer = SimpleNamespace(state=SimpleNamespace(progress=SimpleNamespace(changed=lambda: changed)))
+    trainer = SimpleNamespace(state=SimpleNamespace(progress=SimpleNamespace(changed=lambda: changed, ranking=[])))
     assert words in answer(run_of({"none": PLAIN, "rawp_ft": HARD}), trainer)[3]
 
 

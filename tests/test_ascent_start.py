@@ -138,6 +138,12 @@ def test_the_words_are_those_of_the_code():
     assert ascent.STARTS == schema.STARTS
 
 
+def test_free_has_no_ascent_to_take_a_part_of_the_batch_for(settings):
+    with pytest.raises(InputError, match="^rawp_ascent_fraction: 0.5 is of an ascent of its own, and rawp_start"):
+        RAWPConfig(config_dict=settings("NeuMF", rawp_start="free", rawp_ascent_fraction=0.5))
+    RAWPConfig(config_dict=settings("NeuMF", rawp_start="last", rawp_ascent_fraction=0.5))
+
+
 @pytest.mark.parametrize("option", [{"rawp_direction": "adam"}, {"rawp_direction": "noise"}, {"rawp_steps": 2}])
 def test_free_takes_no_step_of_its_own(option, settings):
     with pytest.raises(InputError, match="^rawp_start: 'free', as rawp_ft has it, takes no step of its own"):

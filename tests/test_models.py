@@ -34,7 +34,7 @@ from recbole_rawp.host.ranking.candidates import draw, frozen, sampled_loader
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.threats.adversarial.perturbation import Perturbation
 from recbole_rawp.training.radius import rule
-from recbole_rawp.training.stage2 import interpolation, repair, tuning
+from recbole_rawp.training.stage2 import repair, tuning
 from recbole_rawp.training.trainer import RAWPFTTrainer
 from tests import zoo
 from tests.training import made

@@ -15,6 +15,7 @@ from recbole_rawp.config import settings as options
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.jobs.harden import harden_checkpoint
+from recbole_rawp.report.sections import radius_search
 from recbole_rawp.training.radius import callback
 from recbole_rawp.training.radius.rule import AFTER, GROWTH, JUMP, RadiusSearch, epochs_after
 from recbole_rawp.training.registration import unregister
@@ -248,6 +249,27 @@ def test_without_files_the_chosen_weights_are_in_the_model(settings, monkeypatch
     unsaved, _ = fit(config_of(settings))
     assert same(unsaved.model.state_dict(), best["state_dict"])
     assert unsaved.best_valid_score == trainer.best_valid_score == trainer.state.search.chosen.score
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_where_no_radius_kept_the_budget_the_plain_model_can_be_kept_and_is_called_that(
+    saved, settings, monkeypatch, caplog
+):
+    monkeypatch.setattr(RadiusSearch, "needed", 2.0)
+    given = config_of(settings, checkpoint_dir="saved", defense="rawp_ft", rawp_keep_plain=True, ft_radius=None)
+    trainer, _ = fit(given, saved=saved)
+    file = Path(trainer.saved_model_file)
+    assert trainer.state.search.gave_up and trainer.state.progress is None
+    assert "it is NOT hardened" in caplog.text
+    plain, _ = fit(config_of(settings, checkpoint_dir="plain", defense="none"), saved=True)
+    theirs = checkpoint.read(plain.saved_model_file)
+    assert same(trainer.model.state_dict(), theirs["state_dict"])
+    assert trainer.best_valid_score == plain.best_valid_score
+    if saved:
+        kept = checkpoint.read(file)
+        assert same(kept["state_dict"], theirs["state_dict"]) and kept["config"]["defense"] == "none"
+    words = radius_search.outcome(trainer.state.search, "NDCG@10")
+    assert words.endswith("**no radius kept the budget of 1 %**; the plain model was kept, which is NOT hardened.")
 
 
 def test_stage_2_takes_the_radius_found_and_what_the_budget_leaves(settings):

@@ -52,6 +52,8 @@ SECTIONS = (
                "gamma: size of the perturbation, in rawp_radius_unit; auto finds it in training.", "rawp_radius_unit"),
         Option("rawp_clean_budget", INNER_SHARE, 0.01,
                "Share of the plain model's clean valid score that rawp_radius=auto may cost.", "share of the score"),
+        Option("rawp_keep_plain", BOOL, False,
+               "Keep the plain model where no radius kept that budget; else the hardened one that cost least."),
         Option("rawp_radius_unit", one_of(("relative", "absolute")), "relative",
                "Fraction of the norm of the perturbed group, or the norm itself."),
         Option("rawp_radius_jitter", BELOW_ONE, 0.2,

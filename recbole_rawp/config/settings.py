@@ -39,6 +39,7 @@ class Training:
 
     Attributes:
         clean_budget: where the radius is to be found, the share of the clean score it may cost; else None.
+        keep_plain: whether the plain model is the result where no radius kept that budget.
         largest_radius: that may be found: a change as large as the weights, where it is a share of their norm.
     """
 
@@ -51,6 +52,7 @@ class Training:
     criticality: Criticality
     criticality_every: int
     clean_budget: float | None
+    keep_plain: bool
     largest_radius: float
 
 
@@ -180,6 +182,7 @@ def _training(v: Mapping[str, Any]) -> Training:
         _criticality(v),
         v["criticality_every"],
         v["rawp_clean_budget"] if v["rawp_radius"] == AUTO else None,
+        v["rawp_keep_plain"],
         1.0 if v["rawp_radius_unit"] == "relative" else math.inf,
     )
 

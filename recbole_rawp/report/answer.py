@@ -50,7 +50,7 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
     plain, last = worst.index[0], worst.index[-1]
     if bare(plain) == "none" and bare(last) != "none":
         lines.append(f"Hardening {cost(run, plain, last, wide)}; {bought(worst.loc[plain], worst.loc[last])}.")
-    return [*lines, *repaired(trainer), *failed(run), following(worst.loc[last], last)]
+    return [*lines, *repaired(trainer), *failed(run, trainer), following(worst.loc[last], last)]
 
 
 def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> str:
@@ -119,13 +119,17 @@ def repaired(trainer: Any) -> Iterator[str]:
     if progress is not None:
         changed = progress.changed()
         yield "Stage 2 repaired the least robust module." if changed else "Stage 2 found nothing to repair: alpha 0."
+        if unused := [f"`{row.module}`" for row in progress.ranking if row.round == 0 and row.unused]:
+            yield f"**The model does without {', '.join(unused)}**: its worst small change does not move the loss."
 
 
-def failed(run: Run) -> Iterator[str]:
+def failed(run: Run, trainer: Any) -> Iterator[str]:
     """Yield what checks found of the training: too little of it, or a budget that was not kept."""
     names = {check.name for check in run.checks if check.status == FAILED}
     if BUDGET in names:
-        yield "**Hardening did not keep the clean budget** (rawp_clean_budget): this is the least harmful model."
+        gave_up = trainer is not None and trainer.state.search.gave_up
+        what = "the plain one, NOT hardened (rawp_keep_plain)" if gave_up else "the least harmful one"
+        yield f"**Hardening did not keep the clean budget** (rawp_clean_budget): this model is {what}."
     if UNDERTRAINED in names:
         yield "**The model ranks no better than popularity**: train it for longer before you ask whether it is robust."
 

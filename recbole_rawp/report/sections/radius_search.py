@@ -58,7 +58,8 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     )
     if chosen.passed:
         return f"{words}: within the budget of {100 * search.budget:g} %."
-    return f"{words}: **no radius kept the budget of {100 * search.budget:g} %**; this one cost least."
+    end = "the plain model was kept, which is NOT hardened" if search.gave_up else "this one cost least"
+    return f"{words}: **no radius kept the budget of {100 * search.budget:g} %**; {end}."
 
 
 def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: str) -> None:

@@ -84,9 +84,12 @@ class RadiusSearching(Callback):
                 f"{search.chosen.radius:.3g}, but rawp_clean_budget wants {search.needed:.4f}: not kept. A larger "
                 "budget, or a smaller learning_rate, may help."
             )
-        if not trainer.arguments.saved:
+        if not search.chosen.passed and trainer.settings.training.keep_plain:
+            give_up(trainer)
+        elif not trainer.arguments.saved:
             checkpoint.load_into(trainer.model, {"state_dict": trainer.state.best_weights})
-        trainer.set_best(search.chosen.score, search.result)
+        if not search.gave_up:
+            trainer.set_best(search.chosen.score, search.result)
         trainer.limit_loop(**search.limits)
 
 
@@ -216,6 +219,18 @@ def judge(trainer: Any, epoch: int, score: float) -> None:
         search.kept = copied(trainer.trained())
     elif search.goes_back:
         trainer.put_trained(search.kept)
+
+
+def give_up(trainer: Any) -> None:
+    """Make the plain model, the only one that was ever kept, the result."""
+    search, arguments = trainer.state.search, trainer.arguments
+    trainer.logger.warning("rawp_radius auto: the plain model is kept (rawp_keep_plain); it is NOT hardened.")
+    trainer.put_trained(search.kept)
+    search.gave_up = True
+    trainer.set_best(*trainer._valid_epoch(arguments.valid_data, arguments.show_progress))
+    if arguments.saved:
+        with called_plain(trainer.config):
+            trainer.save_as_best(search.chosen.epoch, trainer.best_valid_score)
 
 
 def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, Any]) -> FineTuning:

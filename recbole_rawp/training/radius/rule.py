@@ -75,6 +75,7 @@ class RadiusSearch:
         kept: the state of model and optimizers that is gone back to: the plain model's best, then those kept.
         path: a row for each validation of the ramp.
         result: RecBole's valid result of the chosen model.
+        gave_up: whether the plain model was kept, for no radius kept the budget.
     """
 
     budget: float
@@ -96,6 +97,7 @@ class RadiusSearch:
     kept: dict[str, Any] | None = None
     path: list[Validation] = field(default_factory=list)
     result: dict[str, float] | None = None
+    gave_up: bool = False
 
     @property
     def measure(self) -> float:

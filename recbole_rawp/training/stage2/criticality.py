@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from recbole_rawp.config.settings import Criticality
     from recbole_rawp.core.ball import Weights
 
+ROUNDING = 1e-6  # of a loss in float32, summed over a batch
+
 
 @dataclass
 class ModuleCriticality:
@@ -54,6 +56,11 @@ class ModuleCriticality:
     drop: float | None = None
     repaired: bool | None = None
     round: int | None = None
+
+    @property
+    def unused(self) -> bool:
+        """Whether the model ranks without the module: its worst change does not move the loss, but for rounding."""
+        return abs(self.relative_rise) <= ROUNDING
 
     def columns(self) -> dict[str, Any]:
         """Return what a table shows: the round first, and nothing that is None."""

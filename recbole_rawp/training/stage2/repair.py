@@ -62,8 +62,9 @@ class Stage2(Callback):
 
 
 def wanted(trainer: Any) -> bool:
-    """Tell whether the model is to be repaired, and can be."""
-    return bool(trainer.fine_tuning.rounds and trainer.perturbable and not trainer.pretraining)
+    """Tell whether the model is to be repaired, and can be: it is no plain one that a search came back to."""
+    gave_up = trainer.state.search is not None and trainer.state.search.gave_up
+    return bool(trainer.fine_tuning.rounds and trainer.perturbable and not trainer.pretraining and not gave_up)
 
 
 def load_best(trainer: Any) -> None:
