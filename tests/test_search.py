@@ -190,8 +190,8 @@ def test_a_search_goes_on_from_what_another_loss_led_to_where_that_is_better():
 
     alone, helped, spared = (search(model, "apgd", forms=(form,)) for _ in range(3))
     lower = alone.worst(0.2).value
-    helped.others = {0.2: {"weight": torch.full((1, 2), -0.5, dtype=torch.float64)}}
-    spared.others = {0.2: {"weight": torch.zeros(1, 2, dtype=torch.float64)}}
+    helped.others = [{0.2: {"weight": torch.full((1, 2), -0.5, dtype=torch.float64)}}]
+    spared.others = [{}, {0.2: {"weight": torch.zeros(1, 2, dtype=torch.float64)}}]
     assert float(lower) < 1.05 and float(helped.worst(0.2).value) > 2.9
     assert spared.worst(0.2).value == lower
 
@@ -231,6 +231,28 @@ def test_what_breaks_a_twin_is_carried_over_and_nothing_is_left_in_the_model():
     assert not masked.delta["weight"].any() and carried.value > masked.value
     assert float(carried.delta["weight"].norm()) == pytest.approx(0.5)  # a tenth of this model's norm
     assert torch.equal(model.weight, before)
+
+
+def test_where_gradients_are_masked_the_others_go_on_from_what_breaks_the_twin():
+    """As above, and past the step that hides it the model has its gradient again."""
+    model = Peak([[3.0, 4.0]], [[4.0, 4.0]])
+
+    def hidden(scale):
+        masked = abs(float(model._parameters["weight"][0, 0]) - 3.0) < 0.1
+        value = model.loss(scale)
+        return Judged(0 * value.climbed, value.value) if masked else value
+
+    twins = {"plain": {"weight": torch.tensor([[1.5, 4.3]], dtype=torch.float64)}}
+
+    def reached(*variants):
+        source = Source("training", (hidden,), [1.0])
+        around = partial(AttackLoss, model)
+        context = Context(model, lambda _: {"weight": model.weight}, {"training": lambda: source}, around, 1, twins)
+        threat = Perturbation(variants, "hidden", (0.0, 0.1), losses=("training",), iterations=10)
+        return {change.variant: change.losses["training"] for change in threat.changes(context) if change.level}
+
+    alone, both = reached("apgd"), reached("apgd", "transfer")
+    assert alone["apgd"] < both["transfer"] < both["apgd"]
 
 
 def test_a_search_that_ends_far_below_its_best_is_told():

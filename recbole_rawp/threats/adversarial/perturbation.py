@@ -84,20 +84,28 @@ class Perturbation(Threat):
         return max(1, METHODS[variant].steps(self.iterations))
 
     def changes(self, context: Context) -> Iterator[Change]:
-        """Yield the changes of every method, loss by loss: the clean model first, then radius by radius."""
+        """Yield the changes of every method, loss by loss: the clean model first, then radius by radius.
+
+        Methods that can start anywhere come last: they go on from what breaks a twin.
+        """
         losses = self._losses(context)
         clean = {name: loss.value({}) for name, loss in losses.items()}
-        for variant in self.variants:
+        carried: list[dict[float, Weights]] = []
+        for variant in sorted(self.variants, key=lambda name: METHODS[name].warm):
             method = METHODS[variant]
             if method.from_twin and not context.twins:
                 if context.twins is not None:
                     context.note(f"No other model of the same shapes was at hand, so {variant} was not tried.")
                 continue
-            found: dict[float, Weights] = {}  # by the loss before
+            known = [*carried]
             for name in self.climbed(variant):
                 own = {name: losses[name]} if name in losses else {} if name else losses
                 if own:
-                    yield from self._changes(variant, name, own, clean, context, found)
+                    found: dict[float, Weights] = {}
+                    yield from self._changes(variant, name, own, clean, context, known, found)
+                    known.append(found)
+            if method.from_twin:
+                carried = known
 
     def _changes(
         self,
@@ -106,22 +114,23 @@ class Perturbation(Threat):
         losses: Mapping[str, AttackLoss],
         clean: Mapping[str, float],
         context: Context,
-        known: dict[float, Weights],
+        known: Sequence[Mapping[float, Weights]],
+        found_by_radius: dict[float, Weights],
     ) -> Iterator[Change]:
         """Yield the changes that a method finds by one loss, or without any; where nothing is left, the last again.
 
-        A method that can start anywhere goes on from the `known` ones, radius by radius; its own take their place.
+        A method that can start anywhere goes on from the `known` ones, radius by radius; its own are noted.
         """
         first = next(iter(losses.values()))
         yield Change(variant, CLEAN, partial(first.at, {}), {own: clean[own] for own in losses}, name)
         method = METHODS[variant]
         search = Search(method, first, self._ball, self.restarts, self.iterations, context)
-        search.others = dict(known) if method.warm else {}
+        search.others = known if method.warm else ()
         change: Change | None = None
         for radius in self.levels[1:]:
             if change is None or not (name and search.nothing_left):
                 found = search.worst(radius)
-                known[radius] = found.delta
+                found_by_radius[radius] = found.delta
                 values = {
                     own: float(found.value) if own == name else loss.value(found.delta) for own, loss in losses.items()
                 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class Search:
         ball: loss, radius -> the bound around that loss's weights.
         restarts: how often; each takes another form of the loss, where it has several.
         best: what the last radius gave.
-        others: radius -> what another loss led to, from where the search goes on if that leaves less.
+        others: of each other search, radius -> what it led to, from where this one goes on if that leaves less.
     """
 
     method: Method
@@ -37,7 +37,7 @@ class Search:
     steps: int
     context: Context
     best: Found | None = None
-    others: dict[float, Weights] = field(default_factory=dict)
+    others: Sequence[Mapping[float, Weights]] = ()
 
     @property
     def nothing_left(self) -> bool:
@@ -59,8 +59,9 @@ class Search:
         assert self.best is not None
         if self.method.iterates and before is not None and better(before.value, self.best.value):
             self.best = before  # which lies in this ball, too
-        if radius in self.others and not self.nothing_left:
-            self._go_on_from(self.others[radius], radius)
+        for other in self.others:
+            if radius in other and not self.nothing_left:
+                self._go_on_from(other[radius], radius)
         return self.best
 
     def _go_on_from(self, delta: Weights, radius: float) -> None:
