@@ -49,6 +49,6 @@ setup(
         "tabulate",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate", "torchao"]},
     entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli.main:main"]},
 )

@@ -10,7 +10,7 @@ import pytest
 from recbole_rawp.config import suites
 from recbole_rawp.config.properties import defaults
 from recbole_rawp.errors import InputError
-from recbole_rawp.threats.bf16 import Bf16
+from recbole_rawp.threats.replacement import Replacement
 
 
 def threats(**options):
@@ -18,13 +18,13 @@ def threats(**options):
 
 
 def test_every_suite_that_ships_can_be_read():
-    assert suites.suites() == ["published", "quick", "standard", "strongest"]
+    assert suites.suites() == ["production", "production_full", "published", "quick", "standard", "strongest"]
     for name in suites.suites():
         for threat in threats(attack=name):
             assert (
                 threat.levels[0] == 0
                 and len(threat.levels) > 1
-                and ("noise" in threat.variants or isinstance(threat, Bf16))
+                and ("noise" in threat.variants or isinstance(threat, Replacement))
             )
 
 
@@ -94,7 +94,7 @@ def test_a_wrong_suite_is_refused_in_one_line(text, message):
 
 
 def test_an_unknown_suite_is_refused_with_a_suggestion():
-    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: published, "):
+    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: production, "):
         threats(attack="standrad")
 
 

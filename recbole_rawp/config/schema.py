@@ -118,8 +118,8 @@ SECTIONS = (
     )),
     Section("Evaluation under attack: a suite, and what to change in it", (
         Option("attack", SUITE, "quick",
-               "A file of properties/attack: quick, standard, strongest, published; or methods as quick uses them: "
-               "noise, fgsm, bim, pgd, mim, apgd, random_search, transfer, bf16."),
+               "A file of properties/attack: quick, standard, strongest, published, production; or methods as quick "
+               "uses them: noise, fgsm, bim, pgd, mim, apgd, random_search, transfer, bf16, int8, int4, pruning, ..."),
         Option("attack_radii", or_null(list_of(NOT_NEGATIVE, ""), "list of floats >= 0, or null"), None,
                "Radii, in attack_unit; 0 is always measured. Null, here and below: what the suite says.",
                "attack_unit"),

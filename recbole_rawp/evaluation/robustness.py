@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.habits import habits, ranked_users
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, measuring
-from recbole_rawp.threats.setting import PER_USER, RANKING, TRAINING, UNIVERSAL
+from recbole_rawp.threats.setting import CLEAN, PER_USER, RANKING, TRAINING, UNIVERSAL
 from recbole_rawp.threats.threat import Threat
 
 
@@ -173,13 +175,34 @@ def under_attack(
 def measure(threat: Threat, side: Universal | EachUser, outcome: Outcome, bar: tqdm) -> None:
     """Add what is measured under a threat; note it where an optional one finds nothing to move."""
     try:
-        for found in side.measurements(threat, bar.update):
-            outcome.add(threat, found)
+        found = side.measurements(threat, bar.update)
+        for one in drawn(found, threat, side.trainer, outcome.notes) if threat.draws > 1 else found:
+            outcome.add(threat, one)
     except InputError as error:
         if not threat.optional:
             raise
         outcome.notes.append(f"Passed over: {error}")
         bar.total -= points(threat)
+
+
+def drawn(found: Iterable[Measurement], threat: Threat, trainer: Any, notes: list[str]) -> Iterator[Measurement]:
+    """Yield of the draws of each variant and level the one in the middle, and the worst as a variant of its own.
+
+    By the valid metric, the upper middle of an even number; all values are noted.
+    """
+    metric, sign = trainer.valid_metric, 1 if trainer.valid_metric_bigger else -1
+    for (variant, level), group in groupby(found, lambda one: (one.variant, one.level)):
+        draws = sorted(group, key=lambda one: sign * worst_if_nan(one.measured.metrics.get(metric, 0.0), sign))
+        yield draws[len(draws) // 2]
+        yield replace(draws[0], variant=f"{variant}_worst")
+        if level != CLEAN:
+            values = " ".join(f"{one.measured.metrics.get(metric, math.nan):.4f}" for one in draws)
+            notes.append(f"{variant} on {threat.setting.what} at {level:g}, {metric} of each draw: {values}.")
+
+
+def worst_if_nan(value: float, sign: int) -> float:
+    """Return a metric as draws are sorted by: NaN is the worst."""
+    return -sign * math.inf if math.isnan(value) else value
 
 
 def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
@@ -190,4 +213,4 @@ def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
 
 def points(threat: Threat) -> int:
     """Return how many attacked points a threat has."""
-    return sum(len(threat.climbed(variant)) for variant in threat.variants) * (len(threat.levels) - 1)
+    return sum(len(threat.climbed(variant)) for variant in threat.variants) * (len(threat.levels) - 1) * threat.draws

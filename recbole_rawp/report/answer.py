@@ -13,6 +13,7 @@ from recbole_rawp.evaluation.records import FAILED
 from recbole_rawp.evaluation.self_checks import BUDGET, UNDERTRAINED
 from recbole_rawp.evaluation.statistics import interval
 from recbole_rawp.evaluation.users import Users
+from recbole_rawp.report.bearing import bearing
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import (
     bare,
@@ -46,10 +47,12 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
     worst = worst[[level for level in worst if level != CLEAN and np.isfinite(worst[level]).all()]]
     if worst.empty or not len(worst.columns):
         return []
-    lines = [fragility(name, worst.loc[name], kept, frame, metric) for name in worst.index]
-    plain, last = worst.index[0], worst.index[-1]
+    plain, last, sought = worst.index[0], worst.index[-1], settings_of(frame)[0].words.adversary
+    lines = [fragility(name, worst.loc[name], kept, frame, metric) for name in worst.index if sought]
+    lines += bearing(frame, metric, bigger=bigger)
     if bare(plain) == "none" and bare(last) != "none":
-        lines.append(f"Hardening {cost(run, plain, last, wide)}; {bought(worst.loc[plain], worst.loc[last])}.")
+        gained = f"; {bought(worst.loc[plain], worst.loc[last])}" if sought else ""
+        lines.append(f"Hardening {cost(run, plain, last, wide)}{gained}.")
     return [*lines, *repaired(trainer), *failed(run, trainer), following(worst.loc[last], last)]
 
 

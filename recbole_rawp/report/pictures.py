@@ -93,6 +93,8 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
     """
     wide = by_threat(frame, metric)
     kept = shares(wide, bigger=bigger, metric=metric)
+    if not settings_of(frame)[0].words.adversary and len(wide.columns) == 2:
+        return bars(frame, kept, metric)
     styles, columns = styled(wide.index.unique("defense")), panels(wide)
     alone = len(columns) == 1
     figure = blank(10, 4.6) if alone else blank(max(3.2 * len(columns), 8), 7)
@@ -108,6 +110,29 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
         axes.set_xlabel(fill(f"{setting.words.noun}: {setting.axis}", 60 if alone else 36), fontsize=10)
     figure.suptitle(f"{models_on_data(frame)}: {metric.upper()} under attack\n{setting.title}", fontsize=11)
     add_legend(figure, styles, list(wide.index.unique("threat")), same_dash=not alone)
+    return figure
+
+
+def bars(frame: pd.DataFrame, kept: pd.DataFrame, metric: str) -> Any:
+    """Return a figure with a group of bars per variant, a bar per model: the share kept; whiskers span the seeds."""
+    from matplotlib.ticker import PercentFormatter
+
+    styles, variants = styled(kept.index.unique("defense")), list(kept.index.unique("threat"))
+    figure = blank(max(6.0, 1.2 * len(variants)), 4.6)
+    axes, width = figure.subplots(), 0.8 / len(styles)
+    for number, (name, (colour, _)) in enumerate(styles.items()):
+        own = kept.loc[name].iloc[:, -1].groupby(level="threat", sort=False)
+        mean = own.mean().reindex(variants)
+        spread = [list(mean - own.min().reindex(variants)), list(own.max().reindex(variants) - mean)]
+        places = [place + (number - (len(styles) - 1) / 2) * width for place in range(len(variants))]
+        axes.bar(places, mean, width, yerr=spread, color=colour, label=label(name), error_kw={"linewidth": 0.8})
+    axes.axhline(1.0, color=GREY, linestyle=":")
+    axes.set_xticks(range(len(variants)), [variant_title(name) for name in variants])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylabel("share of the clean score kept")
+    tidy(axes)
+    axes.set_title(f"{models_on_data(frame)}: {metric.upper()}\n{settings_of(frame)[0].title}", fontsize=11)
+    axes.legend(frameon=False)
     return figure
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from recbole_rawp.evaluation.records import FAILED, Check
 from recbole_rawp.evaluation.self_checks import BUDGET
+from recbole_rawp.report.bearing import bearing
 from recbole_rawp.report.scores import (
     by_threat,
     chance,
@@ -36,6 +37,8 @@ def verdict(frame: pd.DataFrame, metric: str, *, bigger: bool, checks: Sequence[
 
 def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return the verdict without self-checks."""
+    if not settings_of(frame)[0].words.adversary:
+        return " ".join(bearing(frame, metric, bigger=bigger))
     wide = by_threat(frame, metric)
     kept, worst = shares_kept(frame, metric, bigger=bigger)
     level = telling_level(worst)

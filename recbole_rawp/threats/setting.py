@@ -74,18 +74,21 @@ class Words:
 
     Attributes:
         noun, nouns: what a level is called before its number, and several of them.
+        adversary: whether somebody looks for the worst change, so that the worst of the variants counts; else each
+            variant is a question of its own.
     """
 
     noun: ClassVar[str] = "level"
     nouns: ClassVar[str] = "levels"
+    adversary: ClassVar[bool] = True
 
     def name(self, setting: Setting) -> str:
         """Return a part of file names."""
-        return for_files(setting.target, setting.unit, setting.scope)
+        return for_files(setting.target, setting.granularity, setting.unit, setting.scope)
 
     def short(self, setting: Setting) -> str:
         """Return the setting for messages: `hidden/format`."""
-        return "/".join(filter(None, (setting.target, setting.unit)))
+        return "/".join(filter(None, (setting.target, setting.granularity, setting.unit)))
 
     def title(self, setting: Setting) -> str:
         """Return the setting in words."""
@@ -98,6 +101,14 @@ class Words:
     def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what happens to the model at a level, as a clause after 'When'; `variants` do it."""
         return f"{variants} changes {setting.what} at {setting.at(level)}"
+
+    def variant(self, setting: Setting, title: str) -> str:
+        """Return what a variant is called where its setting is not told."""
+        return title
+
+    def amount(self, level: float) -> str:
+        """Return a level as it stands after a variant; empty where there is one alone."""
+        return f"{level:g}"
 
 
 WORDS: dict[str, Words] = {}  # unit -> how settings in it are spoken of

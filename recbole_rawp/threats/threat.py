@@ -120,6 +120,8 @@ class Threat(ABC):
         levels: ascending numbers that grow with severity, `CLEAN` first. Of bits, say, those that are taken away.
         scope: for whom it is one change: `UNIVERSAL`, or `PER_USER`.
         losses: names of those that its variants climb, each by itself; and those that are measured.
+        draws: how often a random variant is drawn anew at each level; of several, the median counts, and the worst as
+            the variant `NAME_worst`.
         optional: whether a model without such a target is passed over, or refused.
     """
 
@@ -128,6 +130,7 @@ class Threat(ABC):
     levels: tuple[float, ...]
     scope: str = UNIVERSAL
     losses: tuple[str, ...] = (TRAINING,)
+    draws: int = 1
     optional: bool
 
     # What an entry may say, and its default. Values that have no option attack_KEY are for `check` to check.

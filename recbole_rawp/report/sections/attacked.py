@@ -55,6 +55,8 @@ def fragility(records: Any, metric: str, *, bigger: bool) -> str:
     """Return the overview of all settings of the records; nothing where there is one alone."""
     frame = complete(pd.DataFrame(records))
     frame = frame[frame["metric"] == metric]
+    sought = [setting for setting in settings_of(frame) if setting.words.adversary]
+    frame = pd.concat([within(frame, setting) for setting in sought] or [frame[:0]])
     return overview(frame, metric, bigger=bigger) if len(settings_of(frame)) > 1 else ""
 
 

@@ -1,0 +1,134 @@
+"""Bits of stored weights that flip at random, as in memory at low voltage or damaged files (Stutz et al., MLSys 2021).
+
+Each bit of a weight flips with probability p, independently of all others. Weights are stored as float32, as bfloat16,
+or as int8 in two's complement on a symmetric grid for each row (`quantization`), whose steps are stored safely. In
+floating point one flip of an exponent bit can make a weight 10^38; the metric is then that of whatever ranking is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.threats.quantization import symmetric_grid
+from recbole_rawp.threats.replacement import Replacement
+from recbole_rawp.threats.setting import CLEAN, Setting, Words, target_name
+from recbole_rawp.threats.threat import Variant, register
+
+Flip = Callable[[Tensor], Tensor]  # integers [n] -> the same with other bits
+
+
+def in_float32(weight: Tensor, flip: Flip) -> Tensor:
+    """Return the weight after flips in its float32 form."""
+    stored = weight.to(torch.float32).contiguous()
+    return flip(stored.view(torch.int32).flatten()).view(torch.float32).reshape(weight.shape).to(weight.dtype)
+
+
+def in_bf16(weight: Tensor, flip: Flip) -> Tensor:
+    """Return the weight after flips in its bfloat16 form."""
+    stored = weight.to(torch.bfloat16).contiguous()
+    return flip(stored.view(torch.int16).flatten()).view(torch.bfloat16).reshape(weight.shape).to(weight.dtype)
+
+
+def in_int8(weight: Tensor, flip: Flip) -> Tensor:
+    """Return the weight after flips in its int8 form."""
+    stored, step = symmetric_grid(weight, by_row=True, bits=8)
+    return flip(stored.to(torch.int8).flatten()).reshape(weight.shape).to(weight.dtype) * step
+
+
+STORED = {"float32": in_float32, "bf16": in_bf16, "int8": in_int8}
+TITLES = {"float32": "bit errors in float32", "bf16": "bit errors in bfloat16", "int8": "bit errors in int8"}
+
+
+def flipped(stored: Tensor, rate: float, random: np.random.Generator) -> Tensor:
+    """Return integers [n] in which each bit was flipped with probability `rate`."""
+    width = 8 * stored.element_size()
+    bits = stored.numel() * width
+    places = torch.from_numpy(random.choice(bits, size=random.binomial(bits, rate), replace=False, shuffle=False))
+    entry, bit = places // width, places % width
+    mask = torch.zeros(stored.shape, dtype=torch.int64)
+    mask.index_add_(0, entry, 1 << bit)  # no bit is drawn twice: adding is setting
+    signed = torch.where(mask >= 1 << (width - 1), mask - (1 << width), mask)  # two's complement of the same bits
+    return stored ^ signed.to(stored.dtype).to(stored.device)
+
+
+@dataclass(frozen=True)
+class BitErrors(Replacement):
+    """Random bit errors in the stored form of a target's weights, at several rates, drawn several times."""
+
+    variants: tuple[str, ...]
+    target: str | Sequence[str]
+    levels: tuple[float, ...]
+    draws: int = 5
+    optional: bool = False
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"target": "all", "rates": (1e-6, 1e-4, 1e-3, 1e-2), "draws": 5}
+    verb: ClassVar[str] = "storing with bit errors"
+    measured: ClassVar[bool] = False  # how far a weight of 10^38 moved says nothing
+
+    @property
+    def setting(self) -> Setting:
+        """Return what its values share."""
+        return Setting(target_name(self.target), unit="bit error rate", scope=self.scope)
+
+    def replaced(self, variant: str, level: float, weights: Weights, generator: torch.Generator) -> Weights:
+        """Return the weights with errors in their bits."""
+        random = np.random.default_rng(generator.initial_seed())
+        form = STORED[variant.removeprefix("bit_errors_")]
+        return {name: form(weight, lambda bits: flipped(bits, level, random)) for name, weight in weights.items()}
+
+    @classmethod
+    def check(cls, entry: Mapping[str, Any]) -> str:
+        """Return what is wrong with a target, with rates, or with the number of draws."""
+        rates, draws = entry["rates"], entry["draws"]
+        sound = isinstance(rates, (list, tuple)) and rates
+        if not sound or not all(isinstance(rate, (int, float)) and 0 < rate <= 1 for rate in rates):
+            return f"attack: rates: {rates!r} is not valid; expected a list of numbers in (0, 1]."
+        if not isinstance(draws, int) or draws < 1:
+            return f"attack: draws: {draws!r} is not valid; expected int >= 1."
+        if worst := [name for name in entry["variants"] if name.endswith("_worst")]:
+            return f"attack: {worst[0]} is measured beside {worst[0].removesuffix('_worst')}. Name that."
+        return super().check(entry)
+
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of a suite that describes the threat."""
+        return {"methods": self.variants, "target": self.target, "rates": self.levels[1:], "draws": self.draws}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> BitErrors:
+        """Return the threat that a complete entry of a suite describes."""
+        levels = (CLEAN, *sorted({float(rate) for rate in entry["rates"]}))
+        return cls(entry["variants"], entry["target"], levels, entry["draws"], optional=entry["optional"])
+
+
+class BitErrorWords(Words):
+    """The words of bit errors."""
+
+    noun, nouns = "rate", "rates"
+    adversary = False
+
+    def title(self, setting: Setting) -> str:
+        """Return the setting in words."""
+        return f"{setting.what}, with random bit errors where they are stored"
+
+    def axis(self, setting: Setting) -> str:
+        """Return what the level is."""
+        return "chance of each bit to flip"
+
+    def happens(self, setting: Setting, level: float, variants: str) -> str:
+        """Return what happens to the model at a rate."""
+        return f"each bit of {setting.what} flips with a chance of {level:g} ({variants})"
+
+
+register(
+    BitErrors,
+    {f"bit_errors_{form}": Variant(title) for form, title in TITLES.items()}
+    | {f"bit_errors_{form}_worst": Variant(f"the worst draw of {title}") for form, title in TITLES.items()},
+    {"bit error rate": BitErrorWords()},
+)

@@ -1,0 +1,154 @@
+"""Storing weights in fewer bits: integers on an even grid, and floating-point numbers of 16 and 8 bits. Weights only.
+
+Integers of b bits, symmetric or affine, with the grid and rounding of torchao (a test compares them bit for bit):
+
+    symmetric   s = max |w| / ((2^b - 1) / 2),         z = 0
+    affine      s = (max(w, 0) - min(w, 0)) / (2^b - 1),  z = -2^(b-1) - round(min(w, 0) / s)
+    q = clamp(round(w / s) + z, -2^(b-1), 2^(b-1) - 1),   w' = (q - z) s
+
+The largest and smallest w are those of a row (an output neuron, an item's embedding), or of the tensor. bfloat16 and
+float16 are roundings to the nearest, ties to even. The 8-bit floats are scaled to their largest number first, by row or
+tensor as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.threats.replacement import Replacement
+from recbole_rawp.threats.setting import CLEAN, Setting, Words, target_name
+from recbole_rawp.threats.threat import Variant, register
+
+STORED = 1.0  # the only level beside the clean model
+BITS = (8, 6, 5, 4, 3, 2)
+SMALLEST = torch.finfo(torch.float32).eps  # of s
+
+
+def spanned(weight: Tensor, by_row: bool) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest entry of each row, or of the tensor, in a shape that broadcasts."""
+    dims = tuple(range(1 if by_row and weight.dim() > 1 else 0, weight.dim()))
+    return weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
+
+
+def symmetric_grid(weight: Tensor, by_row: bool, *, bits: int) -> tuple[Tensor, Tensor]:
+    """Return q, whole numbers, and s, the step of each row or of the tensor."""
+    low, high = spanned(weight, by_row)
+    step = (torch.maximum(-low, high) / ((2**bits - 1) / 2)).clamp(min=SMALLEST)
+    return (weight * (1.0 / step)).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), step
+
+
+def symmetric(weight: Tensor, by_row: bool, *, bits: int) -> Tensor:
+    """Return the weight on a grid around 0."""
+    stored, step = symmetric_grid(weight, by_row, bits=bits)
+    return stored * step
+
+
+def affine(weight: Tensor, by_row: bool, *, bits: int) -> Tensor:
+    """Return the weight on a grid from its smallest to its largest entry; 0 is on it."""
+    low, high = (bound.clamp(**zero) for bound, zero in zip(spanned(weight, by_row), ({"max": 0.0}, {"min": 0.0})))
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    step = ((high - low) / (2**bits - 1)).clamp(min=SMALLEST)
+    zero_point = (least - (low / step).round()).clamp(least, most)
+    return (((weight * (1.0 / step)).round() + zero_point).clamp(least, most) - zero_point) * step
+
+
+def rounded(weight: Tensor, by_row: bool, *, form: torch.dtype) -> Tensor:
+    """Return the weight rounded to a number format."""
+    return weight.to(form).to(weight.dtype)
+
+
+def scaled(weight: Tensor, by_row: bool, *, form: torch.dtype) -> Tensor:
+    """Return the weight rounded to a short number format, whose largest number the largest entry becomes."""
+    low, high = spanned(weight, by_row)
+    step = (torch.maximum(-low, high) / torch.finfo(form).max).clamp(min=SMALLEST)
+    return (weight / step).to(form).to(weight.dtype) * step
+
+
+FORMATS: dict[str, Callable[[Tensor, bool], Tensor]] = {
+    "bf16": partial(rounded, form=torch.bfloat16),
+    "fp16": partial(rounded, form=torch.float16),
+    "fp8_e4m3": partial(scaled, form=torch.float8_e4m3fn),
+    "fp8_e5m2": partial(scaled, form=torch.float8_e5m2),
+    **{f"int{bits}": partial(symmetric, bits=bits) for bits in BITS},
+    **{f"int{bits}_affine": partial(affine, bits=bits) for bits in BITS},
+}
+TITLES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Quantization(Replacement):
+    """Weights of a target in formats of fewer bits, each format a variant."""
+
+    variants: tuple[str, ...]
+    target: str | Sequence[str]
+    granularity: str = "row"
+    levels: tuple[float, ...] = (CLEAN, STORED)
+    optional: bool = False
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"target": "all", "granularity": "row"}
+    verb: ClassVar[str] = "storing"
+
+    @property
+    def setting(self) -> Setting:
+        """Return what its values share."""
+        return Setting(target_name(self.target), self.granularity, unit="format", scope=self.scope)
+
+    def replaced(self, variant: str, level: float, weights: Weights, generator: torch.Generator) -> Weights:
+        """Return the weights as they are when they are read again."""
+        return {name: FORMATS[variant](weight, self.granularity == "row") for name, weight in weights.items()}
+
+    @classmethod
+    def check(cls, entry: Mapping[str, Any]) -> str:
+        """Return what is wrong with a target that has no stored form, or with what shares a grid."""
+        if entry["granularity"] not in ("row", "tensor"):
+            return (
+                f"attack_granularity: {entry['granularity']!r} does not go with {entry['variants'][0]}. Set "
+                "attack_granularity=row or tensor."
+            )
+        return super().check(entry)
+
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of a suite that describes the threat."""
+        return {"methods": self.variants, "target": self.target, "granularity": self.granularity}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Quantization:
+        """Return the threat that a complete entry of a suite describes."""
+        return cls(entry["variants"], entry["target"], entry["granularity"], optional=entry["optional"])
+
+
+class FormatWords(Words):
+    """The words of a change of the number format."""
+
+    adversary = False
+
+    def title(self, setting: Setting) -> str:
+        """Return the setting in words."""
+        grid = {"row": ", a grid for each row", "tensor": ", a grid for each tensor"}.get(setting.granularity, "")
+        return f"{setting.what}, stored in another number format{grid}"
+
+    def axis(self, setting: Setting) -> str:
+        """Return what the level is."""
+        return "0 as trained, 1 stored"
+
+    def happens(self, setting: Setting, level: float, variants: str) -> str:
+        """Return what happens to the model."""
+        return f"{variants} takes the place of the number format of {setting.what}"
+
+    def variant(self, setting: Setting, title: str) -> str:
+        """Return the format, and what shares a grid."""
+        return f"{title} per tensor" if setting.granularity == "tensor" else title
+
+    def amount(self, level: float) -> str:
+        """Return nothing: a format has no level."""
+        return ""
+
+
+register(Quantization, {name: Variant(TITLES.get(name, name)) for name in FORMATS}, {"format": FormatWords()})

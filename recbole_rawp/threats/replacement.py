@@ -1,0 +1,74 @@
+"""Threats that put other values in the place of weights: what storing or serving a model does to it, no adversary."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import product
+from typing import Any, ClassVar
+
+import torch
+
+from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.overlay import overlay
+from recbole_rawp.threats.setting import CLEAN, TRAINING, UNIVERSAL
+from recbole_rawp.threats.threat import VARIANTS, Change, Context, Threat
+
+
+class Replacement(Threat):
+    """Other values for the weights of a target; biases and normalisation layers stay as they are.
+
+    Complex weights are left out. How far the weights moved is noted: the radius of an attack of equal norm. Random
+    values are drawn `draws` times at each level.
+    """
+
+    scope: str = UNIVERSAL
+    verb: ClassVar[str]  # what is done to the weights, for notes
+    measured: ClassVar[bool] = True  # whether it is noted how far they moved
+
+    @abstractmethod
+    def replaced(self, variant: str, level: float, weights: Weights, generator: torch.Generator) -> Weights:
+        """Return the values that take the place of `weights`, by the same names and of the same shapes."""
+
+    def named(self, variant: str, level: float) -> str:
+        """Return a variant at a level in words."""
+        return VARIANTS[variant].title
+
+    def changes(self, context: Context) -> Iterator[Change]:
+        """Yield the model as it is, then with other values, variant by variant."""
+        loss, found = context.loss(self.target), context.moved(self.target)
+        weights = {name: weight.detach() for name, weight in found.items() if not weight.is_complex()}
+        clean, moved = {TRAINING: loss.value({})}, []
+        for variant in self.variants:
+            yield Change(variant, CLEAN, partial(overlay, context.model, {}), clean)
+            for level, draw in product(self.levels[1:], range(self.draws)):
+                generator = torch.Generator().manual_seed(context.seed + draw)
+                values = self.replaced(variant, level, weights, generator)
+                run = partial(overlay, context.model, values)
+                yield Change(variant, level, run, {TRAINING: loss.mean(run)})
+                whole, most = distances(weights, values)
+                moved.append(f"{self.named(variant, level)} {whole:.2g} ({most:.2g})")
+        what = self.setting.what
+        if not self.measured:
+            return
+        context.note(
+            f"How far {self.verb} moves {what}, as a share of their norm (in brackets: the tensor that moves most, "
+            f"as a share of its own): {', '.join(moved)}. An attack of equal norm has this radius."
+        )
+
+    @classmethod
+    def check(cls, entry: Mapping[str, Any]) -> str:
+        """Return what is wrong with a target that has no stored form."""
+        if entry["target"] != "activations":
+            return ""
+        return f"attack_target: activations are not stored, so {entry['variants'][0]} cannot change them. Name weights."
+
+
+def distances(weights: Weights, values: Weights) -> tuple[float, float]:
+    """Return ||values - weights|| / ||weights|| over all tensors, and the largest of a tensor by itself."""
+    pairs = [(float((values[name] - weight).norm()), float(weight.norm())) for name, weight in weights.items()]
+    whole = sum(norm**2 for _, norm in pairs) ** 0.5
+    if not whole:
+        return 0.0, 0.0
+    return sum(change**2 for change, _ in pairs) ** 0.5 / whole, max(c / norm for c, norm in pairs if norm)
