@@ -26,6 +26,8 @@ TOY = {
     "ft_modules": 1,
     "ft_steps": 1,
     "ft_attack_steps": 1,
+    "ft_alphas": 2,
+    "criticality_steps": 2,
     "train_batch_size": 256,
     "eval_batch_size": 8192,
     "state": "error",

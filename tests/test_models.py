@@ -209,7 +209,6 @@ class Repaired:
             defense="rawp_ft_reference",
             ft_epochs=1,
             ft_modules=1,
-            ft_alphas=2,  # more cost time and show nothing here
             checkpoint_dir=str(runs.folder / "saved"),
         )
         self.selected = perturbed_weights(self.trainer.model, runs.case.target)

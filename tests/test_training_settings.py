@@ -200,7 +200,7 @@ def test_a_sparse_model_is_ranked_repaired_and_attacked(settings):
     trainer = RAWPFTTrainer(config, model)
     trainer.fit(data.train, data.valid, saved=False)
     assert {row.module for row in trainer.state.progress.ranking} == {"user_embedding", "item_embedding"}
-    assert trainer.state.progress.ranking[0].rise > 0 and len(trainer.state.progress.sweep) == 11
+    assert trainer.state.progress.ranking[0].rise > 0 and len(trainer.state.progress.sweep) == 3  # ft_alphas: 2
     threat = Perturbation(("noise", "fgsm"), "embeddings", (0.0, 0.5), iterations=1)
     records = robustness.under_attack(
         trainer, Data(data.train, None, data.test), Attack((threat,), batches=2), defense="x"

@@ -73,13 +73,13 @@ class FineTuning:
     learning_rate: float
     momentum: float
     weight_decay: float
-    patience: int | None
     clean_tolerance: float
-    alphas: int
     attack_steps: int
     target: str | Sequence[str]
     recipe: Recipe
     criticality: Criticality
+    patience: int | None = None
+    alphas: int = 10
     attack_users: int = 512
     attack_negatives: int = 99
 

@@ -18,9 +18,7 @@ from recbole_rawp.report.answer import as_list
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import complete, label, models_on_data, named, settings_of, within
 from recbole_rawp.report.tables import latex, table
-from recbole_rawp.report.verdict import verdict
-
-STEPS = 10_000  # TensorBoard's steps are whole numbers: the level in units of 1 / STEPS
+from recbole_rawp.report.verdict import distrust, verdict
 
 
 def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), trainer: Any = None) -> str:
@@ -40,9 +38,12 @@ def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), t
     frame = complete(run.frame[run.frame["metric"] == metric])
     write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))
     title = f"{models_on_data(frame)} under attack"
-    opening = [f"# {title}", verdict(frame, metric, bigger=bigger, checks=run.checks)]
-    if answer:
-        opening.append(as_list(answer))
+    opening = [f"# {title}"]
+    if not answer or settings_of(frame)[0].words.adversary:  # of the others the answer says as much
+        opening.append(verdict(frame, metric, bigger=bigger, checks=run.checks))
+    elif doubts := distrust(run.checks):
+        opening.append(doubts.strip())
+    opening += [as_list(answer)] * bool(answer)
     parts = [*opening, *sections.parts(sections.Material(folder, run, frame, trainer, command))]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     write_text(folder / "report.html", html_page.render(title, parts, folder))
@@ -68,7 +69,7 @@ def write_merged(home: Path, together: Run, folders: Sequence[str]) -> dict[str,
 def tensorboard(writer: Any, records: Sequence[Record]) -> None:
     """Add the curves to TensorBoard: `attack/SETTING/VARIANT/METRIC`, and `/MODEL` where there are several.
 
-    The step is the level in units of 0.0001, because steps are whole numbers: 1000 is radius 0.1.
+    Steps are whole numbers: the level in units of the threat's `Words.step`, so that 1000 is radius 0.1.
     """
     if not records:
         return
@@ -79,4 +80,4 @@ def tensorboard(writer: Any, records: Sequence[Record]) -> None:
         for row in within(rows, setting).to_dict("records"):
             model = "/" + label(row["defense"]).replace(" ", "_") if several else ""
             tag = f"attack/{setting.name}/{row['threat']}/{row['metric']}{model}"
-            writer.add_scalar(tag, row["value"], round(row["level"] * STEPS))
+            writer.add_scalar(tag, row["value"], round(row["level"] / setting.words.step))

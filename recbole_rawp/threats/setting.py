@@ -76,11 +76,13 @@ class Words:
         noun, nouns: what a level is called before its number, and several of them.
         adversary: whether somebody looks for the worst change, so that the worst of the variants counts; else each
             variant is a question of its own.
+        step: the unit in which TensorBoard counts levels, in whole numbers.
     """
 
     noun: ClassVar[str] = "level"
     nouns: ClassVar[str] = "levels"
     adversary: ClassVar[bool] = True
+    step: ClassVar[float] = 1e-4
 
     def name(self, setting: Setting) -> str:
         """Return a part of file names."""
