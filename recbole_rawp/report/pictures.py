@@ -40,7 +40,18 @@ STYLES = {
     "rawp_ft_reference": ("#8A3A6B", ">"),
 }
 SPARE = (("#000000", "P"), ("#E69F00", "X"), ("#0072B2", "<"), ("#009E73", ">"), ("#D55E00", "h"), ("#56B4E9", "*"))
-DASHES: dict[str, Any] = {"fgsm": "-", "bim": "--", "pgd": "-.", "mim": (0, (5, 1, 1, 1, 1, 1))}
+DASHES: dict[str, Any] = {
+    "fgsm": "-",
+    "bim": "--",
+    "pgd": "-.",
+    "mim": (0, (5, 1, 1, 1, 1, 1)),
+    "pruning_rows": "--",
+    "bit_errors_float32_worst": (0, (8, 2)),
+    "bit_errors_int8": (0, (4, 1, 1, 1)),
+    "bit_errors_int8_worst": (0, (1, 1)),
+    "bit_errors_bf16": (0, (4, 1, 1, 1, 1, 1)),
+    "bit_errors_bf16_worst": (0, (2, 2)),
+}
 LOSSES = {"training": "--", "ranking": "-"}  # of variants that are told apart by the loss that they climb
 CROWDED = 6  # lines in one panel; of more, each attack gets panels of its own
 GREY = "#555555"
@@ -106,9 +117,16 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
             upper.set_title(fill(variant_title(variants[0]), 30), fontsize=10)
     setting = settings_of(frame)[0]
     label_axes(grid, metric)
+    if setting.words.logarithmic and len(wide.columns) > 1:
+        for axes in grid.flat:
+            axes.set_xscale("symlog", linthresh=float(wide.columns[1]), linscale=0.5)
+            axes.set_xlim(-0.1 * float(wide.columns[1]), 1.5 * float(wide.columns[-1]))
     for axes in grid.flat if alone else grid[1]:
         axes.set_xlabel(fill(f"{setting.words.noun}: {setting.axis}", 60 if alone else 36), fontsize=10)
-    figure.suptitle(f"{models_on_data(frame)}: {metric.upper()} under attack\n{setting.title}", fontsize=11)
+    figure.suptitle(
+        f"{models_on_data(frame)}: {metric.upper()}{' under attack' * setting.words.adversary}\n{setting.title}",
+        fontsize=11,
+    )
     add_legend(figure, styles, list(wide.index.unique("threat")), same_dash=not alone)
     return figure
 

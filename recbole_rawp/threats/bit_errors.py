@@ -112,6 +112,7 @@ class BitErrorWords(Words):
 
     noun, nouns = "rate", "rates"
     adversary = False
+    logarithmic = True
     step = 1e-9
 
     def title(self, setting: Setting) -> str:

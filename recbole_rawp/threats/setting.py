@@ -76,12 +76,14 @@ class Words:
         noun, nouns: what a level is called before its number, and several of them.
         adversary: whether somebody looks for the worst change, so that the worst of the variants counts; else each
             variant is a question of its own.
+        logarithmic: whether levels span orders of magnitude.
         step: the unit in which TensorBoard counts levels, in whole numbers.
     """
 
     noun: ClassVar[str] = "level"
     nouns: ClassVar[str] = "levels"
     adversary: ClassVar[bool] = True
+    logarithmic: ClassVar[bool] = False
     step: ClassVar[float] = 1e-4
 
     def name(self, setting: Setting) -> str:
