@@ -123,7 +123,7 @@ def repaired(trainer: Any) -> Iterator[str]:
         changed = progress.changed()
         yield "Stage 2 repaired the least robust module." if changed else "Stage 2 found nothing to repair: alpha 0."
         if unused := [f"`{row.module}`" for row in progress.ranking if row.round == 0 and row.unused]:
-            yield f"**The model does without {', '.join(unused)}**: its worst small change does not move the loss."
+            yield f"**The model does without {', '.join(unused)}**: no small change there moves the loss."
 
 
 def failed(run: Run, trainer: Any) -> Iterator[str]:
