@@ -91,7 +91,8 @@ def table(questions: dict[str, Any], targets: tuple[str, ...]) -> str:
     """Return the Markdown table of these questions: a row per model, target and defense."""
     frame, lines = rows(), []
     for (model, target), own in frame[frame["target"].isin(targets)].groupby(["model", "target"], sort=True):
-        for defense, those in own.groupby("defense", sort=False):
+        for defense in sorted(own["defense"].unique(), key=lambda name: name != "none"):
+            those = own[own["defense"] == defense]
             cells = [share(those, question) for question in questions.values()]
             name = {"none": "plain"}.get(defense, defense)
             lines.append([model, target, name, those["seed"].nunique(), *cells])
