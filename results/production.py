@@ -58,7 +58,11 @@ def run(folders: list[str]) -> None:
         config = checkpoint.read(file)["config"]
         key = (config["model"], config["dataset"], name_of(config["defense"] or "none"), config["seed"])
         known = rows()
-        if ((known["model"] == key[0]) & (known["defense"] == key[2]) & (known["seed"].astype(int) == key[3])).any():
+        if (
+            (known[["model", "dataset", "defense", "seed"]].astype(str) == [str(part) for part in key])
+            .all(axis=1)
+            .any()
+        ):
             continue
         with tempfile.TemporaryDirectory() as folder:
             given = {"attack": "production", "attack_radii": None, "attack_target": None, "show_progress": False}
@@ -90,7 +94,7 @@ def share(frame: pd.DataFrame, question: tuple[str, str, str, float]) -> str:
 def table(questions: dict[str, Any], targets: tuple[str, ...]) -> str:
     """Return the Markdown table of these questions: a row per model, target and defense."""
     frame, lines = rows(), []
-    for (model, target), own in frame[frame["target"].isin(targets)].groupby(["model", "target"], sort=True):
+    for (model, target), own in frame[frame["target"].isin(targets)].groupby(["model", "target"]):
         for defense in sorted(own["defense"].unique(), key=lambda name: name != "none"):
             those = own[own["defense"] == defense]
             cells = [share(those, question) for question in questions.values()]

@@ -83,7 +83,7 @@ def test_modules_that_the_model_ranks_without_are_named():
     trainer = SimpleNamespace(state=SimpleNamespace(progress=progress, search=None))
     *_, stage2, unused, _ = answer(run_of({"none": PLAIN, "rawp_ft": HARD}), trainer)
     assert stage2.startswith("Stage 2 found nothing")
-    assert unused == "**The model does without `m1`**: no small change there moves the loss."
+    assert unused == "**The model does without `m1`**: no small change there moves loss or ranking."
 
 
 def test_nothing_bought_and_nothing_to_buy_are_told_apart():

@@ -12,6 +12,7 @@ from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 from tests.test_defenses import Toy, batch
+from tests.training import made
 
 RADIUS = 0.3
 
@@ -138,10 +139,14 @@ def test_the_words_are_those_of_the_code():
     assert ascent.STARTS == schema.STARTS
 
 
-def test_free_has_no_ascent_to_take_a_part_of_the_batch_for(settings):
-    with pytest.raises(InputError, match="^rawp_ascent_fraction: 0.5 is of an ascent of its own, and rawp_start"):
-        RAWPConfig(config_dict=settings("NeuMF", rawp_start="free", rawp_ascent_fraction=0.5))
-    RAWPConfig(config_dict=settings("NeuMF", rawp_start="last", rawp_ascent_fraction=0.5))
+def test_free_has_no_ascent_to_take_a_part_of_the_batch_for_and_says_so(settings, caplog):
+    for start, told in (("free", True), ("last", False)):
+        caplog.clear()
+        trainer, data = made(
+            RAWPConfig(config_dict=settings("NeuMF", epochs=1, rawp_start=start, rawp_ascent_fraction=0.5, ft_rounds=0))
+        )
+        trainer.fit(data.train, data.valid, saved=False)
+        assert ("rawp_ascent_fraction: 0.5 has no effect with rawp_start=free" in caplog.text) == told
 
 
 @pytest.mark.parametrize("option", [{"rawp_direction": "adam"}, {"rawp_direction": "noise"}, {"rawp_steps": 2}])

@@ -269,7 +269,9 @@ def test_where_no_radius_kept_the_budget_the_plain_model_can_be_kept_and_is_call
         kept = checkpoint.read(file)
         assert same(kept["state_dict"], theirs["state_dict"]) and kept["config"]["defense"] == "none"
     words = radius_search.outcome(trainer.state.search, "NDCG@10")
-    assert words.endswith("**no radius kept the budget of 1 %**; the plain model was kept, which is NOT hardened.")
+    assert words.endswith(
+        "**no radius kept the budget of 1 %**; the plain model was kept (rawp_keep_plain), NOT hardened."
+    )
 
 
 def test_stage_2_takes_the_radius_found_and_what_the_budget_leaves(settings):

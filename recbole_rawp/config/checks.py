@@ -34,11 +34,6 @@ def check_values(values: Mapping[str, Any]) -> None:
             "rawp_start: 'free', as rawp_ft has it, takes no step of its own. With rawp_direction=noise or several "
             "rawp_steps set rawp_start=weights."
         )
-    if values.get("rawp_start") == "free" and values.get("rawp_ascent_fraction", 1) != 1:
-        raise InputError(
-            f"rawp_ascent_fraction: {values['rawp_ascent_fraction']!r} is of an ascent of its own, and rawp_start "
-            "'free', as rawp_ft has it, has none. Leave it out, or set rawp_start=weights."
-        )
     if values.get("rawp_target") == "activations":
         _check_activations(values)
 

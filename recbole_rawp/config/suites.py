@@ -69,8 +69,9 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
         raise InputError(f"attack: '{file}' is not a list of threats. See properties/attack/quick.yaml.")
     for number, entry in enumerate(entries, 1):
-        if isinstance(entry.get("radii"), list):  # YAML takes 1e-3, which lacks a dot, for a word
-            entry["radii"] = [literal(radius) for radius in entry["radii"]]
+        for key in ("radii", "rates", "shares"):
+            if isinstance(entry.get(key), list):  # YAML takes 1e-3, which lacks a dot, for a word
+                entry[key] = [literal(number) for number in entry[key]]
         _check(entry, f"attack: '{file.name}', entry {number}")
     return entries
 

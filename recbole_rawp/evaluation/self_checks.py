@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NEAR = 0.05  # share of the clean metric by which two attacks may differ
 TIES = 0.05  # share of scores that may equal one to be found
 BUDGET = "hardening kept the clean score (rawp_clean_budget)"
+PLAIN_KEPT = "the plain model was kept (rawp_keep_plain), NOT hardened"  # in the details of that check
 UNDERTRAINED = "the clean model ranks better than popularity (trained enough to tell)"
 
 Case = tuple[str, Any, Any, bool]  # threat, variant, level, whether it holds
@@ -78,7 +79,7 @@ def verify(
 
 def finite(records: list[Record], threats: Sequence[Losses]) -> list[Case]:
     """No value is NaN or infinite; but what nobody looked for the worst of, a flipped bit say, may end a model so."""
-    sought = [r for r in records if Setting(unit=r.unit).words.adversary]
+    sought = [r for r in records if r.level == CLEAN or Setting(unit=r.unit).words.adversary]
     return [(where(r, threats), r.threat, r.level, math.isfinite(r.value)) for r in sought]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_rawp.evaluation.records import FAILED
-from recbole_rawp.evaluation.self_checks import BUDGET, UNDERTRAINED
+from recbole_rawp.evaluation.self_checks import BUDGET, PLAIN_KEPT, UNDERTRAINED
 from recbole_rawp.evaluation.statistics import interval
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.report.bearing import bearing
@@ -44,16 +44,17 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
         return []
     wide = by_threat(frame, metric)
     kept, worst = shares_kept(frame, metric, bigger=bigger)
-    worst = worst[[level for level in worst if level != CLEAN and np.isfinite(worst[level]).all()]]
+    sought = settings_of(frame)[0].words.adversary
+    worst = worst[[level for level in worst if level != CLEAN and (not sought or np.isfinite(worst[level]).all())]]
     if worst.empty or not len(worst.columns):
         return []
-    plain, last, sought = worst.index[0], worst.index[-1], settings_of(frame)[0].words.adversary
+    plain, last = worst.index[0], worst.index[-1]
     lines = [fragility(name, worst.loc[name], kept, frame, metric) for name in worst.index if sought]
     lines += bearing(frame, metric, bigger=bigger)
     if bare(plain) == "none" and bare(last) != "none":
         gained = f"; {bought(worst.loc[plain], worst.loc[last])}" if sought else ""
         lines.append(f"Hardening {cost(run, plain, last, wide)}{gained}.")
-    return [*lines, *repaired(trainer), *failed(run, trainer), following(worst.loc[last], last)]
+    return [*lines, *repaired(trainer), *failed(run), following(worst.loc[last], last, sought=sought)]
 
 
 def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> str:
@@ -123,22 +124,23 @@ def repaired(trainer: Any) -> Iterator[str]:
         changed = progress.changed()
         yield "Stage 2 repaired the least robust module." if changed else "Stage 2 found nothing to repair: alpha 0."
         if unused := [f"`{row.module}`" for row in progress.ranking if row.round == 0 and row.unused]:
-            yield f"**The model does without {', '.join(unused)}**: no small change there moves the loss."
+            yield f"**The model does without {', '.join(unused)}**: no small change there moves loss or ranking."
 
 
-def failed(run: Run, trainer: Any) -> Iterator[str]:
+def failed(run: Run) -> Iterator[str]:
     """Yield what checks found of the training: too little of it, or a budget that was not kept."""
-    names = {check.name for check in run.checks if check.status == FAILED}
-    if BUDGET in names:
-        gave_up = trainer is not None and trainer.state.search.gave_up
-        what = "the plain one, NOT hardened (rawp_keep_plain)" if gave_up else "the least harmful one"
-        yield f"**Hardening did not keep the clean budget** (rawp_clean_budget): this model is {what}."
-    if UNDERTRAINED in names:
+    broken = {check.name: check.detail for check in run.checks if check.status == FAILED}
+    if BUDGET in broken:
+        what = PLAIN_KEPT if PLAIN_KEPT in broken[BUDGET] else "this is the least harmful model"
+        yield f"**Hardening did not keep the clean budget** (rawp_clean_budget): {what}."
+    if UNDERTRAINED in broken:
         yield "**The model ranks no better than popularity**: train it for longer before you ask whether it is robust."
 
 
-def following(last: pd.Series, name: str) -> str:
+def following(last: pd.Series, name: str, *, sought: bool = True) -> str:
     """Return what to type next."""
+    if not sought:
+        return "Next: `recbole-rawp attack CHECKPOINT` asks what the worst change of that size does."
     if bare(name) == "none":
         if last.min() < HALF:
             return "Next: `recbole-rawp harden CHECKPOINT` hardens it."

@@ -104,7 +104,7 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
     """
     wide = by_threat(frame, metric)
     kept = shares(wide, bigger=bigger, metric=metric)
-    if not settings_of(frame)[0].words.adversary and len(wide.columns) == 2:
+    if settings_of(frame)[0].unit == "format":  # no level but one
         return bars(frame, kept, metric)
     styles, columns = styled(wide.index.unique("defense")), panels(wide)
     alone = len(columns) == 1
@@ -141,7 +141,8 @@ def bars(frame: pd.DataFrame, kept: pd.DataFrame, metric: str) -> Any:
     for number, (name, (colour, _)) in enumerate(styles.items()):
         own = kept.loc[name].iloc[:, -1].groupby(level="threat", sort=False)
         mean = own.mean().reindex(variants)
-        spread = [list(mean - own.min().reindex(variants)), list(own.max().reindex(variants) - mean)]
+        spans = mean - own.min().reindex(variants), own.max().reindex(variants) - mean
+        spread = [list(span.clip(lower=0)) for span in spans]  # a mean of equals may lie beyond them by rounding
         places = [place + (number - (len(styles) - 1) / 2) * width for place in range(len(variants))]
         axes.bar(places, mean, width, yerr=spread, color=colour, label=label(name), error_kw={"linewidth": 0.8})
     axes.axhline(1.0, color=GREY, linestyle=":")

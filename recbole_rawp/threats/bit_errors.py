@@ -70,7 +70,7 @@ class BitErrors(Replacement):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"target": "all", "rates": (1e-6, 1e-4, 1e-3, 1e-2), "draws": 5}
     verb: ClassVar[str] = "storing with bit errors"
-    measured: ClassVar[bool] = False  # how far a weight of 10^38 moved says nothing
+    wild: ClassVar[bool] = True
 
     @property
     def setting(self) -> Setting:

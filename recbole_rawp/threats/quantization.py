@@ -80,6 +80,7 @@ FORMATS: dict[str, Callable[[Tensor, bool], Tensor]] = {
     **{f"int{bits}_affine": partial(affine, bits=bits) for bits in BITS},
 }
 TITLES = {"bf16": "bfloat16", "fp16": "float16"}
+WITHOUT_GRID = set(TITLES)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Quantization(Replacement):
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
         """Return what is wrong with a target that has no stored form, or with what shares a grid."""
-        if entry["granularity"] not in ("row", "tensor"):
+        if entry["granularity"] not in ("row", "tensor") and not set(entry["variants"]) <= WITHOUT_GRID:
             return (
                 f"attack_granularity: {entry['granularity']!r} does not go with {entry['variants'][0]}. Set "
                 "attack_granularity=row or tensor."
@@ -116,12 +117,13 @@ class Quantization(Replacement):
 
     def entry(self) -> dict[str, Any]:
         """Return the entry of a suite that describes the threat."""
-        return {"methods": self.variants, "target": self.target, "granularity": self.granularity}
+        return {"methods": self.variants, "target": self.target, "granularity": self.granularity or "row"}
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Quantization:
         """Return the threat that a complete entry of a suite describes."""
-        return cls(entry["variants"], entry["target"], entry["granularity"], optional=entry["optional"])
+        grid = "" if set(entry["variants"]) <= WITHOUT_GRID else entry["granularity"]
+        return cls(entry["variants"], entry["target"], grid, optional=entry["optional"])
 
 
 class FormatWords(Words):
@@ -144,7 +146,8 @@ class FormatWords(Words):
 
     def variant(self, setting: Setting, title: str) -> str:
         """Return the format, and what shares a grid."""
-        return f"{title} per tensor" if setting.granularity == "tensor" else title
+        alone = title in TITLES.values()
+        return f"{title} per tensor" if setting.granularity == "tensor" and not alone else title
 
     def amount(self, level: float) -> str:
         """Return nothing: a format has no level."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import product
 from typing import Any, ClassVar
@@ -11,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from recbole_rawp.core.ball import Weights
+from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import overlay
 from recbole_rawp.threats.setting import CLEAN, TRAINING, UNIVERSAL
 from recbole_rawp.threats.threat import VARIANTS, Change, Context, Threat
@@ -25,7 +28,7 @@ class Replacement(Threat):
 
     scope: str = UNIVERSAL
     verb: ClassVar[str]  # what is done to the weights, for notes
-    measured: ClassVar[bool] = True  # whether it is noted how far they moved
+    wild: ClassVar[bool] = False  # whether weights may become anything: how far they moved then says nothing
 
     @abstractmethod
     def replaced(self, variant: str, level: float, weights: Weights, generator: torch.Generator) -> Weights:
@@ -46,16 +49,25 @@ class Replacement(Threat):
                 generator = torch.Generator().manual_seed(context.seed + draw)
                 values = self.replaced(variant, level, weights, generator)
                 run = partial(overlay, context.model, values)
-                yield Change(variant, level, run, {TRAINING: loss.mean(run)})
+                yield Change(variant, level, run, {TRAINING: self.loss_of(loss, run)})
                 whole, most = distances(weights, values)
                 moved.append(f"{self.named(variant, level)} {whole:.2g} ({most:.2g})")
         what = self.setting.what
-        if not self.measured:
+        if self.wild:
             return
         context.note(
             f"How far {self.verb} moves {what}, as a share of their norm (in brackets: the tensor that moves most, "
             f"as a share of its own): {', '.join(moved)}. An attack of equal norm has this radius."
         )
+
+    def loss_of(self, loss: AttackLoss, run: Callable[[], AbstractContextManager[None]]) -> float:
+        """Return the loss of the changed model; NaN where weights may be anything, and the loss refuses them."""
+        try:
+            return loss.mean(run)
+        except (RuntimeError, ValueError):
+            if not self.wild:
+                raise
+            return math.nan
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:

@@ -41,6 +41,12 @@ class Hardening(Callback):
         settings, state = trainer.settings.training, trainer.state
         weights, omega = chosen_weights(trainer.model, settings)
         trainer.logger.info(weight_table(trainer.model, weights, omega, settings.defense))
+        recipe = settings.recipe
+        if recipe.start == "free" and recipe.ascent_fraction < 1:
+            trainer.logger.warning(
+                f"rawp_ascent_fraction: {recipe.ascent_fraction:g} has no effect with rawp_start=free, which has no "
+                "ascent of its own. Leave it out, or set rawp_start=weights."
+            )
         kind = ActivationObjective if settings.target == "activations" else Objective
         self.objective = kind(trainer.model, weights, settings.recipe, omega=omega, generator=state.masks)
         state.memory = Memory()

@@ -185,11 +185,16 @@ def unrounded(trainer: Any) -> Iterator[None]:
 
 
 def noting_nan(evaluator: NotingEvaluator, collect: Any) -> Any:
-    """Return RecBole's `eval_batch_collect`, which tells the evaluator of scores that are NaN."""
+    """Return RecBole's `eval_batch_collect`, which tells the evaluator of scores that are NaN.
+
+    It gets numbers in their place, and, of labelled rows, in that of infinity: some metrics refuse these.
+    """
 
     def eval_batch_collect(scores: torch.Tensor, *rest: Any) -> None:
         """Look at the scores, and collect them."""
-        evaluator.nan = evaluator.nan or bool(scores.isnan().any())
-        collect(scores, *rest)
+        nan = bool(scores.isnan().any())
+        evaluator.nan = evaluator.nan or nan
+        refused = nan or (scores.dim() == 1 and not bool(scores.isfinite().all()))
+        collect(scores.nan_to_num() if refused else scores, *rest)
 
     return eval_batch_collect

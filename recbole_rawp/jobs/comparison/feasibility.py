@@ -102,7 +102,17 @@ def look(plan: Plan, grid: Grid, asked: Configs) -> None:
 
 
 def hindrance(config: RAWPConfig, network: nn.Module, data: Data) -> str:
-    """Return why this defense, or its attack, finds nothing to move in the model; nothing if it does."""
+    """Return why this defense, or its attack, finds nothing to move in the model; nothing if it does.
+
+    Raises:
+        InputError: for a suite that begins with a threat without an adversary, for the strongest attack ranks defenses.
+    """
+    first = config.settings.attack.threats[0]
+    if not first.setting.words.adversary:
+        raise InputError(
+            f"attack: a comparison ranks defenses by the strongest attack of its suite's first entry, and "
+            f"{first.variants[0]} is none. Put an attack first, or use `recbole-rawp attack` on each model."
+        )
     try:
         check_weights(config.settings, network)
         check_attack(config, network, data)

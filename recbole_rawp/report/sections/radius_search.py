@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_rawp.evaluation.records import FAILED, PASSED, Check
-from recbole_rawp.evaluation.self_checks import BUDGET
+from recbole_rawp.evaluation.self_checks import BUDGET, PLAIN_KEPT
 from recbole_rawp.files import whole
 from recbole_rawp.report import pictures
 from recbole_rawp.report.sections.section import section_of_run
@@ -42,7 +42,7 @@ def checks(trainer: Any) -> list[Check]:
     if search is None or search.chosen is None:
         return []
     kept, what = search.chosen.passed, f"valid {trainer.valid_metric} {search.chosen.score:.4f}"
-    detail = "" if kept else f"{what}, {search.needed:.4f} wanted"
+    detail = "" if kept else f"{what}, {search.needed:.4f} wanted" + f"; {PLAIN_KEPT}" * search.gave_up
     return [Check(trainer.defense, BUDGET, PASSED if kept else FAILED, detail)]
 
 
@@ -58,7 +58,7 @@ def outcome(search: RadiusSearch, metric: str) -> str:
     )
     if chosen.passed:
         return f"{words}: within the budget of {100 * search.budget:g} %."
-    end = "the plain model was kept, which is NOT hardened" if search.gave_up else "this one cost least"
+    end = PLAIN_KEPT if search.gave_up else "this one cost least"
     return f"{words}: **no radius kept the budget of {100 * search.budget:g} %**; {end}."
 
 

@@ -230,7 +230,7 @@ def give_up(trainer: Any) -> None:
     trainer.set_best(*trainer._valid_epoch(arguments.valid_data, arguments.show_progress))
     if arguments.saved:
         with called_plain(trainer.config):
-            trainer.save_as_best(search.chosen.epoch, trainer.best_valid_score)
+            trainer.save_as_best(trainer.state.plain_until - 1, trainer.best_valid_score)
 
 
 def with_found(settings: FineTuning, search: RadiusSearch, values: Mapping[str, Any]) -> FineTuning:

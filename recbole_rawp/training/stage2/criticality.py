@@ -59,8 +59,8 @@ class ModuleCriticality:
 
     @property
     def unused(self) -> bool:
-        """Whether the model ranks without the module: its worst change does not move the loss, but for rounding."""
-        return abs(self.relative_rise) <= ROUNDING
+        """Whether the model does without the module: its worst small change moves neither loss nor valid metric."""
+        return abs(self.relative_rise) <= ROUNDING and abs(self.drop or 0.0) <= ROUNDING
 
     def columns(self) -> dict[str, Any]:
         """Return what a table shows: the round first, and nothing that is None."""
