@@ -22,7 +22,7 @@ from tabulate import tabulate
 from recbole_rawp import attack_checkpoint, files
 from recbole_rawp.config.properties import name_of
 from recbole_rawp.host import checkpoint, environment
-from recbole_rawp.report.scores import CHANCE
+from recbole_rawp.report.scores import chance
 from results.build import fill
 
 CSV, PAGE = HERE / "production.csv", HERE / "production.md"
@@ -56,13 +56,8 @@ def run(folders: list[str]) -> None:
     files_of = (file for folder in folders for file in Path(folder).glob("*/model.pth"))
     for file in sorted(file for file in files_of if (file.parent / "records.csv").exists()):  # of finished runs
         config = checkpoint.read(file)["config"]
-        key = (config["model"], config["dataset"], name_of(config["defense"] or "none"), config["seed"])
-        known = rows()
-        if (
-            (known[["model", "dataset", "defense", "seed"]].astype(str) == [str(part) for part in key])
-            .all(axis=1)
-            .any()
-        ):
+        key = [config["model"], config["dataset"], name_of(config["defense"] or "none"), str(config["seed"])]
+        if (rows()[["model", "dataset", "defense", "seed"]].astype(str) == key).all(axis=1).any():
             continue
         with tempfile.TemporaryDirectory() as folder:
             given = {"attack": "production", "attack_radii": None, "attack_target": None, "show_progress": False}
@@ -84,7 +79,7 @@ def share(frame: pd.DataFrame, question: tuple[str, str, str, float]) -> str:
     clean = own[own["level"] == 0].set_index("seed")["value"]
     if not len(values):
         return ""
-    zero = CHANCE.get(frame["metric"].iloc[0], 0.0)
+    zero = chance(frame["metric"].iloc[0])
     kept = ((values - zero) / (clean - zero)).where(values.notna(), -1.0)
     if (kept == -1.0).any():
         return f"NaN in {(kept == -1.0).sum()} of {len(kept)}"

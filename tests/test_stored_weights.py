@@ -167,8 +167,6 @@ def test_a_draw_that_ends_the_model_is_the_worst_and_no_reason_to_distrust(neumf
     assert math.isnan(values["bit_errors_float32_worst"])
     statuses = {check.name: check.status for check in self_checks.verify(found, None, decimals=4)}
     assert statuses["all values are finite"] == "passed"
-    statuses = {check.name: check.status for check in self_checks.verify(found, None, decimals=4)}
-    assert statuses["all values are finite"] == "passed"
 
 
 # --- all of them

@@ -162,7 +162,7 @@ def percent(share: float) -> str:
 def shares_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the mean share that each variant leaves in the first setting, and `least_kept` of them."""
     kept = over_seeds(shares(by_threat(frame, metric), bigger=bigger, metric=metric))
-    return kept, least_kept(shares_of_tried(frame, metric, bigger=bigger))
+    return kept, least_kept(tried(kept, frame, metric))
 
 
 def shares_of_tried(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:

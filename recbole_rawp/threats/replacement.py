@@ -50,14 +50,17 @@ class Replacement(Threat):
                 values = self.replaced(variant, level, weights, generator)
                 run = partial(overlay, context.model, values)
                 yield Change(variant, level, run, {TRAINING: self.loss_of(loss, run)})
-                whole, most = distances(weights, values)
-                moved.append(f"{self.named(variant, level)} {whole:.2g} ({most:.2g})")
-        what = self.setting.what
-        if self.wild:
-            return
+                if not self.wild:
+                    whole, most = distances(weights, values)
+                    moved.append(f"{self.named(variant, level)} {whole:.2g} ({most:.2g})")
+        if moved:
+            self.tell(context, moved)
+
+    def tell(self, context: Context, moved: list[str]) -> None:
+        """Note how far the weights moved."""
         context.note(
-            f"How far {self.verb} moves {what}, as a share of their norm (in brackets: the tensor that moves most, "
-            f"as a share of its own): {', '.join(moved)}. An attack of equal norm has this radius."
+            f"How far {self.verb} moves {self.setting.what}, as a share of their norm (in brackets: the tensor that moves "
+            f"most, as a share of its own): {', '.join(moved)}. An attack of equal norm has this radius."
         )
 
     def loss_of(self, loss: AttackLoss, run: Callable[[], AbstractContextManager[None]]) -> float:

@@ -86,9 +86,9 @@ class RadiusSearching(Callback):
             )
         if not search.chosen.passed and trainer.settings.training.keep_plain:
             give_up(trainer)
-        elif not trainer.arguments.saved:
-            checkpoint.load_into(trainer.model, {"state_dict": trainer.state.best_weights})
-        if not search.gave_up:
+        else:
+            if not trainer.arguments.saved:
+                checkpoint.load_into(trainer.model, {"state_dict": trainer.state.best_weights})
             trainer.set_best(search.chosen.score, search.result)
         trainer.limit_loop(**search.limits)
 
