@@ -59,8 +59,8 @@ class Replacement(Threat):
     def tell(self, context: Context, moved: list[str]) -> None:
         """Note how far the weights moved."""
         context.note(
-            f"How far {self.verb} moves {self.setting.what}, as a share of their norm (in brackets: the tensor that moves "
-            f"most, as a share of its own): {', '.join(moved)}. An attack of equal norm has this radius."
+            f"How far {self.verb} moves {self.setting.what}, as a share of their norm (in brackets: the tensor "
+            f"that moves most, as a share of its own): {', '.join(moved)}. An attack of equal norm has this radius."
         )
 
     def loss_of(self, loss: AttackLoss, run: Callable[[], AbstractContextManager[None]]) -> float:
