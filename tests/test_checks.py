@@ -16,7 +16,7 @@ from tests.test_evaluation import outcome, threat, trained
 NAMES = {
     "finite": "all values are finite",
     "gradient": "the attack has a gradient",
-    "noise": "the attack raises the loss more than noise of the same norm",
+    "noise": "the attack raises the loss more than its control",
     "steps": "more steps are no weaker than one",
     "grows": "the loss grows with the radius",
     "cache": "scores follow the weights (no stale cache)",

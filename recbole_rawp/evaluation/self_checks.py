@@ -63,7 +63,7 @@ def verify(
     cases = {
         "all values are finite": finite(records, threats),
         "the attack has a gradient": over(threats, has_gradient) + still,
-        "the attack raises the loss more than noise of the same norm": over(threats, beats_noise),
+        "the attack raises the loss more than its control": over(threats, beats_noise),
         "no search without gradients is stronger": over(threats, black_box_is_weaker),
         "more steps are no weaker than one": over(threats, steps_help),
         "the loss grows with the radius": over(threats, grows),

@@ -66,7 +66,7 @@ def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFra
     first = next((level for level in levels if worst[level] < HALF), None)
     level = levels[-1] if first is None else first
     control = control_of(kept, name)
-    noise = f"; noise of the same norm leaves {percent(kept.loc[(name, control), level])}" if control else ""
+    noise = f"; {setting.words.control} leaves {percent(kept.loc[(name, control), level])}" if control else ""
     strongest = f"the worst of {', '.join(variants)}" if len(variants) > 1 else variants[0]
     under = f"under {strongest}"
     if first is None:

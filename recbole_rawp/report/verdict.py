@@ -21,7 +21,7 @@ from recbole_rawp.report.scores import (
     telling_level,
     variant_title,
 )
-from recbole_rawp.threats.setting import CLEAN
+from recbole_rawp.threats.setting import CLEAN, Setting
 
 GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 FEW = 4  # models that one sentence can hold
@@ -48,23 +48,29 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     if level is None or not all((name, variant) in kept.index for name in worst.index for variant in variants):
         noun = settings_of(frame)[0].words.noun
         return f"No attack was tried on all of the {len(worst)} models at one {noun}: nothing compares."
-    parts = [kept_by(name, wide, kept, worst, level, metric) for name in spoken(worst[level])]
-    ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     setting = settings_of(frame)[0]
+    parts = [
+        kept_by(n, wide, worst[level], metric) + left_by_control(n, kept, level, setting) for n in spoken(worst[level])
+    ]
+    ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     chosen = f" Of the {setting.words.nouns} tried the models differ most at this one." * (len(worst) > 1)
     said = f"When {setting.words.happens(setting, level, attackers(variants))}, {ends}{'; '.join(parts)}."
     return said + chosen + gain(worst[level])
 
 
-def kept_by(name: str, wide: pd.DataFrame, kept: pd.DataFrame, worst: pd.DataFrame, level: float, metric: str) -> str:
-    """Return what one model keeps, and what noise leaves of it."""
+def kept_by(name: str, wide: pd.DataFrame, worst: pd.Series, metric: str) -> str:
+    """Return what one model keeps of its score."""
     clean = wide.loc[name][CLEAN].mean()
     above = f", counted from {chance(metric)}" * (chance(metric) > 0)
-    words = f"**{label(name)}** keeps {percent(worst.loc[name, level])} of its {metric.upper()} of {clean:.4f}{above}"
+    return f"**{label(name)}** keeps {percent(worst[name])} of its {metric.upper()} of {clean:.4f}{above}"
+
+
+def left_by_control(name: str, kept: pd.DataFrame, level: float, setting: Setting) -> str:
+    """Return what an innocent change of the same size leaves, in brackets; nothing where none was tried."""
     control = control_of(kept, name)
     if control is None:
-        return words
-    return f"{words} (noise of the same norm leaves {percent(kept.loc[(name, control), level])})"
+        return ""
+    return f" ({setting.words.control} leaves {percent(kept.loc[(name, control), level])})"
 
 
 def gain(worst: pd.Series) -> str:

@@ -10,6 +10,7 @@ from typing import ClassVar
 CLEAN = 0.0  # the level of the model as it is
 UNIVERSAL, PER_USER = "universal", "per_user"
 TRAINING, RANKING = "training", "ranking"  # the losses that an attack can climb
+LOSSES, WORST = (TRAINING, RANKING), "worst"  # each of them by itself, and what an option calls that
 TARGETS = {
     "": "hidden weights",
     "hidden": "hidden weights",
@@ -63,7 +64,7 @@ class Setting:
 
     def at(self, level: float) -> str:
         """Return one level in words: `radius 0.1`."""
-        return f"{self.words.noun} {level:g}"
+        return self.words.at(level)
 
 
 SETTING = tuple(field.name for field in fields(Setting))
@@ -74,6 +75,7 @@ class Words:
 
     Attributes:
         noun, nouns: what a level is called before its number, and several of them.
+        control: what an innocent change of the same size is.
         adversary: whether somebody looks for the worst change, so that the worst of the variants counts; else each
             variant is a question of its own.
         logarithmic: whether levels span orders of magnitude.
@@ -82,6 +84,7 @@ class Words:
 
     noun: ClassVar[str] = "level"
     nouns: ClassVar[str] = "levels"
+    control: ClassVar[str] = "noise of the same norm"
     adversary: ClassVar[bool] = True
     logarithmic: ClassVar[bool] = False
     step: ClassVar[float] = 1e-4
@@ -101,6 +104,10 @@ class Words:
     def axis(self, setting: Setting) -> str:
         """Return what the level is, for axes and below tables."""
         return setting.unit
+
+    def at(self, level: float) -> str:
+        """Return a level in words."""
+        return f"{self.noun} {level:g}"
 
     def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what happens to the model at a level, as a clause after 'When'; `variants` do it."""

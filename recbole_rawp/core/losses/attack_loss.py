@@ -80,9 +80,13 @@ class AttackLoss:
 
     def mean(self, run: Callable[[], AbstractContextManager[None]]) -> float:
         """Return the mean loss over the batches of the model that `run` enters."""
+        return self.means(run)[0]
+
+    def means(self, run: Callable[[], AbstractContextManager[None]]) -> tuple[float, float]:
+        """Return that, and the mean of what is climbed for it, which tells changes apart that leave every rank."""
         with torch.no_grad():
-            losses = [judged(loss).value for loss in self._losses(run)]
-        return sum(losses) / len(losses)
+            losses = [judged(loss) for loss in self._losses(run)]
+        return tuple(sum(column) / len(losses) for column in zip(*((one.value, float(one.climbed)) for one in losses)))
 
     def gradient(self, delta: Weights | None) -> Weights:
         """Return the gradient at w + delta by the weights in delta, summed over the batches."""

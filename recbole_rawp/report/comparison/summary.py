@@ -159,8 +159,8 @@ def key(group: ModelOnData) -> str:
     return (
         f"Means ± standard deviations over seeds, brackets: 95 % interval of the mean (Student's t). Attacked: "
         f"{group.rows['attacked'].iloc[0]}, at each {group.noun} by the attack that is the strongest on each "
-        f"run. {group.noun.capitalize()}: {group.rows['axis'].iloc[0]}. Noise: of the same norm, the "
-        "control. Time: of training, as a multiple of plain's with the same seed. Each seed's values: `runs.csv`; "
+        f"run. {group.noun.capitalize()}: {group.rows['axis'].iloc[0]}. Noise: the control, a random change of the "
+        "same size. Time: of training, as a multiple of plain's with the same seed. Each seed's values: `runs.csv`; "
         "unrounded means, deviations and intervals: `comparison.csv`; for LaTeX: `table.tex`."
     )
 

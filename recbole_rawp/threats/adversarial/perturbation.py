@@ -11,17 +11,14 @@ from torch import Tensor
 
 from recbole_rawp.core.ball import Ball, Weights
 from recbole_rawp.core.losses.attack_loss import AttackLoss
-from recbole_rawp.errors import InputError
 from recbole_rawp.threats.adversarial.activations import ActivationLoss
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.per_user.batch import Attacks, Key, attacked
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
-from recbole_rawp.threats.adversarial.search import Search, look_at_gradient, unsettled
+from recbole_rawp.threats.adversarial.search import Search, losses_of, unsettled
 from recbole_rawp.threats.adversarial.words import PerturbationWords
-from recbole_rawp.threats.setting import CLEAN, PER_USER, RANKING, TRAINING, UNIVERSAL, Setting, target_name
+from recbole_rawp.threats.setting import CLEAN, LOSSES, PER_USER, TRAINING, UNIVERSAL, WORST, Setting, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
-
-LOSSES, WORST = (TRAINING, RANKING), "worst"  # all of them, each by itself; and what an option calls that
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Perturbation(Threat):
 
         Methods that can start anywhere come last: they go on from what breaks a twin.
         """
-        losses = self._losses(context)
+        losses = losses_of(self, partial(self._loss, context), context)
         clean = {name: loss.value({}) for name, loss in losses.items()}
         carried: list[dict[float, Weights]] = []
         for variant in sorted(self.variants, key=lambda name: METHODS[name].warm):
@@ -152,24 +149,6 @@ class Perturbation(Threat):
         """Return what the engines per user need to know."""
         keys = [(variant, radius) for variant in self.variants for radius in self.levels[1:]]
         return Attacks(keys, self.granularity, self.relative, self.iterations, self.restarts)
-
-    def _losses(self, context: Context) -> dict[str, AttackLoss]:
-        """Return the attacked losses by name; their gradients at the weights serve all threats to the same target.
-
-        Raises:
-            InputError: if the only one cannot be had; of several it is noted.
-        """
-        found: dict[str, AttackLoss] = {}
-        for name in self.losses:
-            try:
-                found[name] = self._loss(context, name)
-            except InputError as error:
-                if len(self.losses) == 1:
-                    raise
-                context.note(f"The {name} loss was not attacked: {error}")
-                continue
-            look_at_gradient(found[name], self.target, f"{self.name} {name}", name, context)
-        return found
 
     def _loss(self, context: Context, name: str) -> AttackLoss:
         if self.target == "activations" and (self.target, name) not in context.losses:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from recbole_rawp.core.ball import Ball, Weights, normalize
 from recbole_rawp.core.losses.attack_loss import AttackLoss
+from recbole_rawp.errors import InputError
 from recbole_rawp.threats.adversarial.method import Found, Method, Objective
-from recbole_rawp.threats.threat import Context
+from recbole_rawp.threats.threat import Context, Threat
 
 RESTART = 7919  # between the seeds of two random starts
 SETTLED = 0.5  # share of what a search gained that it must still have at its end
@@ -119,6 +120,25 @@ def unsettled(found: Found, clean: float) -> bool:
     """Tell whether a search had lost much of its gain at its end: its steps are too long, or its loss jumps."""
     gained, left = float(found.value) - clean, float(found.last) - clean
     return gained > 0 and (math.isnan(left) or left < SETTLED * gained)
+
+
+def losses_of(threat: Threat, loss_of: Callable[[str], AttackLoss], context: Context) -> dict[str, AttackLoss]:
+    """Return the losses that a threat climbs, by name; their gradients at the weights serve all on the same target.
+
+    Raises:
+        InputError: if the only one cannot be had; of several it is noted.
+    """
+    found: dict[str, AttackLoss] = {}
+    for name in threat.losses:
+        try:
+            found[name] = loss_of(name)
+        except InputError as error:
+            if len(threat.losses) == 1:
+                raise
+            context.note(f"The {name} loss was not attacked: {error}")
+            continue
+        look_at_gradient(found[name], threat.target, f"{threat.name} {name}", name, context)
+    return found
 
 
 def look_at_gradient(loss: AttackLoss, target: Any, threat: str, name: str, context: Context) -> None:
