@@ -21,8 +21,8 @@ from tabulate import tabulate
 
 from recbole_rawp import attack_checkpoint, files
 from recbole_rawp.config.properties import name_of
+from recbole_rawp.evaluation.kept import chance
 from recbole_rawp.host import checkpoint, environment
-from recbole_rawp.report.scores import chance
 from results.build import fill
 
 CSV, PAGE = HERE / "production.csv", HERE / "production.md"

@@ -18,7 +18,7 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.report.bearing import bearing
 from recbole_rawp.report.pictures import draw
 from recbole_rawp.report.verdict import verdict
-from recbole_rawp.threats.bit_errors import STORED, BitErrors, flipped
+from recbole_rawp.threats.bit_errors import BURST, FAULTS, STORED, BitErrors, bits_hit
 from recbole_rawp.threats.pruning import PRUNED, Pruning
 from recbole_rawp.threats.quantization import BITS, FORMATS, Quantization
 from tests.test_evaluation import outcome, trained
@@ -127,13 +127,26 @@ def test_bits_flip_at_the_rate_each_once_and_flip_back(form):
     info, random = torch.iinfo(form), np.random.default_rng(0)
     stored = torch.randint(info.min, info.max, (20000,), dtype=form, generator=torch.Generator().manual_seed(1))
     width, rate = 8 * stored.element_size(), 1e-3
-    changed = flipped(stored, rate, random)
-    bits = (stored ^ changed).to(torch.int64) & ((1 << width) - 1)
+    bits = bits_hit(stored, rate, random).to(torch.int64) & ((1 << width) - 1)
     places = torch.stack([(bits >> bit) & 1 for bit in range(width)])
     expected = rate * 20000 * width
     assert abs(int(places.sum()) - expected) < 5 * math.sqrt(expected)
     assert (places.sum(1) > 0).all(), "every bit can flip, the sign too"
-    assert torch.equal(flipped(stored, 1.0, random), ~stored) and torch.equal(flipped(stored, 1e-300, random), stored)
+    assert bits_hit(stored, 1.0, random).eq(-1).all() and bits_hit(stored, 1e-300, random).eq(0).all()
+
+
+def test_bursts_hit_neighbours_and_stuck_bits_have_one_value():
+    stored = torch.randint(-128, 128, (4000,), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    hit = bits_hit(stored, 1e-3, np.random.default_rng(0), burst=BURST)
+    bits = np.unpackbits(hit.numpy().view(np.uint8), bitorder="little")
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], bits, [0]])))
+    runs = edges[1::2] - edges[::2]
+    assert len(runs) > 10 and min(runs[:-1]) >= BURST and abs(int(bits.sum()) - 32 * BURST) < 5 * 6 * BURST
+    effects = {name: fault[2](stored, hit) for name, fault in FAULTS.items()}
+    assert (effects["stuck_at_0"] & hit).eq(0).all() and (effects["stuck_at_1"] & hit).eq(hit).all()
+    for after in effects.values():
+        assert torch.equal(after & ~hit, stored & ~hit), "bits that were not hit stay"
+    assert torch.equal(effects["bit_errors"] ^ hit, stored)
 
 
 def test_without_a_flip_each_form_is_the_format():
@@ -152,7 +165,8 @@ def test_of_several_draws_the_middle_and_the_worst_are_recorded_and_all_are_note
     trainer, data = neumf
     found = outcome(trainer, data, BitErrors(("bit_errors_int8",), "all", (0.0, 0.01), draws=5))
     at = {(r.threat, r.level): r.value for r in found.records if r.metric == "mrr@10"}
-    (note,) = [note for note in found.notes if "of each draw" in note]
+    (note,) = [note for note in found.notes if "of each: " in note]
+    assert ": lost in 0 of 5 draws; mrr@10 of each: " in note
     values = [float(value) for value in note.rpartition(": ")[2].rstrip(".").split()]
     assert values == sorted(values) and len(values) == 5
     assert at["bit_errors_int8", 0.01] == pytest.approx(values[2], abs=1e-4)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation.draws import drawn
 from recbole_rawp.evaluation.each_user import EachUser
 from recbole_rawp.evaluation.records import LOSS, Condition, Record, Subject
 from recbole_rawp.evaluation.universal import Universal
@@ -23,7 +22,7 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.habits import habits, ranked_users
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, measuring
-from recbole_rawp.threats.setting import CLEAN, PER_USER, RANKING, TRAINING, UNIVERSAL
+from recbole_rawp.threats.setting import PER_USER, RANKING, TRAINING, UNIVERSAL
 from recbole_rawp.threats.threat import Threat
 
 
@@ -183,26 +182,6 @@ def measure(threat: Threat, side: Universal | EachUser, outcome: Outcome, bar: t
             raise
         outcome.notes.append(f"Passed over: {error}")
         bar.total -= points(threat)
-
-
-def drawn(found: Iterable[Measurement], threat: Threat, trainer: Any, notes: list[str]) -> Iterator[Measurement]:
-    """Yield of the draws of each variant and level the one in the middle, and the worst as a variant of its own.
-
-    By the valid metric, the upper middle of an even number; all values are noted.
-    """
-    metric, sign = trainer.valid_metric, 1 if trainer.valid_metric_bigger else -1
-    for (variant, level), group in groupby(found, lambda one: (one.variant, one.level)):
-        draws = sorted(group, key=lambda one: sign * worst_if_nan(one.measured.metrics.get(metric, 0.0), sign))
-        yield draws[len(draws) // 2]
-        yield replace(draws[0], variant=f"{variant}_worst")
-        if level != CLEAN:
-            values = " ".join(f"{one.measured.metrics.get(metric, math.nan):.4f}" for one in draws)
-            notes.append(f"{variant} on {threat.setting.what} at {level:g}, {metric} of each draw: {values}.")
-
-
-def worst_if_nan(value: float, sign: int) -> float:
-    """Return a metric as draws are sorted by: NaN is the worst."""
-    return -sign * math.inf if math.isnan(value) else value
 
 
 def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_rawp.evaluation.kept import HALF
 from recbole_rawp.evaluation.records import FAILED
 from recbole_rawp.evaluation.self_checks import BUDGET, PLAIN_KEPT, UNDERTRAINED
 from recbole_rawp.evaluation.statistics import interval
@@ -29,7 +30,6 @@ from recbole_rawp.report.scores import (
 )
 from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
 
-HALF = 0.5  # of the score: a model that keeps less is fragile
 WHOLE = 0.995  # rounds to all of it
 BOUGHT = 0.02  # share of the score: less than that more is nothing bought
 

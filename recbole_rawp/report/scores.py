@@ -8,13 +8,13 @@ import re
 import numpy as np
 import pandas as pd
 
+from recbole_rawp.evaluation.kept import chance
 from recbole_rawp.evaluation.records import LOSS
 from recbole_rawp.threats.setting import CLEAN, SETTING, Setting
 from recbole_rawp.threats.threat import VARIANTS
 
 BEFORE, AFTER = " before repair", " repaired"
 LABELS = {"none": "plain"}
-CHANCE = {"auc": 0.5, "gauc": 0.5}  # what a random ranking scores, where that is far from 0
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
@@ -137,11 +137,6 @@ def shares(wide: pd.DataFrame, *, bigger: bool, metric: str = "") -> pd.DataFram
         return (1 / wide.div(wide[CLEAN], axis=0)).where(wide > 0)
     above = wide - chance(metric)
     return above.div(above[CLEAN], axis=0).where(above[CLEAN] > 0)
-
-
-def chance(metric: str) -> float:
-    """Return what a random ranking scores."""
-    return CHANCE.get(metric.partition("@")[0].lower(), 0.0)
 
 
 def meaning(metric: str, *, bigger: bool) -> str:

@@ -1,6 +1,7 @@
 """Bits of stored weights that flip at random, as in memory at low voltage or damaged files (Stutz et al., MLSys 2021).
 
-Each bit of a weight flips with probability p, independently of all others. Weights are stored as float32, as bfloat16,
+Each bit of a weight is hit with probability p, independently of all others: it flips, it is stuck at 0 or at 1, or it
+is the first of a burst, `BURST` neighbours that flip together. Weights are stored as float32, as bfloat16,
 or as int8 in two's complement on a symmetric grid for each row (`quantization`), whose steps are stored safely. In
 floating point one flip of an exponent bit can make a weight 10^38; the metric is then that of whatever ranking is left.
 """
@@ -42,20 +43,31 @@ def in_int8(weight: Tensor, flip: Flip) -> Tensor:
     return flip(stored.to(torch.int8).flatten()).reshape(weight.shape).to(weight.dtype) * step
 
 
+BURST = 8  # bits
 STORED = {"float32": in_float32, "bf16": in_bf16, "int8": in_int8}
-TITLES = {"float32": "bit errors in float32", "bf16": "bit errors in bfloat16", "int8": "bit errors in int8"}
+FAULTS: dict[str, tuple[str, int, Callable[[Tensor, Tensor], Tensor]]] = {  # title, bits hit together, effect
+    "bit_errors": ("bit errors", 1, torch.bitwise_xor),
+    "bit_bursts": (f"bursts of {BURST} bit errors", BURST, torch.bitwise_xor),
+    "stuck_at_0": ("bits stuck at 0", 1, lambda stored, hit: stored & ~hit),
+    "stuck_at_1": ("bits stuck at 1", 1, torch.bitwise_or),
+}
+ERRORS = {f"{fault}_{form}": (fault, form) for fault in FAULTS for form in STORED}
 
 
-def flipped(stored: Tensor, rate: float, random: np.random.Generator) -> Tensor:
-    """Return integers [n] in which each bit was flipped with probability `rate`."""
+def bits_hit(stored: Tensor, rate: float, random: np.random.Generator, *, burst: int = 1) -> Tensor:
+    """Return integers [n] like those stored, in which the bits that are hit are 1.
+
+    Each bit is the first of `burst` neighbours with probability `rate`; the last ones may be cut off.
+    """
     width = 8 * stored.element_size()
     bits = stored.numel() * width
-    places = torch.from_numpy(random.choice(bits, size=random.binomial(bits, rate), replace=False, shuffle=False))
-    entry, bit = places // width, places % width
+    first = random.choice(bits, size=random.binomial(bits, rate), replace=False, shuffle=False)
+    places = np.unique(first[:, None] + np.arange(burst))
+    entry, bit = (torch.from_numpy(part) for part in divmod(places[places < bits], width))
     mask = torch.zeros(stored.shape, dtype=torch.int64)
-    mask.index_add_(0, entry, 1 << bit)  # no bit is drawn twice: adding is setting
+    mask.index_add_(0, entry, 1 << bit)  # no bit is there twice: adding is setting
     signed = torch.where(mask >= 1 << (width - 1), mask - (1 << width), mask)  # two's complement of the same bits
-    return stored ^ signed.to(stored.dtype).to(stored.device)
+    return signed.to(stored.dtype).to(stored.device)
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,14 @@ class BitErrors(Replacement):
     def replaced(self, variant: str, level: float, weights: Weights, generator: torch.Generator) -> Weights:
         """Return the weights with errors in their bits."""
         random = np.random.default_rng(generator.initial_seed())
-        form = STORED[variant.removeprefix("bit_errors_")]
-        return {name: form(weight, lambda bits: flipped(bits, level, random)) for name, weight in weights.items()}
+        fault, form = ERRORS[variant]
+        _, burst, effect = FAULTS[fault]
+
+        def broken(stored: Tensor) -> Tensor:
+            """Return what is stored after the errors."""
+            return effect(stored, bits_hit(stored, level, random, burst=burst))
+
+        return {name: STORED[form](weight, broken) for name, weight in weights.items()}
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
@@ -121,16 +139,19 @@ class BitErrorWords(Words):
 
     def axis(self, setting: Setting) -> str:
         """Return what the level is."""
-        return "chance of each bit to flip"
+        return "chance of each bit to be hit"
 
     def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what happens to the model at a rate."""
-        return f"each bit of {setting.what} flips with a chance of {level:g} ({variants})"
+        return f"each bit of {setting.what} is hit with a chance of {level:g} ({variants})"
 
 
+TITLES = {
+    name: f"{FAULTS[fault][0]} in {'bfloat16' if form == 'bf16' else form}" for name, (fault, form) in ERRORS.items()
+}
 register(
     BitErrors,
-    {f"bit_errors_{form}": Variant(title) for form, title in TITLES.items()}
-    | {f"bit_errors_{form}_worst": Variant(f"the worst draw of {title}") for form, title in TITLES.items()},
+    {name: Variant(title) for name, title in TITLES.items()}
+    | {f"{name}_worst": Variant(f"the worst draw of {title}") for name, title in TITLES.items()},
     {"bit error rate": BitErrorWords()},
 )
