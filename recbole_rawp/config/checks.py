@@ -10,7 +10,7 @@ from typing import Any
 from recbole_rawp.config.command_line import COMMAND_LINE_ONLY
 from recbole_rawp.config.option import Option
 from recbole_rawp.config.recbole_options import UNLISTED
-from recbole_rawp.config.schema import OPTIONS, PREFIXES, no_such
+from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES, no_such
 from recbole_rawp.errors import InputError, suggestion
 
 logger = logging.getLogger()
@@ -34,6 +34,11 @@ def check_values(values: Mapping[str, Any]) -> None:
             "rawp_start: 'free', as rawp_ft has it, takes no step of its own. With rawp_direction=noise or several "
             "rawp_steps set rawp_start=weights."
         )
+    if values.get("rawp_perturbation", "ball") != "ball" and values.get("rawp_radius") == AUTO:
+        raise InputError(
+            f"rawp_perturbation: {values['rawp_perturbation']!r} has no radius to be found, and rawp_radius is auto, "
+            "as rawp_ft has it. Set a defense such as randbet or rawp_ft_reference, or rawp_radius=0.1."
+        )
     if values.get("rawp_target") == "activations":
         _check_activations(values)
 
@@ -45,6 +50,8 @@ def _check_activations(values: Mapping[str, Any]) -> None:
         "rawp_direction": ("gradient", "noise"),
         "rawp_ascent_fraction": (1,),
         "rawp_start": ("weights",),
+        "rawp_perturbation": ("ball",),
+        "rawp_weight_clip": (None,),
     }
     for key, known in possible.items():
         if values[key] not in known:

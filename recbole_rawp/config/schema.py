@@ -19,6 +19,7 @@ from recbole_rawp.config.option import (
     SHARE,
     SUITE,
     TIMES,
+    WORD,
     Option,
     Section,
     list_of,
@@ -44,8 +45,8 @@ TARGET = "hidden | embeddings | all | activations | patterns"
 SECTIONS = (
     Section("Defense", (
         Option("defense", NAME_OR_FILE, "rawp_ft",
-               "A file of properties/defense: none, noise, apr, rat, awp, sam, asam, rawp, rawp_ft, rawp_reference, "
-               "rawp_ft_reference; or a YAML file of your own."),
+               "A file of properties/defense: none, noise, apr, rat, awp, sam, asam, randbet, clipping, "
+               "rounding_noise, rawp, rawp_ft, rawp_reference, rawp_ft_reference; or a YAML file of your own."),
     )),
     Section("Stage 1: adversarial training with random, weighted perturbations of weights", (
         Option("rawp_radius", or_word(AUTO, POSITIVE), 0.1,
@@ -75,6 +76,13 @@ SECTIONS = (
                "Share of each batch that the ascent uses: every round(1 / share)-th row.", "share of the batch"),
         Option("rawp_clean_weight", NOT_NEGATIVE, 0.0, "Weight of L(w)."),
         Option("rawp_adversarial_weight", POSITIVE, 1.0, "Weight of L(w + delta)."),
+        Option("rawp_perturbation", WORD, "ball",
+               "What the loss is taken at: ball, the worst point within rawp_radius; a change of stored weights, such "
+               "as bit_errors_int8, int4, int4_noise, pruning (docs/production.md); or none."),
+        Option("rawp_perturbation_level", or_null(SHARE), None,
+               "Rate of bit errors, or share that is pruned; null: what has no levels.", "rate or share"),
+        Option("rawp_weight_clip", or_null(POSITIVE), None,
+               "Bound of the size of each perturbed weight, kept after each step; null: none.", "size of a weight"),
         Option("rawp_warmup_epochs", TIMES, 0,
                "Epochs of plain training first; none of their models is kept as the best one.", "epochs"),
         Option("rawp_pretraining", BOOL, False,
@@ -89,6 +97,9 @@ SECTIONS = (
                "Steps of projected gradient ascent, each over attack_batches batches.", "steps"),
         Option("criticality_every", COUNT, 5,
                "Epochs between two measurements for rawp_layer_weights: criticality.", "epochs"),
+        Option("criticality_threats", or_null(SUITE), None,
+               "A suite that rank tries on each module by itself, such as modules: does criticality tell what is "
+               "vulnerable? Null: none."),
     )),
     Section("Stage 2: adversarial fine-tuning of the least robust module", (
         Option("ft_rounds", TIMES, 0,
@@ -160,7 +171,9 @@ SECTIONS = (
 OPTIONS = {option.name: option for section in SECTIONS for option in section.options}
 # What the file of a defense may set: how a model is trained, not how it is measured nor where it goes.
 OF_A_DEFENSE = tuple(
-    name for name in OPTIONS if name not in ("defense", "rawp_output_dir") and not name.startswith("attack")
+    name
+    for name in OPTIONS
+    if name not in ("defense", "rawp_output_dir", "criticality_threats") and not name.startswith("attack")
 )
 
 

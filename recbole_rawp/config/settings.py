@@ -13,8 +13,10 @@ from recbole_rawp.config.command_line import ALIASES
 from recbole_rawp.config.properties import defaults, name_of
 from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES
 from recbole_rawp.config.suites import check_listed, threats
-from recbole_rawp.core.objective import Recipe
+from recbole_rawp.core.objective import Change, Recipe
 from recbole_rawp.core.selection import among_weights
+from recbole_rawp.errors import InputError
+from recbole_rawp.threats.replacement import trainable
 from recbole_rawp.threats.threat import Threat
 
 if TYPE_CHECKING:
@@ -124,9 +126,17 @@ class Settings:
         Raises:
             InputError: if it cannot be read.
         """
-        v = self.values
-        names = ("batches", "users", "negatives", "candidates")
-        return Attack(threats(v), **{name: v[f"attack_{name}"] for name in names})
+        return attack_of(self.values)
+
+    @property
+    def attack_on_modules(self) -> Attack | None:
+        """What each module is tried with by itself; None if with nothing.
+
+        Raises:
+            InputError: if the suite cannot be read.
+        """
+        suite = self.values["criticality_threats"]
+        return attack_of({**self.values, "attack": suite}) if suite else None
 
     @property
     def repairs_at(self) -> str:
@@ -171,6 +181,12 @@ def made(values: Mapping[str, Any]) -> Settings:
     return Settings(values, _training(values), _fine_tuning(values))
 
 
+def attack_of(values: Mapping[str, Any]) -> Attack:
+    """Return the evaluation under attack that the values say."""
+    names = ("batches", "users", "negatives", "candidates")
+    return Attack(threats(values), **{name: values[f"attack_{name}"] for name in names})
+
+
 def _training(v: Mapping[str, Any]) -> Training:
     return Training(
         name_of(v["defense"]),
@@ -198,6 +214,8 @@ def _fine_tuning(v: Mapping[str, Any]) -> FineTuning:
             steps=v["ft_steps"] or v["rawp_steps"],
             start="weights",  # free would take none of these steps
             mask_probability=1.0,
+            perturbs=True,
+            change=None,
         ),
         criticality=_criticality(v),
         attack_users=v["attack_users"],
@@ -219,7 +237,22 @@ def _recipe(v: Mapping[str, Any]) -> Recipe:
         ascent_fraction=v["rawp_ascent_fraction"],
         clean_weight=v["rawp_clean_weight"],
         adversarial_weight=v["rawp_adversarial_weight"],
+        perturbs=v["rawp_perturbation"] != "none",
+        change=_change(v),
+        weight_clip=v["rawp_weight_clip"],
     )
+
+
+def _change(v: Mapping[str, Any]) -> Change | None:
+    """Return what takes the place of weights in training on a threat; None in training on a ball, or on nothing."""
+    name, level = v["rawp_perturbation"], v["rawp_perturbation_level"]
+    if name not in ("ball", "none"):
+        return trainable(name, level)
+    if level is not None:
+        raise InputError(
+            f"rawp_perturbation_level: {level!r}, but rawp_perturbation is {name!r}, which has none. Leave it out."
+        )
+    return None
 
 
 def _radius(v: Mapping[str, Any], unknown: float = START) -> float:

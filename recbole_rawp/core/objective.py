@@ -17,10 +17,18 @@ from recbole_rawp.core.gradients import Loss, LossFunction, combine, gradients, 
 from recbole_rawp.core.overlay import overlay
 from recbole_rawp.core.selection import draw_mask
 
+Change = Callable[[Weights, torch.Generator], Weights]
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to perturb, and how to weigh the two losses. Options and ranges: `properties/rawp.yaml`."""
+    """How to perturb, and how to weigh the two losses. Options and ranges: `properties/rawp.yaml`.
+
+    Attributes:
+        perturbs: whether it does at all.
+        change: weights, a generator -> what takes their place, in training on a threat; None: a point of the ball.
+        weight_clip: bound of each weight's size after each step; None for none.
+    """
 
     radius: float
     radius_jitter: float = 0.0
@@ -34,15 +42,19 @@ class Recipe:
     ascent_fraction: float = 1.0
     clean_weight: float = 0.0
     adversarial_weight: float = 1.0
+    perturbs: bool = True
+    change: Change | None = None
+    weight_clip: float | None = None
 
 
 class Objective:
     """The hardened loss of one model; call it in place of the model's own loss function.
 
     Per epoch (`draw`) or per batch: T ~ U(1 - jitter, 1 + jitter) and masks m_l ~ Bernoulli(p). Per batch, `ascend`
-    finds delta with ||delta_l|| = radius * T * m_l * omega_l * ||w_l||. All passes over a batch see the same random
-    numbers (one dropout mask), and only one of them moves BatchNorm statistics, counters and generators: the pass
-    at w where clean_weight > 0, else the pass at w + delta.
+    finds delta with ||delta_l|| = radius * T * m_l * omega_l * ||w_l||; in training on a threat, delta_l is
+    m_l (w'_l - w_l), where w' is what the threat makes of w. The gradient goes straight through. All passes over a
+    batch see the same random numbers (one dropout mask), and only one of them moves BatchNorm statistics, counters and
+    generators: the pass at w where clean_weight > 0, else the pass at w + delta.
 
     Attributes:
         mask: name -> whether the tensor is perturbed until the next draw.
@@ -93,10 +105,21 @@ class Objective:
 
     def begin(self) -> Weights:
         """Count a batch and return the weights that are not masked in it."""
+        self.clip()
         self.batches += 1
         if self.recipe.mask_every == "batch":
             self.draw()
+        if not self.recipe.perturbs:
+            return {}
         return {name: weight for name, weight in self.weights.items() if self.mask[name]}
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Bring weights that the last step took beyond `weight_clip` back to it."""
+        bound = self.recipe.weight_clip
+        if bound is not None:
+            for weight in self.weights.values():
+                weight.clamp_(-bound, bound)
 
     def both(self, loss_function: LossFunction, batch: Any, weights: Weights) -> Loss:
         """Return the weighted sum of L(w) and L(w + delta); L(w) also serves as the first ascent pass."""
@@ -119,7 +142,9 @@ class Objective:
         """Return delta for the unmasked `weights`, and count its norms."""
         recipe = self.recipe
         ball = self.bound(weights, recipe.radius * self.stretch)
-        if recipe.start == "free" and self.memory.uphill:
+        if recipe.change is not None:
+            delta = self.changed(recipe.change, weights)
+        elif recipe.start == "free" and self.memory.uphill:
             delta = follow(self.memory, weights, ball)
         else:
             delta = ascend(
@@ -138,6 +163,13 @@ class Objective:
             entry = self.norms.setdefault(name, [0.0, 0])
             entry[:] = entry[0] + norm, entry[1] + 1
         return delta
+
+    @torch.no_grad()
+    def changed(self, change: Change, weights: Weights) -> Weights:
+        """Return w' - w, drawn anew."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        values = change({n: w.detach() for n, w in weights.items()}, torch.Generator().manual_seed(seed))
+        return {name: value - weights[name] for name, value in values.items()}
 
     def bound(self, weights: Weights, radius: float) -> Ball:
         """Return the ball around `weights`."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_rawp.config.settings import Attack
+from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation.vulnerability import by_module
 from recbole_rawp.host import checkpoint
-from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import settings_of
 from recbole_rawp.jobs.trainers import check_weights, make_trainer, ready
+from recbole_rawp.report import vulnerability
 from recbole_rawp.report.sections import stage2
+from recbole_rawp.threats.setting import UNIVERSAL
 from recbole_rawp.training.stage2 import criticality
 
 
@@ -25,7 +30,8 @@ def rank_checkpoint(
     """Rank the modules of the model in a RecBole checkpoint by criticality.
 
     Returns:
-        `rows` (see `criticality.rank`), `table` (Markdown) and `output_dir`, which holds criticality.csv and .png.
+        `rows` (see `criticality.rank`), `table` (Markdown) and `output_dir`, which holds criticality.csv and .png. With
+        `criticality_threats` also `vulnerability` (a frame, see `evaluation.vulnerability`) and its file.
 
     Raises:
         InputError: as `harden_checkpoint`.
@@ -35,6 +41,7 @@ def rank_checkpoint(
     data, network = prepare(config)
     check_weights(config.settings, network)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
+    suite = checked(config.settings.attack_on_modules, data)
     folder = output_folder.claim(config, "rank")
     trainer = make_trainer(config, network, folder, saved=False)
     ready(trainer, data)
@@ -42,4 +49,27 @@ def rank_checkpoint(
     weights = perturbed_weights(network, settings.target)
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
     table = stage2.write_ranking(rows, folder, title=f"{config['model']} on {config['dataset']}")
-    return {"rows": rows, "table": table, "output_dir": str(folder)}
+    found = {"rows": rows, "table": table, "output_dir": str(folder)}
+    if suite is None:
+        return found
+    frame = by_module(trainer, data, suite, rows, defense=trainer.defense)
+    table = f"{table}\n\n{vulnerability.write(frame, folder, metric=trainer.valid_metric)}"
+    return found | {"vulnerability": frame, "table": table}
+
+
+def checked(suite: Attack | None, data: Data) -> Attack | None:
+    """Return what each module is to be tried with.
+
+    Raises:
+        InputError: if it changes no weights for all users, or there are no valid data to rank.
+    """
+    if suite is None:
+        return None
+    if not data.valid:
+        raise InputError("criticality_threats: it ranks valid data, and this split has none. Split some off.")
+    for threat in suite.threats:
+        if threat.scope != UNIVERSAL or threat.target == "activations":
+            raise InputError(
+                f"criticality_threats: {threat.name} changes no weights for all users. Leave it out of the suite."
+            )
+    return suite

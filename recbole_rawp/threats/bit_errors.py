@@ -83,6 +83,12 @@ class BitErrors(Replacement):
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"target": "all", "rates": (1e-6, 1e-4, 1e-3, 1e-2), "draws": 5}
     verb: ClassVar[str] = "storing with bit errors"
     wild: ClassVar[bool] = True
+    grades: ClassVar[str] = "rates"
+    untrainable: ClassVar[tuple[str, ...]] = tuple(
+        name
+        for name, (_, form) in ERRORS.items()
+        if form != "int8"  # weights of 1e38 end a training
+    ) + tuple(f"{name}_worst" for name in ERRORS)
 
     @property
     def setting(self) -> Setting:

@@ -51,6 +51,7 @@ class Pruning(Replacement):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"target": "all", "shares": (0.1, 0.3, 0.5, 0.7, 0.9)}
     verb: ClassVar[str] = "pruning"
+    grades: ClassVar[str] = "shares"
 
     @property
     def setting(self) -> Setting:

@@ -8,7 +8,7 @@ Integers of b bits, symmetric or affine, with the grid and rounding of torchao (
 
 The largest and smallest w are those of a row (an output neuron, an item's embedding), or of the tensor. bfloat16 and
 float16 are roundings to the nearest, ties to even. The 8-bit floats are scaled to their largest number first, by row or
-tensor as well.
+tensor as well. `int4_noise` is what training for int4 takes in its place: w' = w + s u, u ~ U(-1/2, 1/2).
 """
 
 from __future__ import annotations
@@ -81,6 +81,14 @@ FORMATS: dict[str, Callable[[Tensor, bool], Tensor]] = {
 }
 TITLES = {"bf16": "bfloat16", "fp16": "float16"}
 WITHOUT_GRID = set(TITLES)
+NOISE = {f"int{bits}_noise": bits for bits in BITS}  # as large as the error of rounding
+
+
+def noisy(weight: Tensor, by_row: bool, generator: torch.Generator, *, bits: int) -> Tensor:
+    """Return the weight with uniform noise within half a step of a grid around 0."""
+    _, step = symmetric_grid(weight, by_row, bits=bits)
+    drawn = torch.rand(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+    return weight + step * (drawn - 0.5)
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,10 @@ class Quantization(Replacement):
 
     def replaced(self, variant: str, level: float, weights: Weights, generator: torch.Generator) -> Weights:
         """Return the weights as they are when they are read again."""
-        return {name: FORMATS[variant](weight, self.granularity == "row") for name, weight in weights.items()}
+        by_row = self.granularity == "row"
+        if variant in NOISE:
+            return {name: noisy(w, by_row, generator, bits=NOISE[variant]) for name, w in weights.items()}
+        return {name: FORMATS[variant](weight, by_row) for name, weight in weights.items()}
 
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
@@ -154,4 +165,9 @@ class FormatWords(Words):
         return ""
 
 
-register(Quantization, {name: Variant(TITLES.get(name, name)) for name in FORMATS}, {"format": FormatWords()})
+register(
+    Quantization,
+    {name: Variant(TITLES.get(name, name)) for name in FORMATS}
+    | {name: Variant(f"noise within a step of int{bits}") for name, bits in NOISE.items()},
+    {"format": FormatWords()},
+)

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any, ClassVar
@@ -15,8 +16,9 @@ import torch
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import overlay
+from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.setting import CLEAN, TRAINING, UNIVERSAL
-from recbole_rawp.threats.threat import VARIANTS, Change, Context, Threat
+from recbole_rawp.threats.threat import KINDS, VARIANTS, Change, Context, Threat
 
 
 class Replacement(Threat):
@@ -28,6 +30,8 @@ class Replacement(Threat):
 
     scope: str = UNIVERSAL
     verb: ClassVar[str]  # what is done to the weights, for notes
+    grades: ClassVar[str] = ""  # the key of an entry that holds the levels; empty if there is one alone
+    untrainable: ClassVar[tuple[str, ...]] = ()  # variants under which no model can be trained
     wild: ClassVar[bool] = False  # whether weights may become anything: how far they moved then says nothing
 
     @abstractmethod
@@ -78,6 +82,40 @@ class Replacement(Threat):
         if entry["target"] != "activations":
             return ""
         return f"attack_target: activations are not stored, so {entry['variants'][0]} cannot change them. Name weights."
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What a variant at its one level puts in the place of weights, for training under it."""
+
+    threat: Replacement
+    variant: str
+
+    def __call__(self, weights: Weights, generator: torch.Generator) -> Weights:
+        """Return the values."""
+        return self.threat.replaced(self.variant, self.threat.levels[1], weights, generator)
+
+
+def trainable(variant: str, level: float | None) -> Trainable:
+    """Return a variant at a level as training takes it.
+
+    Raises:
+        InputError: if there is no such variant, or it has no such level.
+    """
+    possible = [name for name, one in KINDS.items() if issubclass(one, Replacement) and name not in one.untrainable]
+    if variant not in possible:
+        raise InputError(
+            f"rawp_perturbation: {variant!r} is not valid; expected ball, none, or what a model can be trained under: "
+            f"{', '.join(possible)}.{suggestion(variant, possible)}"
+        )
+    kind = KINDS[variant]
+    assert issubclass(kind, Replacement)
+    if bool(kind.grades) != (level is not None):
+        remedy = f"has {kind.grades}: set it, say to 0.01" if kind.grades else "has no levels: leave it out"
+        raise InputError(f"rawp_perturbation_level: {level!r}, but {variant} {remedy}.")
+    threat = kind.of({**kind.DEFAULTS, "variants": (variant,), "optional": False, kind.grades: [level]})
+    assert isinstance(threat, Replacement)
+    return Trainable(threat, variant)
 
 
 def distances(weights: Weights, values: Weights) -> tuple[float, float]:

@@ -91,6 +91,7 @@ class Hardening(Callback):
                 f"{type(trainer).__name__}: epoch {epoch} was to be hardened, but its loop did not use loss_func. "
                 "Take each batch's loss from it, or call super()._train_epoch(...)."
             )
+        objective.clip()
         trainer.state.perturbed = objective.perturbed
         log(trainer, objective, epoch)
         objective.reset()
