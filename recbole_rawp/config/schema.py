@@ -158,6 +158,8 @@ SECTIONS = (
         Option("attack_negatives", COUNT, 99,
                "Candidates drawn where the evaluation ranks all items: for each positive, per user; and for each user "
                "of the ranking loss of a model without full_sort_predict.", "items"),
+        Option("attack_checkpoint", or_null(PATH), None,
+               "Another checkpoint of the same model, for drift."),
         Option("attack_candidates", or_null(PATH), None,
                "File of candidates to rank: candidates.npz of a run, or a published *.test.negative; sought here, then "
                "in the data set's folder, also without its name (test.negative); null: drawn once."),

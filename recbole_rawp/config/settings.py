@@ -136,7 +136,12 @@ class Settings:
             InputError: if the suite cannot be read.
         """
         suite = self.values["criticality_threats"]
-        return attack_of({**self.values, "attack": suite}) if suite else None
+        if not suite:
+            return None
+        try:
+            return attack_of({**self.values, "attack": suite})
+        except InputError as error:
+            raise InputError(f"criticality_threats: {str(error).removeprefix('attack: ')}") from error
 
     @property
     def repairs_at(self) -> str:

@@ -22,6 +22,7 @@ from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, ranked_as
 from recbole_rawp.host.ranking.popularity import by_popularity
 from recbole_rawp.host.ranking.ranking_loss import ranking_source
+from recbole_rawp.host.twins import other_weights
 from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.setting import CLEAN, RANKING, TRAINING
@@ -55,6 +56,7 @@ class Universal:
             partial(moved, model),
             {TRAINING: lambda: training, RANKING: ranked},
             around=partial(AttackLoss, model),
+            other=partial(other_weights, model),
             seed=trainer.config["seed"],
             twins=twins,
         )

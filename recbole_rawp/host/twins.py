@@ -47,6 +47,22 @@ def weights_in(file: Path, model: nn.Module) -> Weights | None:
     return {name: state[name].to(weight.device) for name, weight in own.items()}
 
 
+def other_weights(model: nn.Module, file: str) -> Weights:
+    """Return the weights in a checkpoint of the same model.
+
+    Raises:
+        InputError: if there is none, or its weights have other names or shapes.
+    """
+    checkpoint.read(file)  # says what is wrong with a file that is none
+    found = weights_in(Path(file).expanduser(), model)
+    if found is None:
+        raise InputError(
+            f"attack_checkpoint: the weights in '{file}' are not of the same names and shapes as this model's. Name "
+            "another checkpoint of the same model on the same users and items."
+        )
+    return found
+
+
 def differ(model: nn.Module, weights: Weights) -> bool:
     """Tell whether these are other weights than the model has."""
     return not all(torch.equal(weight, weights[name]) for name, weight in model.named_parameters())

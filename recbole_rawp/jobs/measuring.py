@@ -28,7 +28,7 @@ from recbole_rawp.evaluation.users import Users, join
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidate_files import read_candidates, write_candidates
 from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen, sampled_loader, samples
-from recbole_rawp.host.twins import differ
+from recbole_rawp.host.twins import differ, other_weights
 from recbole_rawp.host.weights import moved, weights_of
 from recbole_rawp.report import report
 from recbole_rawp.report.answer import answer
@@ -177,6 +177,9 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
         raise InputError("eval_args: the attacks are measured on test data, and this split has none. Split some off.")
     settings = options.read(config).attack
     possible = [threat for threat in settings.threats if can_move(model, threat)]
+    for threat in possible:
+        if threat.checkpoint is not None:
+            other_weights(model, threat.checkpoint)
     loader, per_user = data.test, [threat for threat in possible if threat.scope == PER_USER]
     if per_user:
         try:

@@ -55,6 +55,7 @@ class Context:
         seed: of whatever is drawn.
         twins: name -> every weight of another model of the same shapes: the plain one, or one of another seed;
             None for a plain model, which needs none.
+        other: a file -> every parameter in a checkpoint of a model of the same shapes.
         notes: what the reader must know; each once.
         still: names of threats that nothing moves, for the loss has no gradient.
         losses: (target, name) -> the attacked loss; its gradient at the weights serves all threats to that target.
@@ -67,6 +68,7 @@ class Context:
     around: Callable[[Source, Weights], AttackLoss]
     seed: int
     twins: Mapping[str, Weights] | None = field(default_factory=dict)
+    other: Callable[[str], Weights] | None = None
     notes: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
     losses: dict[Any, AttackLoss] = field(default_factory=dict)
@@ -122,6 +124,7 @@ class Threat(ABC):
         losses: names of those that its variants climb, each by itself; and those that are measured.
         draws: how often a random variant is drawn anew at each level; of several, the median counts, and the worst as
             the variant `NAME_worst`.
+        checkpoint: a file that it needs; None for none.
         optional: whether a model without such a target is passed over, or refused.
     """
 
@@ -131,6 +134,7 @@ class Threat(ABC):
     scope: str = UNIVERSAL
     losses: tuple[str, ...] = (TRAINING,)
     draws: int = 1
+    checkpoint: str | None = None
     optional: bool
 
     # What an entry may say, and its default. Values that have no option attack_KEY are for `check` to check.
