@@ -10,7 +10,9 @@ import pytest
 from recbole_rawp.config import suites
 from recbole_rawp.config.properties import defaults
 from recbole_rawp.errors import InputError
+from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.threats.replacement import Replacement
+from recbole_rawp.threats.threat import VARIANTS
 
 
 def threats(**options):
@@ -18,14 +20,12 @@ def threats(**options):
 
 
 def test_every_suite_that_ships_can_be_read():
-    assert suites.suites() == ["production", "production_full", "published", "quick", "standard", "strongest"]
+    assert suites.suites() == ["modules", "production", "production_full", "published", "quick", "standard", "strongest"]
     for name in suites.suites():
         for threat in threats(attack=name):
-            assert (
-                threat.levels[0] == 0
-                and len(threat.levels) > 1
-                and ("noise" in threat.variants or isinstance(threat, Replacement))
-            )
+            controlled = any(VARIANTS[variant].control for variant in threat.variants)
+            assert threat.levels[0] == 0 and len(threat.levels) > 1
+            assert controlled or isinstance(threat, Replacement)
 
 
 def test_quick_follows_the_defense_and_a_named_target_is_optional():
@@ -94,7 +94,7 @@ def test_a_wrong_suite_is_refused_in_one_line(text, message):
 
 
 def test_an_unknown_suite_is_refused_with_a_suggestion():
-    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: production, "):
+    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: modules, production, "):
         threats(attack="standrad")
 
 
@@ -131,3 +131,12 @@ def test_threats_are_written_as_the_suite_that_holds_them():
 def test_words_that_are_no_methods_are_refused():
     for wrong in ([["noise"]], [{"a": 1}], [3]):
         assert not suites.OPTIONS["attack"].accepts(wrong)
+
+
+def test_an_option_that_no_threat_of_the_suite_takes_is_told(settings, caplog):
+    config = RAWPConfig(config_dict=settings("NeuMF", attack=["int8", "pruning"], attack_radii=[0.1]))
+    assert len(config.settings.attack.threats) == 2
+    assert [line for line in caplog.messages if line.startswith("attack_radii: nothing in attack=")]
+    caplog.clear()
+    config = RAWPConfig(config_dict=settings("NeuMF", attack=["int8", "fgsm"], attack_radii=[0.1]))
+    assert config.settings.attack and not [line for line in caplog.messages if "has no effect" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.setting import PER_USER
 from recbole_rawp.threats.threat import KINDS, VARIANTS, Threat
 
+logger = logging.getLogger()
 OPTIONAL_TARGETS = (*TARGETS, "activations")  # targets that some models lack
 
 
@@ -34,7 +36,17 @@ def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
         variants = (*found[same].variants, *threat.variants) if same in found else threat.variants
         found[same] = replace(threat, variants=tuple(dict.fromkeys(variants)))  # type: ignore[type-var]
     _check_names(found.values())
+    _tell_unused(found.values(), options)
     return tuple(found.values())
+
+
+def _tell_unused(found: Iterable[Threat], options: Mapping[str, Any]) -> None:
+    """Warn of options that are set, and that no threat of the suite takes; a checkpoint may have brought them along."""
+    taken = {key for threat in found for key in threat.DEFAULTS}
+    known = {key for kind in KINDS.values() for key in kind.DEFAULTS}
+    for key in sorted(known - taken):
+        if options.get(f"attack_{key}") is not None:
+            logger.warning(f"attack_{key}: nothing in attack={options['attack']} takes it, so it has no effect.")
 
 
 def _check_names(found: Iterable[Threat]) -> None:
