@@ -20,7 +20,8 @@ def threats(**options):
 
 
 def test_every_suite_that_ships_can_be_read():
-    assert suites.suites() == ["modules", "production", "production_full", "published", "quick", "standard", "strongest"]
+    shipped = ["modules", "production", "production_full", "published", "quick", "standard", "strongest"]
+    assert suites.suites() == shipped
     for name in suites.suites():
         for threat in threats(attack=name):
             controlled = any(VARIANTS[variant].control for variant in threat.variants)
@@ -94,7 +95,7 @@ def test_a_wrong_suite_is_refused_in_one_line(text, message):
 
 
 def test_an_unknown_suite_is_refused_with_a_suggestion():
-    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: modules, production, "):
+    with pytest.raises(InputError, match=r"no suite 'standrad'. Did you mean 'standard'\? Known: modules, "):
         threats(attack="standrad")
 
 
