@@ -3,7 +3,8 @@
     python results/production.py run FOLDER...    # comparisons, such as runs/families/*: attacks each model of theirs
     python results/production.py page             # the tables of production.md, of production.csv
 
-Each is attacked by `recbole-rawp attack CHECKPOINT --attack=production`. Those in production.csv are passed over.
+Each is attacked by `recbole-rawp attack CHECKPOINT --attack=production`, and with flipped bits (`SUITES`). What is in
+production.csv is passed over.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from results.build import fill
 
 CSV, PAGE = HERE / "production.csv", HERE / "production.md"
 COLUMNS = ["model", "dataset", "defense", "seed", "target", "granularity", "unit", "threat", "level", "metric", "value"]
-FORMATS, PRUNED, ERRORS = "format", "share pruned", "bit error rate"
+FORMATS, PRUNED, ERRORS, CHOSEN = "format", "share pruned", "bit error rate", "bit flips"
+SUITES: dict[str, Any] = {FORMATS: "production", CHOSEN: ["bit_flips", "bit_flips_random"]}  # a unit of theirs -> suite
 QUESTIONS: dict[str, tuple[str, str, str, float]] = {  # heading -> unit, granularity, variant, level
     "int8": (FORMATS, "row", "int8", 1),
     "int4": (FORMATS, "row", "int4", 1),
@@ -45,6 +47,12 @@ FLIPS: dict[str, tuple[str, str, str, float]] = {
     for which in ("", ", worst")
 }
 
+WORST: dict[str, tuple[str, str, str, float]] = {
+    f"{count} {which}": (CHOSEN, "", variant, count)
+    for which, variant in (("searched for", "bit_flips"), ("at random", "bit_flips_random"))
+    for count in ((1, 2, 5, 10, 20) if variant == "bit_flips" else (50,))
+}
+
 
 def rows() -> pd.DataFrame:
     """Return the records that there are."""
@@ -55,20 +63,30 @@ def run(folders: list[str]) -> None:
     """Attack the models that are missing, and keep the records of their valid metric."""
     files_of = (file for folder in folders for file in Path(folder).glob("*/model.pth"))
     for file in sorted(file for file in files_of if (file.parent / "records.csv").exists()):  # of finished runs
-        config = checkpoint.read(file)["config"]
-        key = [config["model"], config["dataset"], name_of(config["defense"] or "none"), str(config["seed"])]
-        if (rows()[["model", "dataset", "defense", "seed"]].astype(str) == key).all(axis=1).any():
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            given = {"attack": "production", "attack_radii": None, "attack_target": None, "show_progress": False}
-            given |= {"state": "error", "rawp_output_dir": str(Path(folder, "run"))}
-            found = attack_checkpoint(str(file), config_dict=given, argv=[])["records"]
-        metric = str(config["valid_metric"]).lower()
-        new = pd.DataFrame([vars(record) for record in found if record.metric == metric])[COLUMNS]
-        new["commit"] = environment.describe(config["device"]).partition("commit ")[2].split("\n")[0]
-        table = pd.concat([rows(), new]) if len(rows()) else new
-        files.whole(CSV, lambda path, table=table: table.to_csv(path, index=False, na_rep="nan"))
-        print(*key, flush=True)
+        for unit, suite in SUITES.items():
+            if missing(checkpoint.read(file)["config"], unit):
+                add(file, suite)
+
+
+def missing(config: Any, unit: str) -> bool:
+    """Tell whether no record of this unit is of such a model."""
+    key = [config["model"], config["dataset"], name_of(config["defense"] or "none"), str(config["seed"]), unit]
+    return not (rows()[["model", "dataset", "defense", "seed", "unit"]].astype(str) == key).all(axis=1).any()
+
+
+def add(file: Path, suite: Any) -> None:
+    """Attack a model and add its records to the table."""
+    config = checkpoint.read(file)["config"]
+    with tempfile.TemporaryDirectory() as folder:
+        given = {"attack": suite, "attack_radii": None, "attack_target": None, "show_progress": False}
+        given |= {"state": "error", "rawp_output_dir": str(Path(folder, "run"))}
+        found = attack_checkpoint(str(file), config_dict=given, argv=[])["records"]
+    metric = str(config["valid_metric"]).lower()
+    new = pd.DataFrame([vars(record) for record in found if record.metric == metric])[COLUMNS]
+    new["commit"] = environment.describe(config["device"]).partition("commit ")[2].split("\n")[0]
+    table = pd.concat([rows(), new]) if len(rows()) else new
+    files.whole(CSV, lambda path: table.to_csv(path, index=False, na_rep="nan"))
+    print(file.parent.name, suite, flush=True)
 
 
 def share(frame: pd.DataFrame, question: tuple[str, str, str, float]) -> str:
@@ -101,7 +119,11 @@ def table(questions: dict[str, Any], targets: tuple[str, ...]) -> str:
 
 def page() -> None:
     """Write the tables into the page."""
-    parts = {"formats": table(QUESTIONS, ("hidden", "all")), "flips": table(FLIPS, ("all",))}
+    parts = {
+        "formats": table(QUESTIONS, ("hidden", "all")),
+        "flips": table(FLIPS, ("all",)),
+        "chosen": table(WORST, ("all",)),
+    }
     files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), parts))
 
 
