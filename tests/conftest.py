@@ -18,6 +18,7 @@ __all__ = ["pytest_addoption", "pytest_sessionfinish", "support"]
 
 compat.apply()  # before the tests import RecBole's quick start, which may meet a ray that does not import
 
+PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}  # of nothing
 TOY = {
     "dataset": "toy",
     "epochs": 2,
@@ -52,6 +53,19 @@ def clean_slate(tmp_path, monkeypatch):
     yield
     logging.getLogger().handlers[:] = handlers
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """Save pictures as an empty one, but in tests marked `drawn`: rendering is a third of a small run's time."""
+    if "drawn" in request.keywords:
+        return
+    from matplotlib.figure import Figure
+
+    def save(self, path, *, format, **_):
+        Path(path).write_bytes(PICTURES[format])
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,8 @@ FILES = {
 FILES |= {"robustness.png", "robustness.svg", "records.csv", "records.json", "table.tex", "users.npz", "checks.json"}
 REPAIR = {f"{name}.{kind}" for name in ("criticality", "interpolation") for kind in ("csv", "png")} | {"tuning.csv"}
 
+pytestmark = pytest.mark.drawn
+
 
 def quick(settings, model="NeuMF", **overrides):
     return settings(model, attack_radii=[0.2], attack_batches=2, **overrides)

@@ -14,6 +14,8 @@ from recbole_rawp.cli.main import main
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.training.radius.rule import RadiusSearch
 
+pytestmark = pytest.mark.drawn
+
 
 def searched(scores, *, bigger=True, budget=0.01, plain=0.5):
     """Return a search that saw these scores."""

@@ -18,6 +18,8 @@ from recbole_rawp.training.stage2.interpolation import Mixture
 from recbole_rawp.training.stage2.progress import Progress, summary
 from recbole_rawp.training.stage2.tuning import TunedEpoch
 
+pytestmark = pytest.mark.drawn
+
 
 def row(module, rise, repaired, round_=0):
     losses = (0.5, 0.5 + rise, rise, rise / 0.5)

@@ -66,12 +66,14 @@ def test_no_attacked_radius_is_said(frame):
     assert "only 0" in verdict(frame[frame["level"] == 0], "ndcg@10", bigger=True)
 
 
+@pytest.mark.drawn
 def test_a_clean_score_of_zero_has_no_share(frame, tmp_path):
     frame["value"] = 0.0
     assert "n/a" in tables.table(frame, "ndcg@10", bigger=True) and "n/a" in verdict(frame, "ndcg@10", bigger=True)
     pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
+@pytest.mark.drawn
 def test_scores_of_nan_are_shown_and_never_taken_for_the_milder_attack(frame, tmp_path):
     frame.loc[(frame["threat"] == "fgsm") & (frame["level"] == 0.3), "value"] = float("nan")
     assert "nan (n/a)" in tables.table(frame, "ndcg@10", bigger=True)
@@ -88,6 +90,7 @@ def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_
     assert "(50%)" in tables.table(frame, "ndcg@10", bigger=False)
 
 
+@pytest.mark.drawn
 def test_the_picture_has_ink_in_every_defences_colour(frame, tmp_path):
     pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
     pixels = (imread(tmp_path / "p.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
@@ -177,6 +180,7 @@ def cells_of(text, heading=None):
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in (rows[0], *rows[2:])]
 
 
+@pytest.mark.drawn
 def test_a_report_leaves_every_kind_of_file_and_no_half_written_one(tmp_path):
     records = measured() + measured(**PER_USER)
     written(tmp_path / "run", records, users={s: users_of(records, s) for s in ("universal", "per_user")})
@@ -187,6 +191,7 @@ def test_a_report_leaves_every_kind_of_file_and_no_half_written_one(tmp_path):
     }
 
 
+@pytest.mark.drawn
 def test_the_same_records_give_the_same_files(tmp_path):
     for name in ("a", "b"):
         written(tmp_path / name, measured(), users={"universal": users_of(measured())})

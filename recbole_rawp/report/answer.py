@@ -19,6 +19,7 @@ from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import (
     bare,
     by_threat,
+    complete,
     control_of,
     is_control,
     label,
@@ -39,7 +40,7 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
 
     It is of the first setting. `trainer` is the hardened one, if the run trained.
     """
-    frame, metric, bigger = run.frame, run.metric, run.bigger
+    frame, metric, bigger = complete(run.frame), run.metric, run.bigger
     if any(frame[name].nunique() > 1 for name in ("model", "dataset", "seed")):
         return []
     wide = by_threat(frame, metric)

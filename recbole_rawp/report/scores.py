@@ -15,16 +15,20 @@ from recbole_rawp.threats.threat import VARIANTS
 
 BEFORE, AFTER = " before repair", " repaired"
 LABELS = {"none": "plain"}
+COMPLETE = "complete"  # in the attributes of a frame of records
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the records with every field of a setting as text.
 
     Variants of one name are told apart by the loss that they climb, `apgd ranking`, and by their steps, `bim-10`, where
-    there are several.
+    there are several. Done once: the rows of a frame that is complete are complete, too, and its attributes say so.
     """
+    if frame.attrs.get(COMPLETE):
+        return frame
     loss = frame["loss"].fillna("").astype(str) if "loss" in frame else pd.Series("", index=frame.index)
     frame = frame.assign(**{name: frame[name].fillna("").astype(str) for name in SETTING}, loss=loss)
+    frame.attrs[COMPLETE] = True
     if frame["threat"].str.contains(" ").any():  # they are told apart already
         return frame
     measured = frame[frame["loss"] != ""]
