@@ -117,8 +117,8 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         total = calls[0]
     expected = content("whole")
     phases = set()
-    moments = (total // 8, total // 2, sum(spans[0]) // 2) if special is AUTO else (total // 2, total - 12)
-    for moment in moments if name in ("NeuMF", "RecVAE") else moments[:1]:
+    several = (total // 8, total // 2, sum(spans[0]) // 2) if special is AUTO else (total // 2, total - 12)
+    for moment in several if name == "NeuMF" else (total // 2,):
         folder = f"killed-{moment}"
         with monkeypatch.context() as patch:
             kill_at(patch, moment)
@@ -133,7 +133,7 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
         assert equal(expected, content(folder)), moment
         assert result["best_valid_result"] == whole["best_valid_result"]
         assert result["records"] == whole["records"] and result["repair"] == whole["repair"]
-    assert special is not AUTO or phases == {"plain", "search", 2}
+    assert special is not AUTO or name != "NeuMF" or phases == {"plain", "search", 2}
 
 
 def test_a_run_killed_after_a_refusal_ends_bit_equal(settings, monkeypatch):
