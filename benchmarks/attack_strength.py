@@ -3,9 +3,10 @@
     python benchmarks/attack_strength.py CHECKPOINT... [--KEY=VALUE...]
 
 For each checkpoint of RecBole, hardened or not, and each suite: the share of the valid metric that is left on test data
-by the worst change of all users' weights (those that the defense perturbs) at the checkpoint's own attack_radii, the
-largest of them; and processor seconds, of one thread unless OMP_NUM_THREADS says otherwise. `ten times` is APGD on the
-ranking loss in 100 steps from 10 starts, where `quick` takes 10 from 1, and `strongest` 20 from 3.
+by the worst change of all users' weights (hidden ones, or those that the defense perturbs) at the checkpoint's own
+attack_radii, the largest of them; and processor seconds, of one thread unless OMP_NUM_THREADS says otherwise.
+`ten times` is APGD on the ranking loss in 100 steps from 10 starts, where `quick` takes 10 from 1, and `strongest` 20
+from 3.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def attacked(file: str, suite: str, given: dict[str, Any], folder: Path) -> dict
     config = checkpoint.read(file)["config"]
     tenfold = folder / "ten_times.yaml"
     tenfold.write_text(TEN_TIMES, encoding="utf-8")
-    own = {"attack": str(tenfold) if suite == "ten times" else suite, "attack_radii": config["attack_radii"]}
+    own = {"attack": str(tenfold) if suite == "ten times" else suite, "attack_radii": config["attack_radii"] or [0.1]}
     own |= {"rawp_output_dir": str(folder / suite.replace(" ", "_")), "state": "error", "show_progress": False}
     start = time.process_time()
     found = attack_checkpoint(file, config_dict=own | given, argv=[])

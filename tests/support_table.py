@@ -24,7 +24,7 @@ two on a small data set, on one thread. `pytest -m "zoo or variants" --support-t
 - stage 2 ranks all modules and changes the weakest alone;
 - the optimizer still holds every weight after a checkpoint is loaded;
 - an attack (noise, FGSM) changes the loss, and leaves every bit as it was; so does an attack on each user alone, whose
-  radius 0 equals RecBole's own evaluation on the same candidates;
+  level 0 equals RecBole's own evaluation on the same candidates;
 - a stage of pretraining is plain unless `rawp_pretraining` asks for more, and hardened then.
 
 *hidden* counts the hidden weights with two or more dimensions, and their share of all parameters. A model that has none

@@ -76,7 +76,7 @@ def test_candidates_are_drawn_once_saved_and_can_be_given(settings):
     config |= {"attack_restarts": 1}
     one = run_recbole_rawp(config_dict=settings("NeuMF", defense="none", rawp_output_dir="one", **config))
     statuses = {check.name: check.status for check in one["checks"]}
-    assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
+    assert statuses["level 0 equals RecBole's own evaluation"] == "passed"
     other = run_recbole_rawp(config_dict=settings("NeuMF", defense="none", rawp_output_dir="two", seed=7, **config))
     files = [np.load(f"{run}/candidates.npz") for run in ("one", "two")]
     assert all(np.array_equal(files[0][name], files[1][name]) for name in files[0].files)
@@ -100,7 +100,7 @@ def test_published_candidates_are_ranked(settings, data_path):
     Path("toy.test.negative").write_text("\n".join(lines) + "\n")
     config = {**QUICK, "eval_args": UNI, "attack_candidates": "toy.test.negative", "rawp_output_dir": "out"}
     result = run_recbole_rawp(config_dict=settings("NeuMF", defense="none", **config))
-    assert {c.name: c.status for c in result["checks"]}["radius 0 equals RecBole's own evaluation"] == "passed"
+    assert {c.name: c.status for c in result["checks"]}["level 0 equals RecBole's own evaluation"] == "passed"
     wrong = config | {"rawp_output_dir": "no", "attack_candidates": "none.npz"}
     with pytest.raises(InputError, match="attack_candidates: cannot read 'none.npz'"):
         run_recbole_rawp(config_dict=settings("NeuMF", defense="none", **wrong))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recbole_rawp.config.suites import completed
-from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
+from recbole_rawp.core.losses.attack_loss import AttackLoss, Judged, Source
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.threats.bit_flips import BITS, BitFlips, BitSearch, Stored, added, at_random, candidate
 from recbole_rawp.threats.quantization import FORMATS
@@ -74,27 +74,48 @@ def test_where_the_loss_is_linear_the_worst_flips_come_one_after_the_other():
         ]
         for i in range(len(a))
     )
-    before = search.value
+    before = search.value[0]
     for count in range(1, 8):
         assert search.step()
-        assert search.value - before == pytest.approx(sum(rises[-count:]), rel=1e-4)
-    assert sum(map(len, search.flipped.values())) == 7
+        assert search.value[0] - before == pytest.approx(sum(rises[-count:]), rel=1e-4)
+    assert len(search.flips) == search.useful == 7
     changed = [(search.best[name] != value).sum() for name, value in stored.values().items()]
     assert int(sum(changed)) == 7, "no entry was flipped twice"
     while search.step():  # until every entry that can raise the loss was flipped
         pass
-    assert search.value - before == pytest.approx(sum(rise for rise in rises if rise > 0), rel=1e-4)
+    assert search.value[0] - before == pytest.approx(sum(rise for rise in rises if rise > 0), rel=1e-4)
 
 
-def test_random_flips_are_of_different_bits_and_a_smaller_count_is_part_of_a_larger():
-    stored = Stored.of({"a": torch.randn(3, 4), "b": torch.randn(2, 2)})
-    everything = at_random(stored, 1000, seed=1)
-    assert len(everything) == BITS * 16
-    assert at_random(stored, 20, seed=1) == at_random(stored, 20, seed=1) != at_random(stored, 20, seed=2)
-    for flip in everything:
+def test_random_flips_are_of_different_bits():
+    weights = {"a": torch.randn(3, 4), "b": torch.randn(2, 2)}
+    begun = Stored.of(weights)
+    every = at_random(begun, 1000, seed=1)
+    assert len(every) == BITS * 16
+    assert at_random(begun, 20, seed=1) == at_random(begun, 20, seed=1) != at_random(begun, 20, seed=2)
+    stored = begun
+    for flip in every:
         stored = stored.after(flip)
-    inverted = {name: -1 - number for name, number in Stored.of({"x": torch.ones(2, 2)}).numbers.items()}
-    assert all(number.abs().max() <= 128 for number in stored.numbers.values()) and inverted["x"].eq(-128).all()
+    for name, numbers in begun.numbers.items():
+        assert torch.equal(stored.numbers[name], -1 - numbers), "all bits of each entry were flipped once"
+
+
+def test_flips_reach_tensors_that_lie_otherwise_in_memory():
+    weight = torch.randn(6, 4).t()
+    begun = Stored.of({"w": weight})
+    assert torch.equal(begun.values()["w"], FORMATS["int8"](weight, True))
+    flip = at_random(begun, 1, seed=3)[0]
+    assert (begun.after(flip).numbers["w"] != begun.numbers["w"]).sum() == 1
+
+
+def test_where_every_rank_stays_the_smooth_form_tells_flips_apart():
+    model = Linear()
+    weights = dict(model.named_parameters())
+    stepped = lambda _: Judged(model.loss(), 0.0)  # noqa: E731
+    loss = AttackLoss(model, Source("ranking", (stepped,), [None]), weights)
+    search = BitSearch.begin(loss, {name: weight.detach() for name, weight in weights.items()})
+    assert search.step() and search.step() and search.useful == 2
+    changed = sum(int((search.best[name] != value).sum()) for name, value in Stored.of(weights).values().items())
+    assert changed == 2
 
 
 def test_a_search_does_more_than_chance_and_leaves_the_weights_as_they_were(settings):

@@ -18,9 +18,9 @@ NAMES = {
     "gradient": "the attack has a gradient",
     "noise": "the attack raises the loss more than its control",
     "steps": "more steps are no weaker than one",
-    "grows": "the loss grows with the radius",
+    "grows": "the loss grows with the level",
     "cache": "scores follow the weights (no stale cache)",
-    "clean": "radius 0 equals RecBole's own evaluation",
+    "clean": "level 0 equals RecBole's own evaluation",
 }
 
 SUBJECT = Subject("M", "D", "none", 1, 2020, "test")

@@ -90,7 +90,7 @@ def test_recbole_ranks_the_published_negatives(published, capsys):
     tiny = {key: TOY[key] for key in ("epochs", "ft_epochs", "state", "show_progress")}
     config = {**tiny, "data_path": "data", "defense": "none", "attack_radii": [0.01], "rawp_output_dir": "out"}
     result = run_recbole_rawp("NeuMF", "toy-loo", [LOO], config)
-    assert {c.name: c.status for c in result["checks"]}["radius 0 equals RecBole's own evaluation"] == "passed"
+    assert {c.name: c.status for c in result["checks"]}["level 0 equals RecBole's own evaluation"] == "passed"
     data, _ = prepare(RAWPConfig("NeuMF", "toy-loo", [LOO], config))
     dataset, (_, _, lists) = data.test._dataset, published
     saved = np.load("out/candidates.npz")

@@ -103,7 +103,7 @@ def test_radius_zero_is_recboles_own_evaluation_of_the_same_candidates(settings)
         for metric, value in result.items():
             assert round(clean[metric], 4) == value, scope
     statuses = {c.name: c.status for c in self_checks.verify(found, result, decimals=4)}
-    assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
+    assert statuses["level 0 equals RecBole's own evaluation"] == "passed"
     users = found.users
     np.testing.assert_array_equal(users["universal"].user, users["per_user"].user)
 

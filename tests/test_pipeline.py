@@ -66,7 +66,7 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     assert list(rows[0]) == COLUMNS
     assert [float(row["value"]) for row in rows] == [r.value for r in first["records"]]
     report = Path("first/report.md").read_text()
-    assert first["table"] in report and "](robustness.png)" in report and "radius 0 equals" in report
+    assert first["table"] in report and "](robustness.png)" in report and "level 0 equals" in report
     assert Path("first/robustness.png").read_bytes().startswith(b"\x89PNG")
     assert "command: " in Path("first/environment.txt").read_text()
     assert load_data_and_model("first/model.pth")[1].state_dict()

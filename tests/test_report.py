@@ -547,4 +547,4 @@ def test_the_overview_passes_over_radii_that_were_not_tried(frame):
     bim = bim[bim["level"] != 0.1]
     text = tables.overview(pd.concat([frame, bim]).assign(target="hidden"), "ndcg@10", bigger=True)
     plain = next(line for line in text.splitlines() if "| plain" in line)
-    assert plain.count("| 0.1 (noise: 95%)") == 2
+    assert plain.count("| 0.1 (control: 95%)") == 2

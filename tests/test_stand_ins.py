@@ -113,7 +113,7 @@ def test_scores_that_are_drawn_are_compared_with_the_same_numbers_and_noted(sett
         given |= {"attack": "[fgsm]", "attack_radii": "[0.1]"}
         result = run_recbole_rawp(config_dict=settings("KGIN", **given))
         statuses = {check.name: check.status for check in result["checks"]}
-        assert statuses["radius 0 equals RecBole's own evaluation"] == "passed"
+        assert statuses["level 0 equals RecBole's own evaluation"] == "passed"
         assert (words in Path(result["output_dir"], "report.md").read_text()) == drawn
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_rawp import harden_checkpoint
 from recbole_rawp.config import settings as options
 from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.errors import InputError
@@ -73,17 +74,45 @@ def test_noise_stays_within_half_a_step_and_has_its_spread(bits):
 
 @pytest.mark.parametrize(("defense", "bound"), [("randbet", 0.2), ("clipping", 0.2), ("rounding_noise", None)])
 def test_each_defense_of_stored_weights_trains_and_is_within_its_bound(defense, bound, settings):
-    trainer, _ = fit(RAWPConfig(config_dict=settings("NeuMF", defense=defense, rawp_weight_clip=bound and 0.03)))
+    given = {"defense": defense, "rawp_weight_clip": bound and 0.03, "ft_rounds": int(defense == "randbet")}
+    trainer, _ = fit(RAWPConfig(config_dict=settings("NeuMF", **given)))
     largest = max(float(w.detach().abs().max()) for w in trainer.objective.weights.values())
     assert largest <= 0.0300001 if bound else largest > 0.03
     assert trainer.config["defense"] == defense and options.read(trainer.config).values["rawp_target"] == "all"
-    assert (trainer.state.perturbed == 0) == (defense == "clipping")
+    assert trainer.state.perturbed
+
+
+def test_a_bound_that_nothing_reaches_is_plain_training_early_stopping_included(settings):
+    given = {"epochs": 12, "stopping_step": 2, "ft_rounds": 0}
+    plain, weights = fit(RAWPConfig(config_dict=settings("NeuMF", defense="none", **given)))
+    clipped, same = fit(RAWPConfig(config_dict=settings("NeuMF", defense="clipping", rawp_weight_clip=1e9, **given)))
+    assert all(torch.equal(weight, same[name]) for name, weight in weights.items())
+    assert clipped.best_valid_score == plain.best_valid_score
+    assert len(clipped.train_loss_dict) == len(plain.train_loss_dict)
+
+
+def test_complex_weights_stay_as_they_are():
+    layer = nn.Linear(3, 2, bias=False)
+    wave = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    weights = {"weight": layer.weight, "wave": wave}
+    recipe = Recipe(radius=0.1, change=trainable("int4", None), weight_clip=0.1)
+    made = Objective(layer, weights, recipe, omega={}, generator=torch.Generator().manual_seed(0))
+    made.clip()
+    assert set(made.perturb(weights, lambda _: {})) == {"weight"} and wave.abs().eq(1).all()
+
+
+def test_harden_does_not_call_a_plain_model_by_a_defense_that_it_never_had(plain):
+    with pytest.raises(InputError, match="^defense: randbet trains from the start, and what harden adds"):
+        harden_checkpoint(str(plain), config_dict={"defense": "randbet", "rawp_output_dir": "out"})
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"defense": "rawp_ft", "rawp_perturbation": "int4"}, "^rawp_perturbation: 'int4' has no radius to be found"),
+        (
+            {"defense": "rawp_ft", "rawp_perturbation": "int4"},
+            "^rawp_perturbation: 'int4' does not go with rawp_radius=auto",
+        ),
         ({"rawp_perturbation": "int44"}, "^rawp_perturbation: 'int44' is not valid; expected ball, none, or .*'int4'"),
         ({"rawp_perturbation": "apgd"}, "^rawp_perturbation: 'apgd' is not valid"),
         ({"rawp_perturbation": "bit_errors_float32", "rawp_perturbation_level": 0.1}, "^rawp_perturbation: 'bit_err"),
@@ -97,6 +126,12 @@ def test_each_defense_of_stored_weights_trains_and_is_within_its_bound(defense, 
             {"defense": "rat", "rawp_perturbation": "int4"},
             "^rawp_perturbation: 'int4' does not go with rawp_target=act",
         ),
+        (
+            {"defense": "randbet", "rawp_radius": 0.5},
+            "^rawp_radius: 0.5 has no effect with rawp_perturbation=bit_errors",
+        ),
+        ({"defense": "randbet", "rawp_steps": 3}, "^rawp_steps: 3 has no effect with rawp_perturbation=bit_errors"),
+        ({"defense": "rawp_ft", "rawp_weight_clip": 0.1}, "^rawp_weight_clip: 0.1 does not go with rawp_radius=auto"),
         ({"rawp_weight_clip": 0}, "^rawp_weight_clip: 0 is not valid"),
     ],
 )

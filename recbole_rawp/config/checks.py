@@ -14,6 +14,10 @@ from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES, no_such
 from recbole_rawp.errors import InputError, suggestion
 
 logger = logging.getLogger()
+OF_THE_BALL = (
+    *("rawp_radius", "rawp_radius_unit", "rawp_radius_jitter", "rawp_granularity", "rawp_direction", "rawp_steps"),
+    *("rawp_start", "rawp_ascent_fraction", "rawp_layer_weights"),
+)
 
 
 def check_values(values: Mapping[str, Any]) -> None:
@@ -34,13 +38,32 @@ def check_values(values: Mapping[str, Any]) -> None:
             "rawp_start: 'free', as rawp_ft has it, takes no step of its own. With rawp_direction=noise or several "
             "rawp_steps set rawp_start=weights."
         )
-    if values.get("rawp_perturbation", "ball") != "ball" and values.get("rawp_radius") == AUTO:
-        raise InputError(
-            f"rawp_perturbation: {values['rawp_perturbation']!r} has no radius to be found, and rawp_radius is auto, "
-            "as rawp_ft has it. Set a defense such as randbet or rawp_ft_reference, or rawp_radius=0.1."
-        )
     if values.get("rawp_target") == "activations":
         _check_activations(values)
+    if values.get("rawp_radius") == AUTO:
+        _check_searched(values)
+    elif values.get("rawp_perturbation", "ball") != "ball" and not values.get("ft_rounds"):
+        _check_without_ball(values)
+
+
+def _check_searched(values: Mapping[str, Any]) -> None:
+    """Raise InputError for what does not go with a radius that is found from the plain model on."""
+    for key, known in (("rawp_perturbation", "ball"), ("rawp_weight_clip", None)):
+        if values.get(key, known) != known:
+            raise InputError(
+                f"{key}: {values[key]!r} does not go with rawp_radius=auto, as rawp_ft has it: its search begins at a "
+                "plain model. Set a defense such as randbet or rawp_reference."
+            )
+
+
+def _check_without_ball(values: Mapping[str, Any]) -> None:
+    """Raise InputError for an option of the ball where the loss is taken elsewhere."""
+    for key in OF_THE_BALL:
+        if values[key] != OPTIONS[key].default:
+            raise InputError(
+                f"{key}: {values[key]!r} has no effect with rawp_perturbation={values['rawp_perturbation']}, which has "
+                "no ball. Leave it out."
+            )
 
 
 def _check_activations(values: Mapping[str, Any]) -> None:

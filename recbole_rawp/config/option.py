@@ -96,7 +96,6 @@ COUNT = number(int, "int >= 1", lambda v: v >= 1)
 TIMES = number(int, "int >= 0", lambda v: v >= 0)
 NAME_OR_FILE = Domain("name or YAML file", is_word)
 PATH = Domain("path", is_word)
-WORD = Domain("name", is_word)
 WORD = Domain("word", is_word)
 
 

@@ -22,6 +22,8 @@ from recbole_rawp.threats.threat import Threat
 if TYPE_CHECKING:
     from recbole.config import Config
 
+# What a suite takes from the options whatever it is: not how it attacks.
+OF_THE_DATA = ("attack_batches", "attack_users", "attack_negatives", "attack_candidates", "attack_checkpoint")
 START = 0.02  # the first radius that a search tries, a share of the norm
 
 
@@ -138,8 +140,9 @@ class Settings:
         suite = self.values["criticality_threats"]
         if not suite:
             return None
+        own = {key: None for key in self.values if key.startswith("attack_") and key not in OF_THE_DATA}
         try:
-            return attack_of({**self.values, "attack": suite})
+            return attack_of({**self.values, **own, "attack": suite})
         except InputError as error:
             raise InputError(f"criticality_threats: {str(error).removeprefix('attack: ')}") from error
 

@@ -20,6 +20,7 @@ from recbole_rawp.threats.setting import PER_USER
 from recbole_rawp.threats.threat import KINDS, VARIANTS, Threat
 
 logger = logging.getLogger()
+FILES = ("attack", "attack_checkpoint", "criticality_threats")  # options that may be one
 OPTIONAL_TARGETS = (*TARGETS, "activations")  # targets that some models lack
 
 
@@ -88,11 +89,15 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
     return entries
 
 
-def whole_path(suite: Any) -> Any:
-    """Return a suite that is a file by its whole path, for whoever goes on from another folder; others as they are."""
-    if is_yaml(suite) and (file := Path(suite).expanduser()).is_file():
-        return str(file.resolve())
-    return suite
+def with_whole_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with files among them by their whole paths, for whoever goes on from another folder."""
+    found = dict(options)
+    for key in FILES:
+        value = found.get(key)
+        if isinstance(value, str) and (key == "attack_checkpoint" or is_yaml(value)):
+            file = Path(value).expanduser()
+            found[key] = str(file.resolve()) if file.is_file() else value
+    return found
 
 
 def listed(methods: Sequence[str]) -> list[dict[str, Any]]:

@@ -119,7 +119,8 @@ class Objective:
         bound = self.recipe.weight_clip
         if bound is not None:
             for weight in self.weights.values():
-                weight.clamp_(-bound, bound)
+                if not weight.is_complex():
+                    weight.clamp_(-bound, bound)
 
     def both(self, loss_function: LossFunction, batch: Any, weights: Weights) -> Loss:
         """Return the weighted sum of L(w) and L(w + delta); L(w) also serves as the first ascent pass."""
@@ -141,10 +142,12 @@ class Objective:
     def perturb(self, weights: Weights, gradient: Callable[[Weights | None], Weights]) -> Weights:
         """Return delta for the unmasked `weights`, and count its norms."""
         recipe = self.recipe
-        ball = self.bound(weights, recipe.radius * self.stretch)
         if recipe.change is not None:
             delta = self.changed(recipe.change, weights)
-        elif recipe.start == "free" and self.memory.uphill:
+            self.note_norms(delta)
+            return delta
+        ball = self.bound(weights, recipe.radius * self.stretch)
+        if recipe.start == "free" and self.memory.uphill:
             delta = follow(self.memory, weights, ball)
         else:
             delta = ascend(
@@ -159,16 +162,21 @@ class Objective:
             )
         if recipe.start != "weights":
             self.memory.keep(delta, watched=recipe.start == "free")
+        self.note_norms(delta)
+        return delta
+
+    def note_norms(self, delta: Weights) -> None:
+        """Count the norms of a perturbation."""
         for name, norm in group_norms(delta, "tensor").items():
             entry = self.norms.setdefault(name, [0.0, 0])
             entry[:] = entry[0] + norm, entry[1] + 1
-        return delta
 
     @torch.no_grad()
     def changed(self, change: Change, weights: Weights) -> Weights:
-        """Return w' - w, drawn anew."""
+        """Return w' - w, drawn anew; complex weights have no stored form, and stay."""
         seed = int(torch.randint(2**62, (), generator=self.generator))
-        values = change({n: w.detach() for n, w in weights.items()}, torch.Generator().manual_seed(seed))
+        real = {name: weight.detach() for name, weight in weights.items() if not weight.is_complex()}
+        values = change(real, torch.Generator().manual_seed(seed))
         return {name: value - weights[name] for name, value in values.items()}
 
     def bound(self, weights: Weights, radius: float) -> Ball:

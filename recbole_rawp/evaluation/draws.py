@@ -29,10 +29,17 @@ def drawn(found: Iterable[Measurement], threat: Threat, trainer: Any, notes: lis
         if level == CLEAN:
             clean = values[0]
             continue
-        lost = sum(not kept(value, clean, metric, bigger=bigger) >= HALF for value in values)
-        told = " ".join(f"{value:.4f}" for value in values)
         what = f"{variant} on {threat.setting.what} at {level:g}"
-        notes.append(f"{what}: lost in {lost} of {len(values)} draws; {metric} of each: {told}.")
+        told = " ".join(f"{value:.4f}" for value in values)
+        notes.append(f"{what}: {lost(values, clean, metric, bigger)}{metric} of each draw: {told}.")
+
+
+def lost(values: list[float], clean: float, metric: str, bigger: bool) -> str:
+    """Say in how many draws less than half is left; nothing of a clean model that ranks no better than chance."""
+    if math.isnan(kept(clean, clean, metric, bigger=bigger)):
+        return ""
+    count = sum(not kept(value, clean, metric, bigger=bigger) >= HALF for value in values)
+    return f"lost in {count} of {len(values)} draws; "
 
 
 def goodness(value: float, bigger: bool) -> float:

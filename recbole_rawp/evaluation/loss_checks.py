@@ -61,8 +61,9 @@ def climbs(losses: Losses) -> list[tuple[str, float]]:
 
 
 def has_gradient(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """Each variant that starts at the weights changes the loss; a random start changes it by itself."""
-    cases = [(variant, level) for variant, level in climbs(losses) if not VARIANTS[variant].starts_at_random]
+    """Each variant that starts at the weights changes the loss, at its highest level; a random start does by itself."""
+    last = dict(sorted(climbs(losses), key=lambda case: case[1]))
+    cases = [(variant, level) for variant, level in last.items() if not VARIANTS[variant].starts_at_random]
     return [(variant, level, losses[variant, level] != losses[variant, CLEAN]) for variant, level in cases]
 
 
@@ -77,11 +78,18 @@ def highest(losses: Losses, *, iterates: bool | None = None) -> dict[float, floa
 
 
 def beats_noise(losses: Losses) -> Iterable[tuple[Any, Any, bool]]:
-    """The strongest variant is stronger than the control, noise of the same norm."""
+    """The strongest variant is stronger than the control, an innocent change of the same size.
+
+    Where neither changes the loss, it tells nothing: the exact form of a ranking loss goes in steps.
+    """
     found = highest(losses)
     controls = [variant for variant in dict.fromkeys(name for name, _ in losses) if VARIANTS[variant].control]
     return [
-        (STRONGEST, level, found[level] > losses[control, level])
+        (
+            STRONGEST,
+            level,
+            found[level] > losses[control, level] or losses[control, level] == found[level] == found[CLEAN],
+        )
         for level in found
         for control in controls
         if level != CLEAN and (control, level) in losses

@@ -66,13 +66,13 @@ def verify(
         "the attack raises the loss more than its control": over(threats, beats_noise),
         "no search without gradients is stronger": over(threats, black_box_is_weaker),
         "more steps are no weaker than one": over(threats, steps_help),
-        "the loss grows with the radius": over(threats, grows),
+        "the loss grows with the level": over(threats, grows),
         "the strongest search ended where it was best": over(threats, partial(settled, unsettled=outcome.unsettled)),
         "the ranking loss hits the metric no less than the training loss": ranking_hits(records, metric, bigger=bigger),
         "scores tell items apart (they do not saturate)": ties,
         "scores follow the weights (no stale cache)": [] if outcome.unmoved is None else follows,
         UNDERTRAINED: learned(records, metric, outcome.popularity, bigger=bigger),
-        "radius 0 equals RecBole's own evaluation": equal(records, clean or {}, scopes, 0.5001 * 10.0**-decimals),
+        "level 0 equals RecBole's own evaluation": equal(records, clean or {}, scopes, 0.5001 * 10.0**-decimals),
     }
     return [conclude(outcome.subject.defense, name, found) for name, found in cases.items()]
 

@@ -56,7 +56,7 @@ class Universal:
             partial(moved, model),
             {TRAINING: lambda: training, RANKING: ranked},
             around=partial(AttackLoss, model),
-            other=partial(other_weights, model),
+            other=partial(other_weights, model, trainer.config),
             seed=trainer.config["seed"],
             twins=twins,
         )

@@ -23,7 +23,7 @@ from recbole_rawp.config.properties import defaults
 from recbole_rawp.config.recbole_options import check_types
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
-from recbole_rawp.config.suites import whole_path
+from recbole_rawp.config.suites import with_whole_paths
 from recbole_rawp.config.yaml_files import read_mapping
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host import compat
@@ -192,8 +192,7 @@ class RAWPConfig(Config):
             for alias in ALIASES.keys() & source.keys():
                 source[ALIASES[alias]] = source.pop(alias)
         super()._merge_external_config_dict()
-        if "attack" in self.external_config_dict:
-            self.external_config_dict["attack"] = whole_path(self.external_config_dict["attack"])
+        self.external_config_dict.update(with_whole_paths(self.external_config_dict))
 
     def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
         name = self.external_config_dict.get("model") if model is None else model

@@ -47,13 +47,19 @@ def weights_in(file: Path, model: nn.Module) -> Weights | None:
     return {name: state[name].to(weight.device) for name, weight in own.items()}
 
 
-def other_weights(model: nn.Module, file: str) -> Weights:
-    """Return the weights in a checkpoint of the same model.
+def other_weights(model: nn.Module, config: Any, file: str) -> Weights:
+    """Return the weights in a checkpoint of the same model on the same data.
 
     Raises:
-        InputError: if there is none, or its weights have other names or shapes.
+        InputError: if there is none, or it is of another model or data set, or its weights have other names or shapes.
     """
-    checkpoint.read(file)  # says what is wrong with a file that is none
+    theirs = checkpoint.read(file)["config"]
+    for key in ("model", "dataset"):
+        if theirs[key] != config[key]:
+            raise InputError(
+                f"attack_checkpoint: '{file}' holds {theirs[key]}, and this {key} is {config[key]}. Name another "
+                "checkpoint of the same model on the same users and items."
+            )
     found = weights_in(Path(file).expanduser(), model)
     if found is None:
         raise InputError(

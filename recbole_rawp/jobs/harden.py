@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_rawp.config.properties import name_of
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.jobs import output_folder
@@ -37,6 +38,11 @@ def harden_checkpoint(
         config = settings_of(content, config_file_list, config_dict, ours={"ft_rounds": 1} | defense, argv=argv)
         if hardens := goes_on(config, content):
             break
+    if is_plain(content) and config["rawp_perturbation"] != "ball":
+        raise InputError(
+            f"defense: {name_of(config['defense'])} trains from the start, and what harden adds to a plain model is "
+            "adversarial training within a ball. Use recbole-rawp train, or leave --defense out."
+        )
     if not config["ft_rounds"] and not hardens:
         raise InputError("ft_rounds: 0 leaves nothing to do for harden. Leave it out.")
     output_folder.check_free(config["rawp_output_dir"])

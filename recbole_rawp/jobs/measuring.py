@@ -179,7 +179,7 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     possible = [threat for threat in settings.threats if can_move(model, threat)]
     for threat in possible:
         if threat.checkpoint is not None:
-            other_weights(model, threat.checkpoint)
+            other_weights(model, config, threat.checkpoint)
     loader, per_user = data.test, [threat for threat in possible if threat.scope == PER_USER]
     if per_user:
         try:

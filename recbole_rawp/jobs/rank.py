@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.vulnerability import by_module
 from recbole_rawp.host import checkpoint
+from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.host.twins import other_weights
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import settings_of
@@ -41,7 +45,7 @@ def rank_checkpoint(
     data, network = prepare(config)
     check_weights(config.settings, network)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
-    suite = checked(config.settings.attack_on_modules, data)
+    suite = checked(config, network, data)
     folder = output_folder.claim(config, "rank")
     trainer = make_trainer(config, network, folder, saved=False)
     ready(trainer, data)
@@ -57,12 +61,13 @@ def rank_checkpoint(
     return found | {"vulnerability": frame, "table": table}
 
 
-def checked(suite: Attack | None, data: Data) -> Attack | None:
+def checked(config: RAWPConfig, network: nn.Module, data: Data) -> Attack | None:
     """Return what each module is to be tried with.
 
     Raises:
-        InputError: if it changes no weights for all users, or there are no valid data to rank.
+        InputError: if it changes no weights for all users, lacks a file, or there are no valid data to rank.
     """
+    suite = config.settings.attack_on_modules
     if suite is None:
         return None
     if not data.valid:
@@ -72,4 +77,6 @@ def checked(suite: Attack | None, data: Data) -> Attack | None:
             raise InputError(
                 f"criticality_threats: {threat.name} changes no weights for all users. Leave it out of the suite."
             )
+        if threat.checkpoint is not None:
+            other_weights(network, config, threat.checkpoint)
     return suite

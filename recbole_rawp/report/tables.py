@@ -101,7 +101,7 @@ def falls(worst: pd.Series, noise: pd.Series | None, share: float, *, noun: str 
     low = [level for level in worst.index if level != CLEAN and not worst[level] > share]  # NaN is low
     if not low:
         return f"no {noun} up to {max(worst.index[worst < math.inf], default=0):g}"
-    return f"{low[0]:g}" + ("" if noise is None else f" (noise: {percent(noise[low[0]])})")
+    return f"{low[0]:g}" + ("" if noise is None else f" (control: {percent(noise[low[0]])})")
 
 
 def check_table(checks: list[Check]) -> str:

@@ -57,11 +57,12 @@ ERRORS = {f"{fault}_{form}": (fault, form) for fault in FAULTS for form in STORE
 def bits_hit(stored: Tensor, rate: float, random: np.random.Generator, *, burst: int = 1) -> Tensor:
     """Return integers [n] like those stored, in which the bits that are hit are 1.
 
-    Each bit is the first of `burst` neighbours with probability `rate`; the last ones may be cut off.
+    Each bit is the first of `burst` neighbours with probability rate / burst, so that about `rate` of all bits are hit;
+    the last ones may be cut off.
     """
     width = 8 * stored.element_size()
     bits = stored.numel() * width
-    first = random.choice(bits, size=random.binomial(bits, rate), replace=False, shuffle=False)
+    first = random.choice(bits, size=random.binomial(bits, rate / burst), replace=False, shuffle=False)
     places = np.unique(first[:, None] + np.arange(burst))
     entry, bit = (torch.from_numpy(part) for part in divmod(places[places < bits], width))
     mask = torch.zeros(stored.shape, dtype=torch.int64)
@@ -141,7 +142,7 @@ class BitErrorWords(Words):
 
     def title(self, setting: Setting) -> str:
         """Return the setting in words."""
-        return f"{setting.what}, with random bit errors where they are stored"
+        return f"{setting.what}, with random errors in the bits that are stored"
 
     def axis(self, setting: Setting) -> str:
         """Return what the level is."""

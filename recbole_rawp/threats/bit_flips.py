@@ -11,8 +11,9 @@ which L is highest is kept, and the search goes on from there. An entry is flipp
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +24,8 @@ from torch import Tensor
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.adversarial.search import better, losses_of, number_of
+from recbole_rawp.errors import InputError
+from recbole_rawp.threats.adversarial.search import losses_of
 from recbole_rawp.threats.quantization import symmetric_grid
 from recbole_rawp.threats.setting import CLEAN, LOSSES, RANKING, UNIVERSAL, WORST, Setting, Words, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
@@ -50,7 +52,7 @@ class Stored:
     @classmethod
     def of(cls, weights: Weights) -> Stored:
         """Return the int8 form of weights."""
-        grids = {name: symmetric_grid(weight, by_row=True, bits=BITS) for name, weight in weights.items()}
+        grids = {n: symmetric_grid(weight.contiguous(), by_row=True, bits=BITS) for n, weight in weights.items()}
         return cls({n: grid[0] for n, grid in grids.items()}, {n: grid[1] for n, grid in grids.items()})
 
     def values(self) -> Weights:
@@ -60,7 +62,7 @@ class Stored:
     def after(self, flip: Flip) -> Stored:
         """Return the same after a flip."""
         numbers = self.numbers[flip.name].clone()
-        numbers.flatten()[flip.entry] += flip.added
+        numbers.view(-1)[flip.entry] += flip.added
         return Stored({**self.numbers, flip.name: numbers}, self.steps)
 
 
@@ -87,47 +89,49 @@ class BitSearch:
 
     Attributes:
         stored: the weights after all flips so far.
-        best, value: the weights at which the loss was highest, and that loss.
-        flipped: name -> entries that were flipped.
+        best, value: the weights at which the loss was highest, and that loss with its smooth form, which tells apart
+            what leaves every rank.
+        flips: all so far, and `useful`, how many of them led to the best.
     """
 
     loss: AttackLoss
     stored: Stored
     best: Weights
-    value: float
-    flipped: dict[str, list[int]]
+    value: tuple[float, float]
+    flips: list[Flip] = field(default_factory=list)
+    useful: int = 0
 
     @classmethod
     def begin(cls, loss: AttackLoss, weights: Weights) -> BitSearch:
         """Start at the weights in int8."""
         stored = Stored.of(weights)
         values = stored.values()
-        return cls(loss, stored, values, loss.mean(partial(overlay, loss.model, values)), {n: [] for n in weights})
+        return cls(loss, stored, values, loss.means(partial(overlay, loss.model, values)))
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to take."""
-        return self.value >= self.loss.source.lost
+        return self.value[0] >= self.loss.source.lost
 
     def step(self) -> bool:
         """Flip the worst bit; tell whether there was one that raises the loss to first order."""
-        tried = [(*self.losses_after(flip), flip) for flip in self.candidates()]
+        tried = [(self.losses_after(flip), flip) for flip in self.candidates()]
         if not tried:
             return False
-        value, _, flip = max(tried, key=lambda one: (one[0] == one[0], *one[:2]))  # NaN is the lowest
+        value, flip = max(tried, key=lambda one: known(one[0]))
         self.stored = self.stored.after(flip)
-        self.flipped[flip.name].append(flip.entry)
-        if better(number_of(value), number_of(self.value)):
-            self.best, self.value = self.stored.values(), value
+        self.flips.append(flip)
+        if known(value) > known(self.value):
+            self.best, self.value, self.useful = self.stored.values(), value, len(self.flips)
         return True
 
     def candidates(self) -> list[Flip]:
         """Return the most promising flip of each of the most promising tensors."""
         shapes, steps = self.loss.shapes, self.stored.steps
         delta = {name: value - shapes[name].detach() for name, value in self.stored.values().items()}
-        slopes = {name: gradient * steps[name] for name, gradient in self.loss.climb(delta)[1].items()}
-        for name, entries in self.flipped.items():
-            slopes[name].flatten()[entries] = 0.0
+        slopes = {name: (gradient * steps[name]).contiguous() for name, gradient in self.loss.climb(delta)[1].items()}
+        for flip in self.flips:
+            slopes[flip.name].view(-1)[flip.entry] = 0.0
         found = [candidate(name, self.stored.numbers[name], slope) for name, slope in slopes.items()]
         rising = sorted((one for one in found if one[0] > 0), key=lambda one: -one[0])
         return [flip for _, flip in rising[:TRIED]]
@@ -137,8 +141,13 @@ class BitSearch:
         return self.loss.means(partial(overlay, self.loss.model, self.stored.after(flip).values()))
 
 
+def known(value: tuple[float, float]) -> tuple[bool, float, float]:
+    """Return a loss and its smooth form as they are compared; NaN is the lowest."""
+    return value[0] == value[0], *value
+
+
 def at_random(stored: Stored, count: int, seed: int) -> list[Flip]:
-    """Return so many flips of bits drawn at random; the first of them are those of a smaller count."""
+    """Return so many flips of different bits drawn at random, to be made in this order."""
     sizes = np.cumsum([BITS * numbers.numel() for numbers in stored.numbers.values()])
     names, flips = list(stored.numbers), []
     for place in np.random.default_rng(seed).choice(sizes[-1], size=min(count, int(sizes[-1])), replace=False):
@@ -193,8 +202,9 @@ class BitFlips(Threat):
         for count in self.levels[1:]:
             while done < count and not search.over and search.step():
                 done += 1
-            yield Change("bit_flips", count, partial(overlay, context.model, search.best), {name: search.value}, name)
-        hit = ", ".join(f"{len(entries)} in {tensor}" for tensor, entries in search.flipped.items() if entries)
+            run = partial(overlay, context.model, search.best)
+            yield Change("bit_flips", count, run, {name: search.value[0]}, name)
+        hit = ", ".join(f"{n} in {name}" for name, n in Counter(f.name for f in search.flips[: search.useful]).items())
         context.note(f"Bits of {self.setting.what} that a search along the {name} loss flipped: {hit or 'none'}.")
 
     def drawn_at_random(self, context: Context, losses: Mapping[str, AttackLoss]) -> Iterator[Change]:
@@ -233,8 +243,15 @@ class BitFlips(Threat):
 
 
 def weights_of(loss: AttackLoss) -> Weights:
-    """Return the weights that have an int8 form: complex ones have none."""
-    return {name: weight.detach() for name, weight in loss.shapes.items() if not weight.is_complex()}
+    """Return the weights that have an int8 form: complex ones have none.
+
+    Raises:
+        InputError: if there are none.
+    """
+    found = {name: weight.detach() for name, weight in loss.shapes.items() if not weight.is_complex()}
+    if not found:
+        raise InputError("attack_target: it names complex weights alone, which have no int8 form. Name others.")
+    return found
 
 
 class BitFlipWords(Words):
@@ -250,7 +267,7 @@ class BitFlipWords(Words):
 
     def axis(self, setting: Setting) -> str:
         """Return what the level is."""
-        return "flipped bits"
+        return "of the int8 form"
 
     def at(self, level: float) -> str:
         """Return a number of flips in words."""

@@ -168,6 +168,6 @@ class FormatWords(Words):
 register(
     Quantization,
     {name: Variant(TITLES.get(name, name)) for name in FORMATS}
-    | {name: Variant(f"noise within a step of int{bits}") for name, bits in NOISE.items()},
+    | {name: Variant(f"noise as large as int{bits}'s rounding") for name, bits in NOISE.items()},
     {"format": FormatWords()},
 )

@@ -92,7 +92,7 @@ class Hardening(Callback):
                 "Take each batch's loss from it, or call super()._train_epoch(...)."
             )
         objective.clip()
-        trainer.state.perturbed = objective.perturbed
+        trainer.state.perturbed = objective.perturbed if objective.recipe.perturbs else objective.batches
         log(trainer, objective, epoch)
         objective.reset()
 
@@ -117,8 +117,9 @@ def log(trainer: Any, objective: Objective, epoch: int) -> None:
             trainer.logger.warning(
                 f"rawp_target: nothing moved in epoch {epoch}; no loss has a usable gradient by these weights."
             )
-    trainer.tensorboard.add_scalar("RAWP/radius", objective.recipe.radius, epoch)
-    trainer.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch)
+    if objective.recipe.perturbs and objective.recipe.change is None:
+        trainer.tensorboard.add_scalar("RAWP/radius", objective.recipe.radius, epoch)
+        trainer.tensorboard.add_scalar("RAWP/radius_stretch", objective.stretch, epoch)
     for name, used in objective.mask.items():
         trainer.tensorboard.add_scalar(f"RAWP/mask/{name}", int(used), epoch)
     for name, (norm, count) in objective.norms.items():

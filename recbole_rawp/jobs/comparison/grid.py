@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_rawp.config.properties import name_of, of_defense
-from recbole_rawp.config.suites import whole_path
+from recbole_rawp.config.suites import with_whole_paths
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host.config import RAWPConfig
 
@@ -122,8 +122,7 @@ def read(
     base = RAWPConfig(first_model, first_dataset, shared, {**options, "rawp_output_dir": None}, argv=[])
     model, dataset = (several or (base[key[:-1]],) for key, several in found.items())
     kept = {key: value for key, value in options.items() if key not in ("model", "dataset", "seed")}
-    kept |= {key: whole_path(kept[key]) for key in ("attack",) if key in kept}  # for who goes on from another folder
-    return Grid(model, dataset, protectors, numbers(seeds, base["seed"]), files, kept)
+    return Grid(model, dataset, protectors, numbers(seeds, base["seed"]), files, with_whole_paths(kept))
 
 
 def check_defenses(defenses: Sequence[str]) -> None:

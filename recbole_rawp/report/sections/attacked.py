@@ -63,7 +63,8 @@ def fragility(records: Any, metric: str, *, bigger: bool) -> str:
 def key(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Explain the table's attacks and shares."""
     attacks = "; ".join(f"`{name}`: {variant_title(name)}" for name in frame["threat"].unique())
-    noise = " Noise is the control: an attack must beat it." * any(map(is_control, frame["threat"].unique()))
+    controls = ", ".join(f"`{name}`" for name in frame["threat"].unique() if is_control(name))
+    noise = f" The control is {controls}: an attack must beat it." * bool(controls)
     seeds = named(frame).groupby("defense", sort=False)["seed"].nunique()
     number = str(seeds.max())
     if seeds.nunique() > 1:  # a seed in which nothing was repaired has no model before repair

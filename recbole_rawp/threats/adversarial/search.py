@@ -149,10 +149,10 @@ def look_at_gradient(loss: AttackLoss, target: Any, threat: str, name: str, cont
     parts = [f"{share:.0%} of {n}" for n, share in rows.items() if share >= 0.01 and n not in whole]
     what = f"Target {target}: the {name} loss has"
     if whole:
-        context.note(f"{what} no usable gradient by {', '.join(whole)}; only noise moves it.")
+        context.note(f"{what} no usable gradient by {', '.join(whole)}; only chance moves it.")
     if parts:
         context.note(
-            f"{what} no gradient by some rows, which only noise moves: {', '.join(parts)} (users or items in none of "
+            f"{what} no gradient by some rows, which only chance moves: {', '.join(parts)} (users or items in none of "
             "the attacked batches, or units that are never active)."
         )
     if len(whole) == len(gradient):

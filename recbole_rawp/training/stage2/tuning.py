@@ -121,6 +121,7 @@ def one_epoch(
         if not diverged(error, parameters, objective):
             raise
         return math.nan
+    objective.clip()
     if objective.batches == 0:
         raise RuntimeError(f"{type(trainer).__name__}: its loop did not use loss_func; nothing was repaired")
     return float(sum(loss) if isinstance(loss, tuple) else loss)
