@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from recbole_rawp import attack_checkpoint, files
 from recbole_rawp.config.properties import name_of
-from recbole_rawp.evaluation.kept import chance
+from recbole_rawp.evaluation.records import chance
 from recbole_rawp.host import checkpoint, environment
 from results.build import fill
 

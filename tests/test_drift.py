@@ -12,7 +12,7 @@ import torch
 from recbole_rawp import attack_checkpoint
 from recbole_rawp.config.suites import completed
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation.kept import kept
+from recbole_rawp.evaluation.records import kept
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.report.scores import shares
 from recbole_rawp.threats.drift import Drift, as_large

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from recbole_rawp.evaluation.kept import HALF, kept
+from recbole_rawp.evaluation.records import HALF, kept
 from recbole_rawp.host.ranking.measurement import Measurement
 from recbole_rawp.threats.setting import CLEAN
 from recbole_rawp.threats.threat import Threat

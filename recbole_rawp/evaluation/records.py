@@ -1,10 +1,13 @@
-"""Records, one measured value each with all that says of what, and the checks of them."""
+"""Records, one measured value each with all that says of what; the share of a score that is left; and checks."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
+CHANCE = {"auc": 0.5, "gauc": 0.5}  # what a random ranking scores, where that is far from 0
+HALF = 0.5  # of the score: a ranking that keeps less is lost
 LOSS = "loss"  # the metric name of what attacks raise; of these records `loss` says which it is
 
 
@@ -62,3 +65,16 @@ class Check:
     name: str
     status: str
     detail: str
+
+
+def chance(metric: str) -> float:
+    """Return what a random ranking scores."""
+    return CHANCE.get(metric.partition("@")[0].lower(), 0.0)
+
+
+def kept(value: float, clean: float, metric: str, *, bigger: bool) -> float:
+    """Return the share that is left of one score, as `report.scores.shares` does of tables; NaN if it means nothing."""
+    if not bigger:
+        return clean / value if value > 0 else math.nan
+    left, whole = value - chance(metric), clean - chance(metric)
+    return left / whole if whole > 0 else math.nan

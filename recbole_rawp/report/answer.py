@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_rawp.evaluation.kept import HALF
-from recbole_rawp.evaluation.records import FAILED
+from recbole_rawp.evaluation.records import FAILED, HALF
 from recbole_rawp.evaluation.self_checks import BUDGET, PLAIN_KEPT, UNDERTRAINED
 from recbole_rawp.evaluation.statistics import interval
 from recbole_rawp.evaluation.users import Users

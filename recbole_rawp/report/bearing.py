@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from recbole_rawp.evaluation.kept import HALF
+from recbole_rawp.evaluation.records import HALF
 from recbole_rawp.report.scores import label, percent, settings_of, shares_of_tried, variant_title, within
 from recbole_rawp.threats.setting import CLEAN, Setting
 

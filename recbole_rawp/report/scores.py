@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from recbole_rawp.evaluation.kept import chance
-from recbole_rawp.evaluation.records import LOSS
+from recbole_rawp.evaluation.records import LOSS, chance
 from recbole_rawp.threats.setting import CLEAN, SETTING, Setting
 from recbole_rawp.threats.threat import VARIANTS
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from recbole_rawp.evaluation.kept import chance
-from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.evaluation.records import FAILED, Check, chance
 from recbole_rawp.evaluation.self_checks import BUDGET
 from recbole_rawp.report.bearing import bearing
 from recbole_rawp.report.scores import (
