@@ -15,7 +15,7 @@ from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
-from recbole_rawp.host.config import check_gradient
+from recbole_rawp.host.models.classes import check_gradient
 from recbole_rawp.host.weights import chosen_weights, weight_table
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.stage2 import criticality
@@ -147,7 +147,7 @@ def perturbable(trainer: Any) -> bool:
     if settings.defense == "none" and not trainer.settings.fine_tuning.rounds:
         return False
     try:
-        check_gradient(type(trainer.model).__name__)
+        check_gradient(type(trainer.model))
         chosen_weights(trainer.model, settings)
     except InputError as error:
         if not trainer.lenient or settings.target not in OPTIONAL_TARGETS:
