@@ -77,21 +77,13 @@ class Hardening(Callback):
         return lambda batch: objective(counted, batch)
 
     def on_pass_end(self, trainer: Any, epoch: int) -> None:
-        """Log the pass.
-
-        Raises:
-            RuntimeError: if the trainer's loop did not use the loss.
-        """
+        """Log the pass."""
         if not self.due(trainer, epoch):
             return
         objective = self.objective
         assert objective is not None
-        if objective.batches == 0:
-            raise RuntimeError(
-                f"{type(trainer).__name__}: epoch {epoch} was to be hardened, but its loop did not use loss_func. "
-                "Take each batch's loss from it, or call super()._train_epoch(...)."
-            )
         trainer.state.perturbed = objective.perturbed
+        trainer.state.hardened |= objective.perturbed > 0
         log(trainer, objective, epoch)
         objective.reset()
 
@@ -150,8 +142,8 @@ def perturbable(trainer: Any) -> bool:
         check_gradient(type(trainer.model))
         chosen_weights(trainer.model, settings)
     except InputError as error:
-        if not trainer.lenient or settings.target not in OPTIONAL_TARGETS:
+        if settings.target not in OPTIONAL_TARGETS:
             raise
-        trainer.logger.warning(f"{error} Training plainly.")
+        trainer.cannot_harden(str(error))
         return False
     return True

@@ -87,6 +87,8 @@ class ResumableTrainer(AdjustableTrainer):
         super().resume_checkpoint(resume_file)
         if checkpoint.read(resume_file)["config"]["defense"] in (None, "none"):  # as plain as a warm-up
             self.state.plain_until = max(self.state.plain_until, self.start_epoch)
+        else:
+            self.state.hardened = True
 
     def save_state(self, epoch: int) -> None:
         """Write the state before an epoch, where it is wanted; RecBole's pretraining does not pass through `fit`."""
