@@ -42,3 +42,53 @@ class MyPop(Pop):
 
 class NoModel(nn.Module):
     """One that does not derive from RecBole's."""
+
+
+class Listed(MyDeep):
+    """One that keeps weights in a list, and computes with those."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        first, _, last = self.layers
+        self.ws = [first.weight, (first.bias, last.weight)]
+
+    def score(self, user, item):
+        given = torch.cat([self.users(user), self.items(item)], dim=-1)
+        first, (bias, last) = self.ws
+        return (torch.tanh(given @ first.T + bias) @ last.T).squeeze(-1)
+
+
+class Half(MyDeep):
+    """One that computes with what it has made of a weight once."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.first = self.layers[0].weight.T
+
+    def score(self, user, item):
+        given = torch.cat([self.users(user), self.items(item)], dim=-1)
+        return self.layers[2](torch.tanh(given @ self.first)).squeeze(-1)
+
+
+class Caching(MyDeep):
+    """One that caches a weight itself: torch takes that for one parameter more."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.restore_item_e = None
+
+    def full_sort_predict(self, interaction):
+        user = self.users(interaction[self.USER_ID])
+        if self.restore_item_e is None:
+            self.restore_item_e = self.items.weight
+        size = (len(user), len(self.restore_item_e), -1)
+        both = torch.cat([user[:, None].expand(size), self.restore_item_e[None].expand(size)], -1)
+        return self.layers(both).view(-1)
+
+
+class Scripted(MyDeep):
+    """One with a compiled part."""
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.layers = torch.jit.script(self.layers)

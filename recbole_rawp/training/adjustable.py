@@ -95,7 +95,9 @@ class AdjustableTrainer(Trainer):
         evaluate = super().evaluate
         options = {"load_best_model": load_best_model, "model_file": model_file, "show_progress": show_progress}
         with quirks.modules_kept(self.model):
-            return evaluate(eval_data, **taken(evaluate, options))
+            result = evaluate(eval_data, **taken(evaluate, options))
+        clear_caches(self.model.modules())
+        return result
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight."""

@@ -16,6 +16,7 @@ from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
 from recbole_rawp.host.models.classes import check_gradient
+from recbole_rawp.host.rehearsal import check_reached
 from recbole_rawp.host.weights import chosen_weights, weight_table
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.stage2 import criticality
@@ -54,6 +55,8 @@ class Hardening(Callback):
 
     def on_epoch_begin(self, trainer: Any, train_data: Any, epoch: int) -> None:
         """Measure omega where that is due, and draw the epoch's masks."""
+        if self.due(trainer, epoch) and self.objective is None:
+            check_weights(trainer, train_data)
         if not self.due(trainer, epoch):
             return
         objective = self.objective or self.build(trainer)
@@ -86,6 +89,15 @@ class Hardening(Callback):
         trainer.state.hardened |= objective.perturbed > 0
         log(trainer, objective, epoch)
         objective.reset()
+
+
+def check_weights(trainer: Any, train_data: Any) -> None:
+    """Look whether changes of the weights reach the loss; if none does, the trainer cannot harden."""
+    weights, _ = chosen_weights(trainer.model, trainer.settings.training)
+    try:
+        check_reached(trainer.model, weights, train_data, trainer.device)
+    except InputError as error:
+        trainer.cannot_harden(str(error))
 
 
 def measure_omega(trainer: Any, train_data: Any, weights: Weights, epoch: int) -> None:
@@ -140,6 +152,7 @@ def perturbable(trainer: Any) -> bool:
         return False
     try:
         check_gradient(type(trainer.model))
+        quirks.check_built(trainer.model)
         chosen_weights(trainer.model, settings)
     except InputError as error:
         if settings.target not in OPTIONAL_TARGETS:

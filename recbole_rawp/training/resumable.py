@@ -59,6 +59,7 @@ class ResumableTrainer(AdjustableTrainer):
 
     def __init__(self, config: Config, model: nn.Module) -> None:
         super().__init__(config, model)
+        clear_caches(model.modules())  # which also notes the parameters that it begins with
         self.outside = Outside(model)
         self.resume_file: Path | None = None
         self.killed: State | None = None

@@ -55,7 +55,7 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
             trains the plain model first.
 
     Raises:
-        InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`, which `register` sets).
+        InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`).
     """
 
     def __init__(self, config: Config, model: nn.Module) -> None:
@@ -65,7 +65,7 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         settings = self.settings.training
         self.state = TrainingState(torch.Generator().manual_seed(config["seed"]), settings.warmup_epochs)
         self.hardening = Hardening()
-        self.arguments, self.fits = FitArguments(None), 0
+        self.arguments, self.fits, self.saves = FitArguments(None), 0, True
         self.fitted: Any = None  # what the last fit of RecBole's, or of the user's own, returned
         self.plain_model: Mapping[str, Any] | None = None
         self.callbacks: list[Callback] = [Saving(), self.hardening, warm_up.WarmUp(), RadiusSearching()]
@@ -137,8 +137,8 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         With `rawp_radius: auto`, train plainly first, and go on from there. From what a killed run left, go on.
 
         Raises:
-            InputError: if no hardened model would be kept, if a radius is to be found and there are no valid data, or if
-                the user's own loop or `fit` lets nothing be hardened, unless the trainer is `lenient`.
+            InputError: if no hardened model would be kept, if a radius is to be found and there are no valid data, or
+                if the user's own loop or `fit` lets nothing be hardened, unless the trainer is `lenient`.
         """
         if self.perturbable:  # RecBole's own run brings the data as late as this
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
@@ -167,9 +167,11 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         """
 
         def validated(epoch: int, score: float) -> None:
-            """Tell all callbacks."""
+            """Tell all callbacks, which may save what the fit may not."""
+            self.saves = True
             for callback in self.callbacks:
                 callback.on_validation(self, epoch, score)
+            self.saves = saved
             if callback_fn:
                 callback_fn(epoch, score)
 
@@ -177,7 +179,9 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         self.state.start_clock()
         options = {"verbose": given.verbose, "saved": saved, "show_progress": given.show_progress}
         options = taken(fit, options | {"callback_fn": validated})
+        self.saves = saved
         self.fitted = fit(given.train_data, given.valid_data, **options, **given.more)
+        self.saves = True
         self.state.count_seconds()
 
     @contextmanager
@@ -194,7 +198,12 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         return refuse(self, error)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Save as RecBole does; the file tells the defense that its model had so far."""
+        """Save as RecBole does; the file tells the defense that its model had so far.
+
+        Where a hardened training keeps the best model itself, a `fit` of the user's own saves none.
+        """
+        if self.hardens and not self.saves:
+            return
         plain = self.settings.training.defense != "none" and not (self.state.hardened or self.state.progress)
         with self.called_plain() if plain else nullcontext():
             super()._save_checkpoint(epoch, verbose, **kwargs)
