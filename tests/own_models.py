@@ -92,3 +92,20 @@ class Scripted(MyDeep):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.layers = torch.jit.script(self.layers)
+
+
+class Lossless(MyDeep):
+    """One whose trainer has the loss."""
+
+    def other_loss(self, interaction):
+        return MyDeep.calculate_loss(self, interaction)
+
+    def calculate_loss(self, interaction):
+        raise NotImplementedError
+
+
+class LossOfTwo(Lossless):
+    """One whose loss wants more than a batch."""
+
+    def calculate_loss(self, interaction, graph):
+        raise AssertionError

@@ -72,3 +72,10 @@ class Inline(Trainer):
         if saved:
             self._save_checkpoint(self.epochs - 1)
         return self._valid_epoch(valid_data)
+
+
+class Passing(Trainer):
+    """It passes a loss of the model's to RecBole's loop."""
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        return super()._train_epoch(train_data, epoch_idx, self.model.other_loss, show_progress)

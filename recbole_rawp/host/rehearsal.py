@@ -8,6 +8,8 @@ from weakref import WeakSet
 
 import torch
 from recbole.config import Config
+from recbole.trainer.trainer import Trainer
+from recbole.utils import get_trainer
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -37,7 +39,7 @@ def check_training(config: Config, model: nn.Module, train_data: Any) -> None:
     transform = config["transform"]
     with recboles("training batches" if transform is None else f"training batches (transform: {transform})"):
         (batch,) = fixed_batches(train_data, 1, config["device"])
-    check_loss(model, batch[:1] if last_rows(train_data) == 1 else batch)
+    check_loss(config, model, batch[:1] if last_rows(train_data) == 1 else batch)
     if config["learner"].lower() == "sparse_adam":
         check_sparse(model, batch)
 
@@ -67,8 +69,8 @@ def last_rows(train_data: Any) -> int:
     return (loader.sample_size % loader.step or loader.step) * getattr(loader, "times", 1)
 
 
-def check_loss(model: nn.Module, batch: Any) -> None:
-    """Raise InputError if the loss lacks a field, or BatchNorm more than one row to take statistics of.
+def check_loss(config: Config, model: nn.Module, batch: Any) -> None:
+    """Raise InputError if there is no loss, or it lacks a field, or BatchNorm more than one row to take statistics of.
 
     Whatever else fails may be due to what a trainer does first (NCL clusters), and is left for training to show.
     """
@@ -78,6 +80,12 @@ def check_loss(model: nn.Module, batch: Any) -> None:
             for module in model.modules():  # not `train()`, which makes SGL draw graphs
                 module.training = True
             training_loss(model)(batch)
+    except NotImplementedError as error:
+        if get_trainer(config["MODEL_TYPE"], config["model"]).__module__ == Trainer.__module__:
+            raise InputError(
+                f"model: {name} has no calculate_loss. Write it, or put a {name}Trainer that passes a loss to "
+                "super()._train_epoch into recbole.trainer."
+            ) from error
     except KeyError as error:
         raise InputError(
             f"train_neg_sample_args: the loss of {name} needs the field {error}, which no training batch has. Let it "

@@ -117,6 +117,10 @@ class ResumableTrainer(AdjustableTrainer):
             "optimizer_names": {name: own[id(optimizer)] for name, optimizer in optimizers.items()},
         }
 
+    def snapshot(self) -> State:
+        """Return a copy of what a batch changes, which `put_trained` takes."""
+        return dict(copied(self.trained()))
+
     def put_trained(self, trained: State) -> None:
         """Put model and optimizers into the state that `trained` returned, of this trainer or one made alike."""
         self.model.load_state_dict(trained["weights"])

@@ -11,11 +11,13 @@ from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.errors import InputError
 from recbole_rawp.training.seams.calls import named, taken, takes
 from recbole_rawp.training.seams.loss import LossRoute
+from recbole_rawp.training.seams.training_loss import LossFound
 
 
 class HookedEpochs:
     """Stands before the trainer whose epochs it runs; `trainer.RAWPTrainer` says what it has."""
 
+    asked_for_loss = False  # by `training_loss`: no epoch begins
     lenient = False  # set by `register`: what cannot be hardened trains plainly, with one warning
 
     def _train_epoch(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -23,6 +25,8 @@ class HookedEpochs:
         epoch = super()._train_epoch  # type: ignore[misc]
         given = kwargs | named(epoch, args)
         route = LossRoute(self.model, given.pop("loss_func", None))
+        if self.asked_for_loss:
+            raise LossFound(route.given)
         loss = self.hooked(route.plain, train_data, epoch_idx)
         if loss == route.plain and not self.hardens_now:
             passed = {} if route.given is route.usual else {"loss_func": route.given}
