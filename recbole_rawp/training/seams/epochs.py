@@ -17,7 +17,7 @@ from recbole_rawp.training.seams.training_loss import LossFound
 class HookedEpochs:
     """Stands before the trainer whose epochs it runs; `trainer.RAWPTrainer` says what it has."""
 
-    asked_for_loss = False  # by `training_loss`: no epoch begins
+    asked_for_loss = False  # by `training_loss`: then no epoch begins
     lenient = False  # set by `register`: what cannot be hardened trains plainly, with one warning
 
     def _train_epoch(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -70,6 +70,15 @@ class HookedEpochs:
             raise InputError(reason)
         self.logger.warning(f"{reason} Training plainly.")
         self.hardens = self.perturbable = False
+
+    @contextmanager
+    def asked(self: Any) -> Iterator[None]:
+        """Let an epoch end before it begins, by a `LossFound` with the loss that it was to have."""
+        self.asked_for_loss = True
+        try:
+            yield
+        finally:
+            self.asked_for_loss = False
 
     @contextmanager
     def called_plain(self: Any) -> Iterator[None]:

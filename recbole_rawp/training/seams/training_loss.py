@@ -59,18 +59,15 @@ def works(model: Any, loss: LossFunction, batch: Any) -> bool:
 
 def loss_passed(trainer: Any, train_data: Any) -> LossFunction | None:
     """Return the loss that a trainer's last epoch passes to RecBole's loop; None if none comes through to us."""
-    if not hasattr(trainer, "asked_for_loss"):  # RecBole's own, which would train
+    if not hasattr(trainer, "asked"):  # RecBole's own, which would train
         return None
     before = trainer.snapshot()
-    trainer.asked_for_loss = True
     try:
-        with restoring.rng(), restoring.state(trainer.model):
+        with trainer.asked(), restoring.rng(), restoring.state(trainer.model):
             trainer._train_epoch(train_data, max(0, trainer.epochs - 1))
     except LossFound as found:
         return found.loss
     except Exception:  # a user's code may mind that no training has begun
         pass
-    finally:
-        trainer.asked_for_loss = False
     trainer.put_trained(before)  # a loop of the user's own trained
     return None
