@@ -92,19 +92,23 @@ def keeps_embeddings(model: nn.Module) -> bool:
 
 
 def clear_caches(modules: Iterable[nn.Module]) -> None:
-    """Forget propagated embeddings, which would hide a change of the weights from the next evaluation.
-
-    Where such an attribute is set to a weight itself, torch takes it for another parameter of the model; but not those
-    that the model had when it was seen first.
-    """
+    """Forget propagated embeddings, which would hide a change of the weights from the next evaluation."""
     for module in modules:
-        names = [name for name in module._parameters.keys() if name.startswith(CACHES)]  # noqa: SIM118, TorchScript
-        for name in set(names) - _at_first.setdefault(module, frozenset(names)):
-            del module._parameters[name]
-            module.__dict__[name] = None
+        drop_cached_weights(module)
         for name, value in module.__dict__.items():
             if value is not None and name.startswith(CACHES):
                 module.__dict__[name] = None
+
+
+def drop_cached_weights(module: nn.Module) -> None:
+    """Forget a weight that was cached as it is: torch takes that for one parameter more, under the cache's name.
+
+    What the module had under such a name when it was seen first stays.
+    """
+    names = frozenset(name for name in module._parameters.keys() if name.startswith(CACHES))  # noqa: SIM118, TorchScript
+    for name in names - _at_first.setdefault(module, names):
+        del module._parameters[name]
+        module.__dict__[name] = None
 
 
 def _refresh(modules: list[nn.Module], places: list[tuple[nn.Module, str, nn.Parameter]]) -> None:

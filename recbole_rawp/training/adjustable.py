@@ -13,7 +13,7 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_rawp.core.overlay import clear_caches
+from recbole_rawp.core.overlay import clear_caches, drop_cached_weights
 from recbole_rawp.host import quirks
 from recbole_rawp.training.seams.calls import taken
 
@@ -96,7 +96,8 @@ class AdjustableTrainer(Trainer):
         options = {"load_best_model": load_best_model, "model_file": model_file, "show_progress": show_progress}
         with quirks.modules_kept(self.model):
             result = evaluate(eval_data, **taken(evaluate, options))
-        clear_caches(self.model.modules())
+        for module in self.model.modules():
+            drop_cached_weights(module)
         return result
 
     def resume_checkpoint(self, resume_file: str) -> None:
