@@ -151,31 +151,17 @@ def test_a_model_of_preloaded_vectors_trains_on_either_route(zoo_path, fits):
     assert fits[0].model.relation_Matrix.dtype == torch.float32 and fits[0].objective is not None
 
 
-def test_an_extensions_trainer_is_picked_up_where_register_comes_after_it(settings, fits, monkeypatch):
-    """RecBole looks for `<Model>Trainer` in `recbole.trainer`; one that is put there later needs `register()` again."""
-
-    class NeuMFTrainer(recbole.trainer.trainer.Trainer):
-        """An extension's own."""
-
-    monkeypatch.setattr(recbole.trainer, "NeuMFTrainer", NeuMFTrainer, raising=False)
+@pytest.mark.parametrize("base", [recbole.trainer.trainer.Trainer, recbole.trainer.Trainer])
+def test_an_extensions_trainer_is_hardened_whenever_and_wherever_it_was_made(settings, fits, monkeypatch, base):
+    """RecBole looks for `<Model>Trainer` in `recbole.trainer`."""
+    cls = type("NeuMFTrainer", (base,), {})
+    monkeypatch.setattr(recbole.trainer, "NeuMFTrainer", cls, raising=False)
     config = settings("NeuMF", defense="awp", epochs=1)
     run_recbole(config_dict=config, saved=False)
-    assert not fits
-    recbole_rawp.register()
-    assert issubclass(get_trainer(None, "NeuMF"), NeuMFTrainer) and get_trainer(None, "NeuMF").lenient
-    run_recbole(config_dict=config, saved=False)
-    assert len(fits) == 1 and fits[0].objective is not None
+    assert isinstance(fits[0], cls) and fits[0].lenient and fits[0].objective is not None
     recbole_rawp.unregister()
-    assert get_trainer(None, "NeuMF") is NeuMFTrainer
-
-
-def test_an_extensions_trainer_that_derives_from_a_registered_one_is_hardened_at_once(settings, fits, monkeypatch):
-    class NeuMFTrainer(recbole.trainer.Trainer):
-        """An extension's own, made after `register()`."""
-
-    monkeypatch.setattr(recbole.trainer, "NeuMFTrainer", NeuMFTrainer, raising=False)
-    run_recbole(config_dict=settings("NeuMF", defense="awp", epochs=1), saved=False)
-    assert type(fits[0]) is NeuMFTrainer and fits[0].objective is not None
+    run_recbole(config_dict=config, saved=False)
+    assert len(fits) == 1 and get_trainer(None, "NeuMF") is cls
 
 
 def test_a_checkpoint_of_ones_own_defense_needs_its_file_no_longer(settings, fits, monkeypatch):

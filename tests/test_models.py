@@ -28,7 +28,8 @@ from recbole_rawp.core.selection import modules
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness, self_checks
 from recbole_rawp.evaluation.records import LOSS
-from recbole_rawp.host.config import CLASS, NO_GRADIENT, RAWPConfig
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.models.recboles import CLASS, NO_GRADIENT
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidates import draw, frozen, sampled_loader
 from recbole_rawp.host.weights import perturbed_weights

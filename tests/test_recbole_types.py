@@ -69,7 +69,7 @@ VALUES = ["--metrics=[AUC]", "--valid_metric=AUC", "--eval_args={'mode': 'labele
 
 def test_every_model_passes_with_recboles_defaults_and_with_the_zoos_settings(monkeypatch):
     """Given word for word, as a checkpoint's settings are; what else hinders a model here is not the question."""
-    monkeypatch.setattr("recbole_rawp.host.config.check_model", lambda name: None)
+    monkeypatch.setattr("recbole_rawp.host.models.recboles.check_model", lambda name: None)
     reached = []
     for case in zoo.cases().values():
         for config in (case.config, *({**case.config, **stage} for stage in case.before)):

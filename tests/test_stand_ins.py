@@ -13,7 +13,8 @@ from recbole.model.general_recommender import NCL
 from recbole_rawp import InputError, attack_checkpoint, run_recbole_rawp
 from recbole_rawp.cli.main import main
 from recbole_rawp.host.compat import awaited
-from recbole_rawp.host.config import NEEDS, RAWPConfig
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.models.recboles import NEEDS
 from recbole_rawp.host.quirks import counted
 from tests import stand_ins
 from tests.test_radius_search import fit as train

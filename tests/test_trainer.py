@@ -340,15 +340,19 @@ def test_a_trainer_with_a_loop_or_a_fit_of_its_own_passes_through_both_stages(cl
     assert same(weights, expected)
 
 
-def test_a_loop_that_ignores_loss_func_is_an_error_not_a_silent_no_op(settings):
+def test_a_loop_that_ignores_loss_func_is_hardened_by_the_models_own_loss(settings):
     class Deaf(Trainer):
         def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
             return OwnLoop._train_epoch(self, train_data, epoch_idx)
 
-    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
-    data, model = prepare(config)
-    with pytest.raises(RuntimeError, match=r"did not use loss_func. Take each batch's loss from it, or call super"):
-        robustify(Deaf)(config, model).fit(data.train, data.valid, saved=False)
+    def weights(cls):
+        config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+        data, model = prepare(config)
+        robustify(cls)(config, model).fit(data.train, data.valid, saved=False)
+        assert "calculate_loss" not in vars(model)
+        return model.state_dict()
+
+    assert same(weights(Deaf), weights(OwnLoop))
 
 
 def test_a_fit_that_never_trains_an_epoch_through_us_is_an_error_too(settings, monkeypatch):
@@ -358,7 +362,7 @@ def test_a_fit_that_never_trains_an_epoch_through_us_is_an_error_too(settings, m
     config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
     data, model = prepare(config)
     monkeypatch.setattr(Trainer, "fit", elsewhere)
-    with pytest.raises(RuntimeError, match="never reached the hardened loss"):
+    with pytest.raises(InputError, match="its fit never reached the hardened loss"):
         RAWPFTTrainer(config, model).fit(data.train, data.valid, saved=False)
 
 

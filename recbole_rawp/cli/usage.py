@@ -27,7 +27,7 @@ compare              trains every defense on every model and data set from every
 convert PREFIX       makes RecBole's files, in DATA_PATH/DATASET, of a split published as PREFIX.train.rating,
                      .test.rating and .test.negative; --seed draws a training interaction of each user for validation
 
-  --model, -m NAME      a RecBole model trained by gradient descent
+  --model, -m NAME      a RecBole model trained by gradient descent, or package.module:Class
   --dataset, -d NAME    a RecBole dataset: ml-100k ships with RecBole, others belong into --data_path (dataset/)
   --config_files FILES  YAML files, separated by spaces; later ones win
   --baseline            also train the plain model; both in one table and one picture

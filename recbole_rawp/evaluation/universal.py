@@ -17,7 +17,6 @@ from recbole_rawp.core.overlay import keeps_embeddings
 from recbole_rawp.core.restoring import seed_generators
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.preparation import Data
-from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.measurement import Measured, Measurement, ranked_as
 from recbole_rawp.host.ranking.popularity import by_popularity
@@ -27,6 +26,7 @@ from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.setting import CLEAN, RANKING, TRAINING
 from recbole_rawp.threats.threat import Change, Context, Threat
+from recbole_rawp.training.seams.training_loss import loss_of
 
 HUGE = 5.0  # of each tensor's norm
 
@@ -47,7 +47,8 @@ class Universal:
         self.clean: Measured | None = None
         self.last: tuple[Any, Measured] | None = None
         model = trainer.model
-        training = Source(TRAINING, (training_loss(model),), fixed_batches(data.train, attack.batches, trainer.device))
+        batches = fixed_batches(data.train, attack.batches, trainer.device)
+        training = Source(TRAINING, (loss_of(trainer, data.train),), batches)
         ranked = partial(
             ranking_source, trainer, data.train, data.valid, users=attack.users, negatives=attack.negatives
         )

@@ -11,6 +11,7 @@ from recbole.config import Config
 from torch import nn
 
 from recbole_rawp.errors import InputError
+from recbole_rawp.host.models import unpickling
 from recbole_rawp.host.quirks import modules_kept
 
 KEYS = ("config", "state_dict", "epoch")
@@ -28,7 +29,7 @@ def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint: there is no file '{file}'. Name a .pth file that RecBole saved.")
     try:
-        content = torch.load(path, map_location=device, weights_only=False)
+        content = torch.load(path, map_location=device, weights_only=False, pickle_module=unpickling)
     except Exception as error:  # what a damaged pickle raises is anybody's guess
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise InputError(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import copyreg
-import importlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import recbole.model
 from recbole.config import Config
-from recbole.utils import EvaluatorType, get_model
+from recbole.utils import EvaluatorType
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from recbole_rawp.config import command_line
@@ -25,64 +22,10 @@ from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
 from recbole_rawp.config.suites import with_whole_paths
 from recbole_rawp.config.yaml_files import read_mapping
-from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat
-from recbole_rawp.host.networks import NETWORKS
+from recbole_rawp.host.models import classes
 from recbole_rawp.host.quirks.earlier_runs import check_run
-
-CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
-NO_GRADIENT = {
-    **dict.fromkeys(("Pop", "Random"), "it has no trained weights"),
-    **dict.fromkeys(("ItemKNN", "AsymKNN"), "it is a neighbourhood method without trained weights"),
-    **dict.fromkeys(("EASE", "ADMMSLIM", "NCEPLRec"), "its weights have a closed form"),
-    "SLIMElastic": "its weights come from coordinate descent",
-    **dict.fromkeys(("XGBoost", "LightGBM"), "it is an ensemble of decision trees"),
-}
-SCATTER = "pip install --no-build-isolation torch_scatter"
-NEEDS = {  # model -> what it imports only when it is built or trained, and how to get it
-    "KGAT": ("dgl", "pip install dgl==1.1.3"),
-    "KGIN": ("torch_scatter", SCATTER),
-    "MCCLK": ("torch_scatter", SCATTER),
-    "NCL": ("faiss", "pip install faiss-cpu"),
-}
-
-
-def check_gradient(name: str) -> None:
-    """Raise InputError for a RecBole model that is not trained by gradient descent."""
-    if name in NO_GRADIENT:
-        raise InputError(
-            f"model: {name} is not trained by gradient descent ({NO_GRADIENT[name]}), so there is nothing to harden "
-            "or attack. Choose a model with trained weights, such as NeuMF."
-        )
-
-
-def check_model(name: str) -> None:
-    """Raise InputError if there is no gradient-trained model of this name, or what it needs is not installed."""
-    check_gradient(name)
-    sources = Path(recbole.model.__file__).parent.glob("*_recommender/*.py")
-    theirs = {
-        cls for file in sources for cls in CLASS.findall(file.read_text(encoding="utf-8")) if cls.lower() == file.stem
-    }
-    known = theirs | NETWORKS.keys()
-    if name not in known:
-        raise InputError(f"model: RecBole has no model '{name}'.{suggestion(name, known)}")
-    try:
-        get_model(name)
-    except ImportError as error:
-        raise InputError(f"model: {name} needs a package that is not installed: {error}. Install it.") from error
-    if name in NEEDS:
-        check_package(name, *NEEDS[name])
-
-
-def check_package(model: str, package: str, command: str) -> None:
-    """Raise InputError if the package that a model needs is missing or broken."""
-    try:
-        importlib.import_module(package)
-    except Exception as error:  # one built for another torch may raise anything; dgl 2.1.0 misses a file
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
-        missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        state = "is not installed" if missing else f"cannot be imported ({reason})"
-        raise InputError(f"model: {model} needs the package '{package}', which {state}. Try `{command}`.") from error
 
 
 def check_metric(config: Config) -> None:
@@ -103,7 +46,8 @@ class RAWPConfig(Config):
     It pickles as a plain `recbole.config.Config`, so that checkpoints can be read without this package.
 
     Args:
-        model, dataset, config_file_list, config_dict: as RecBole's Config takes them.
+        model, dataset, config_file_list, config_dict: as RecBole's Config takes them; a model is a name, a class, or
+            `package.module:Class`.
         argv: the words that were typed; None, as RecBole, those behind the name of this process's program.
         begun: a file with the settings of a run that was begun, which all others win over.
 
@@ -129,6 +73,7 @@ class RAWPConfig(Config):
         begun: Path | None = None,
     ) -> None:
         compat.apply()
+        classes.check_not_importing()
         self.argv = command_line.words(argv)
         self._begun = begun
         self.begun: dict[str, Any] = {}
@@ -195,10 +140,10 @@ class RAWPConfig(Config):
         self.external_config_dict.update(with_whole_paths(self.external_config_dict))
 
     def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
-        name = self.external_config_dict.get("model") if model is None else model
-        if isinstance(name, str):
-            check_model(name)
-        return super()._get_model_and_dataset(model, dataset)
+        found = classes.find(self.external_config_dict.get("model") if model is None else model)
+        if isinstance(found, type):  # a checkpoint names it, too
+            self.external_config_dict["model"] = classes.spelled(found)
+        return super()._get_model_and_dataset(found, dataset)
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)

@@ -21,6 +21,7 @@ from recbole_rawp.config import command_line
 from recbole_rawp.config.properties import defaults
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.yaml_files import is_yaml
+from recbole_rawp.host.models.classes import named
 
 # Derived, or of one run alone: its place and its processes.
 ONCE = (
@@ -63,7 +64,7 @@ def settings_yaml(config: Config) -> str:
 def _split(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that need saying, and our options at their default."""
     chosen = {**config.internal_config_dict, **config.external_config_dict}
-    chosen |= {"model": config["model"], "dataset": config["dataset"]}
+    chosen |= {"model": named(config), "dataset": config["dataset"]}
     chosen |= {key: value for key, value in config.final_config_dict.items() if key in OPTIONS}  # set later, too
     for key in ONCE:
         chosen.pop(key, None)

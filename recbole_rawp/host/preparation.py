@@ -13,7 +13,7 @@ import colorama
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
-from recbole.utils import get_flops, get_model, init_logger, init_seed, set_color
+from recbole.utils import get_flops, init_logger, init_seed, set_color
 from torch import nn
 
 from recbole_rawp.config.command_line import command
@@ -49,7 +49,7 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
         data = Data(*data_preparation(config, dataset))
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     with recboles("model"):
-        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+        model = config.model_class(config, data.train._dataset).to(config["device"])
     check_built(model)
     vocabulary.note(model, config, data.train._dataset)
     logger.info(model)

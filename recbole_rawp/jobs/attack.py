@@ -21,11 +21,13 @@ def attack_checkpoint(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     *,
+    model: Any = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
 
     The attack is that of the options given here, whatever the checkpoint's own run tried.
+    `model`: as for `harden_checkpoint`.
 
     Returns:
         `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
@@ -35,7 +37,7 @@ def attack_checkpoint(
     """
     content = checkpoint.read(file)
     ours = {} if content["config"]["defense"] else {"defense": "none"}  # RecBole's own run had none
-    config = settings_of(content, config_file_list, config_dict, ours=ours, without="attack", argv=argv)
+    config = settings_of(content, config_file_list, config_dict, model=model, ours=ours, without="attack", argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     candidates = check_attack(config, network, data)

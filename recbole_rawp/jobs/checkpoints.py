@@ -24,13 +24,15 @@ def settings_of(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     *,
+    model: Any = None,
     ours: Mapping[str, Any] | None = None,
     without: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> RAWPConfig:
     """Return the checkpoint's settings; `ours`, then files, dictionary and command line (`argv`) win over them.
 
-    Keys that begin with `without` are left out.
+    `model` is the class of its model, where Python does not find it by what the checkpoint says. Keys that begin with
+    `without` are left out.
 
     Raises:
         InputError: if another model or dataset is asked for than the checkpoint holds.
@@ -41,7 +43,7 @@ def settings_of(
         kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
         kept |= begun_from(theirs, checkpoint["path"]) | dict(ours or {})
         first.write_text(environment.as_yaml(kept), encoding="utf-8")
-        config = RAWPConfig(None, None, config_file_list, config_dict, argv=argv, begun=first)
+        config = RAWPConfig(model, None, config_file_list, config_dict, argv=argv, begun=first)
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:
             raise InputError(

@@ -19,10 +19,12 @@ def harden_checkpoint(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     *,
+    model: Any = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Harden the model of a checkpoint, without training it anew. `argv`, result: as `run_recbole_rawp`.
 
+    `model` is the class of the model, needed where Python does not find it by what the checkpoint says.
     A plain model goes through both stages of `rawp_ft`, or of the defense that is named: stage 1 goes on from its
     weights, at radii that its clean valid score affords. With a number for `rawp_radius`, and for a model that is
     hardened already, it is stage 2 alone.
@@ -35,7 +37,8 @@ def harden_checkpoint(
     """
     content = checkpoint.read(file)
     for defense in ({"defense": "rawp_ft"}, {"defense": "none"}) if is_plain(content) else ({},):
-        config = settings_of(content, config_file_list, config_dict, ours={"ft_rounds": 1} | defense, argv=argv)
+        ours = {"ft_rounds": 1} | defense
+        config = settings_of(content, config_file_list, config_dict, model=model, ours=ours, argv=argv)
         if hardens := goes_on(config, content):
             break
     if is_plain(content) and config["rawp_perturbation"] != "ball":

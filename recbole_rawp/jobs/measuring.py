@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import indent
@@ -20,6 +20,7 @@ from recbole_rawp.core import restoring
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.core.restoring import SEED, seed_generators
+from recbole_rawp.core.selection import among_weights
 from recbole_rawp.errors import InputError, naming
 from recbole_rawp.evaluation import robustness
 from recbole_rawp.evaluation.records import COLUMNS, Check, Record
@@ -28,8 +29,9 @@ from recbole_rawp.evaluation.users import Users, join
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidate_files import read_candidates, write_candidates
 from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen, sampled_loader, samples
+from recbole_rawp.host.rehearsal import check_reached
 from recbole_rawp.host.twins import differ, other_weights
-from recbole_rawp.host.weights import moved, weights_of
+from recbole_rawp.host.weights import moved, perturbed_weights, weights_of
 from recbole_rawp.report import report
 from recbole_rawp.report.answer import answer
 from recbole_rawp.report.run_files import Run
@@ -180,6 +182,7 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     for threat in possible:
         if threat.checkpoint is not None:
             other_weights(model, config, threat.checkpoint)
+    check_reached(model, moved_weights(model, possible), data.train, config["device"])
     loader, per_user = data.test, [threat for threat in possible if threat.scope == PER_USER]
     if per_user:
         try:
@@ -200,6 +203,15 @@ def check_attack(config: Config, model: nn.Module, data: Data) -> Candidates | N
     if settings.candidates:
         return check(read_candidates(Path(settings.candidates).expanduser(), loader._dataset), loader)
     return draw(loader, SEED)
+
+
+def moved_weights(model: nn.Module, threats: Sequence[Threat]) -> Weights:
+    """Return the weights that some of these threats move."""
+    return {
+        name: weight
+        for threat in threats
+        for name, weight in perturbed_weights(model, among_weights(threat.target)).items()
+    }
 
 
 def can_move(model: nn.Module, threat: Threat) -> bool:

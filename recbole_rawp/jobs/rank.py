@@ -29,9 +29,12 @@ def rank_checkpoint(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     *,
+    model: Any = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Rank the modules of the model in a RecBole checkpoint by criticality.
+
+    `model`: as for `harden_checkpoint`.
 
     Returns:
         `rows` (see `criticality.rank`), `table` (Markdown) and `output_dir`, which holds criticality.csv and .png. With
@@ -40,7 +43,7 @@ def rank_checkpoint(
     Raises:
         InputError: as `harden_checkpoint`.
     """
-    config = settings_of(checkpoint.read(file), config_file_list, config_dict, argv=argv)
+    config = settings_of(checkpoint.read(file), config_file_list, config_dict, model=model, argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     check_weights(config.settings, network)

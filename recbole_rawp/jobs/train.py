@@ -13,6 +13,7 @@ from recbole_rawp import files
 from recbole_rawp.config.schema import AUTO
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.models.classes import check_findable
 from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.ranking.candidates import Candidates
@@ -39,7 +40,7 @@ ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
 
 
 def run_recbole_rawp(
-    model: str | None = None,
+    model: Any = None,
     dataset: str | None = None,
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
@@ -51,8 +52,9 @@ def run_recbole_rawp(
     """Train a RecBole model with a defense, attack it on test data, and report: a drop-in for `run_recbole`.
 
     Args:
-        model, dataset, config_file_list, config_dict, saved: as RecBole's `run_recbole` takes them. Options of ours
-            are flat keys like RecBole's; `properties/rawp.yaml` lists them.
+        model: as RecBole's Config takes it: a name or a class; or `package.module:Class`.
+        dataset, config_file_list, config_dict, saved: as RecBole's `run_recbole` takes them. Options of ours are flat
+            keys like RecBole's; `properties/rawp.yaml` lists them.
         baseline: also train the plain model, first, and put both in one table and picture.
         argv: the words that were typed, whose options win; None, as RecBole: those this process was started with.
 
@@ -106,6 +108,8 @@ def run(
         folder: that of a run to go on with; None reserves a new one.
         stage_1: a checkpoint that takes the place of stage 1; with `rawp_radius: auto`, that of the plain model.
     """
+    if saved:
+        check_findable(config.model_class)
     findings = Findings()
     runs = with_baseline(config) if baseline else [config]
     content = None if stage_1 is None else checkpoint.read(stage_1, config["device"])

@@ -88,6 +88,9 @@ def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:
     """Train with the configured defense and test; return what `run_recbole` does."""
     config = trainer.config
     score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
+    if saved and not Path(trainer.saved_model_file).exists():
+        logger.warning(f"{type(trainer).__name__}: its fit saved no model. The one that it left is saved.")
+        trainer._save_checkpoint(config["epochs"] - 1)
     test_result = trainer.evaluate(data.test, load_best_model=saved, show_progress=config["show_progress"])
     logger.info(set_color("best valid ", "yellow") + f": {valid_result}")
     logger.info(set_color("test result", "yellow") + f": {test_result}")

@@ -14,6 +14,7 @@ from recbole_rawp.config.settings import FineTuning, complete
 from recbole_rawp.errors import naming
 from recbole_rawp.host import checkpoint, environment
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.models.classes import check_findable
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
@@ -48,6 +49,7 @@ def objective_function(
         InputError: for anything in the input that cannot work, before any training.
     """
     config = RAWPConfig(config_file_list=config_file_list, config_dict=config_dict, argv=argv)
+    check_findable(config.model_class)
     attack = fixed_attack(config)
     data, network = prepare(config)
     check_weights(config.settings, network)

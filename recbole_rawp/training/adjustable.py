@@ -13,8 +13,9 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_rawp.core.overlay import clear_caches
+from recbole_rawp.core.overlay import clear_caches, drop_cached_weights
 from recbole_rawp.host import quirks
+from recbole_rawp.training.seams.calls import taken
 
 LIMITS = ("start_epoch", "epochs", "eval_step", "stopping_step")
 COUNTERS = (*LIMITS, "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
@@ -24,6 +25,7 @@ class AdjustableTrainer(Trainer):
     """RecBole's Trainer with the changes that a hardened training makes to its attributes."""
 
     tensorboard: SummaryWriter
+    saved_model_file: str
 
     def counters(self) -> dict[str, Any]:
         """Return the counters of RecBole's loop."""
@@ -90,8 +92,13 @@ class AdjustableTrainer(Trainer):
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
     ) -> Any:
         """Evaluate as RecBole does; its signature and result."""
+        evaluate = super().evaluate
+        options = {"load_best_model": load_best_model, "model_file": model_file, "show_progress": show_progress}
         with quirks.modules_kept(self.model):
-            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+            result = evaluate(eval_data, **taken(evaluate, options))
+        for module in self.model.modules():
+            drop_cached_weights(module)
+        return result
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight."""
@@ -101,9 +108,13 @@ class AdjustableTrainer(Trainer):
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Save as RecBole does, but whole or not at all, and without caches of propagated embeddings."""
         clear_caches(self.model.modules())
-        target = kwargs.pop("saved_model_file", self.saved_model_file)
-        partial = f"{target}.partial"
-        super()._save_checkpoint(epoch, verbose=False, saved_model_file=partial, **kwargs)
+        save, usual = super()._save_checkpoint, self.saved_model_file
+        target = kwargs.pop("saved_model_file", usual)
+        self.saved_model_file = partial = f"{target}.partial"  # RecBole's default, which a user's own need not take
+        try:
+            save(epoch, **taken(save, {"verbose": False}), **kwargs)
+        finally:
+            self.saved_model_file = usual
         if os.path.exists(partial):  # in distributed training only rank 0 writes
             os.replace(partial, target)
         if verbose:

@@ -11,8 +11,8 @@ Every hook gets the trainer, whose `arguments` are those of `fit`, and whose `st
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_rawp.core.gradients import LossFunction
@@ -21,13 +21,14 @@ from recbole_rawp.host.quirks import counted
 
 @dataclass(frozen=True)
 class FitArguments:
-    """What RecBole's `fit` was called with, but for its callback."""
+    """What RecBole's `fit` was called with, but for its callback; `more`: what a user's own takes beside that."""
 
     train_data: Any
     valid_data: Any = None
     verbose: bool = True
     saved: bool = True
     show_progress: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loaders(self) -> list[Any]:

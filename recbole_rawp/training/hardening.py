@@ -15,7 +15,8 @@ from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
-from recbole_rawp.host.config import check_gradient
+from recbole_rawp.host.models.classes import check_gradient
+from recbole_rawp.host.rehearsal import check_reached
 from recbole_rawp.host.weights import chosen_weights, weight_table
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.stage2 import criticality
@@ -54,6 +55,8 @@ class Hardening(Callback):
 
     def on_epoch_begin(self, trainer: Any, train_data: Any, epoch: int) -> None:
         """Measure omega where that is due, and draw the epoch's masks."""
+        if self.due(trainer, epoch) and self.objective is None:
+            check_weights(trainer, train_data)
         if not self.due(trainer, epoch):
             return
         objective = self.objective or self.build(trainer)
@@ -77,24 +80,26 @@ class Hardening(Callback):
         return lambda batch: objective(counted, batch)
 
     def on_pass_end(self, trainer: Any, epoch: int) -> None:
-        """Log the pass.
-
-        Raises:
-            RuntimeError: if the trainer's loop did not use the loss.
-        """
+        """Log the pass."""
         if not self.due(trainer, epoch):
             return
         objective = self.objective
         assert objective is not None
-        if objective.batches == 0:
-            raise RuntimeError(
-                f"{type(trainer).__name__}: epoch {epoch} was to be hardened, but its loop did not use loss_func. "
-                "Take each batch's loss from it, or call super()._train_epoch(...)."
-            )
         objective.clip()
-        trainer.state.perturbed = objective.perturbed if objective.recipe.perturbs else objective.batches
+        used = objective.perturbed if objective.recipe.perturbs else objective.batches
+        trainer.state.perturbed = used
+        trainer.state.hardened |= used > 0
         log(trainer, objective, epoch)
         objective.reset()
+
+
+def check_weights(trainer: Any, train_data: Any) -> None:
+    """Look whether changes of the weights reach the loss; if none does, the trainer cannot harden."""
+    weights, _ = chosen_weights(trainer.model, trainer.settings.training)
+    try:
+        check_reached(trainer.model, weights, train_data, trainer.device)
+    except InputError as error:
+        trainer.cannot_harden(str(error))
 
 
 def measure_omega(trainer: Any, train_data: Any, weights: Weights, epoch: int) -> None:
@@ -149,11 +154,12 @@ def perturbable(trainer: Any) -> bool:
     if settings.defense == "none" and not trainer.settings.fine_tuning.rounds:
         return False
     try:
-        check_gradient(type(trainer.model).__name__)
+        check_gradient(type(trainer.model))
+        quirks.check_built(trainer.model)
         chosen_weights(trainer.model, settings)
     except InputError as error:
-        if not trainer.lenient or settings.target not in OPTIONAL_TARGETS:
+        if settings.target not in OPTIONAL_TARGETS:
             raise
-        trainer.logger.warning(f"{error} Training plainly.")
+        trainer.cannot_harden(str(error))
         return False
     return True

@@ -1,17 +1,18 @@
-"""Makes a hardened trainer of one of RecBole's (`robustify`), or gives RecBole hardened ones for all (`register`)."""
+"""Makes a hardened trainer of one of RecBole's (`robustify`), or of all of them (`register`)."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
-import recbole.trainer
-from recbole.trainer.trainer import DecisionTreeTrainer, TraditionalTrainer, Trainer
+from recbole.trainer.trainer import AbstractTrainer, DecisionTreeTrainer, TraditionalTrainer, Trainer
 
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat
+from recbole_rawp.training.seams.watching import Watched
 from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 
 
@@ -21,8 +22,8 @@ def robustify(trainer_class: Any) -> Any:
 
     A trainer that reaches `super()._train_epoch` (RecBole's KGTrainer, MKRTrainer, RecVAETrainer, most of users'
     own) keeps its say over losses and phases; an epoch in which it does not is warned of. One with a loop of its own,
-    or a `fit` of its own, or of which this cannot be seen, is called with the hardened loss, and its loop has to
-    honour `loss_func` (NCLTrainer): an epoch in which it does not is an error.
+    or a `fit` of its own, or of which this cannot be seen, gets the hardened loss: as `loss_func` where its loop uses
+    that (NCLTrainer), else from the model's `calculate_loss`. A loop that asks neither is an error.
 
     Raises:
         InputError: if `trainer_class` is not a trainer that descends a gradient.
@@ -40,18 +41,6 @@ def robustify(trainer_class: Any) -> Any:
     if has_own(trainer_class, "_train_epoch") or has_own(trainer_class, "fit"):
         return type(name, (RAWPFTTrainer, trainer_class), {})
     return type(name, (Watched, trainer_class, RAWPFTTrainer), {})
-
-
-class Watched:
-    """Stands before a trainer that is expected to reach `RAWPTrainer._train_epoch`, and warns where it did not."""
-
-    def _train_epoch(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        result = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
-        if self.hardens and self.state.epoch_begun != epoch_idx:
-            self.logger.warning(
-                f"{type(self).__name__}: epoch {epoch_idx} did not reach the hardened loss; it was plain."
-            )
-        return result
 
 
 def has_own(trainer_class: type, method: str) -> bool:
@@ -91,27 +80,42 @@ def names_super(code: CodeType, method: str) -> bool:
     return ("__class__" in code.co_freevars and method in code.co_names) or any(names_super(c, method) for c in inner)
 
 
-_originals: dict[str, type] = {}
+_registered: list[bool] = []  # holds one entry where it is
 
 
 def register() -> None:
-    """Make RecBole use hardened trainers: `run_recbole`, HyperTuning and `get_trainer` pick them up unchanged.
+    """Make RecBole's trainers hardened ones, wherever they are made: `run_recbole`, HyperTuning, an extension's runner.
 
-    Replaces the gradient trainers in the package `recbole.trainer`, whose names RecBole looks up by model. Models
-    that cannot be hardened train plainly, with one warning. Idempotent: called again, it takes the trainers that an
-    extension put there since. `unregister` undoes it.
+    Every trainer that is made from now on is hardened, of whatever class, older or newer than this call, in whatever
+    module. What cannot be hardened, model or trainer, trains plainly, with one warning, and its checkpoints say so.
+    Idempotent; `unregister` undoes it.
     """
     compat.apply()
-    for name, cls in list(vars(recbole.trainer).items()):
-        if not isinstance(cls, type) or RAWPTrainer in cls.__mro__:
-            continue
-        if issubclass(cls, Trainer) and not issubclass(cls, TraditionalTrainer):
-            _originals[name] = cls
-            setattr(recbole.trainer, name, type(cls.__name__, (robustify(cls),), {"lenient": True}))
+    _registered[:] = [True]
+    AbstractTrainer.__new__ = staticmethod(made)
 
 
 def unregister() -> None:
-    """Give RecBole its own trainers back."""
-    for name, cls in _originals.items():
-        setattr(recbole.trainer, name, cls)
-    _originals.clear()
+    """Let RecBole's trainers be its own again."""
+    _registered.clear()  # `__new__` stays: Python would not take arguments any more if it were deleted
+
+
+def made(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a new trainer, not initialised yet: of the hardened class while that is registered."""
+    if not _registered or RAWPTrainer in cls.__mro__ or not args:  # without arguments, a copy of one
+        return object.__new__(cls)
+    try:
+        return object.__new__(lenient(cls))
+    except InputError as error:
+        config = args[0]
+        if config["defense"] != "none":
+            logging.getLogger().warning(f"{error} Training plainly.")
+            config["defense"] = "none"
+        return object.__new__(cls)
+
+
+@cache
+def lenient(trainer_class: Any) -> Any:
+    """Return the hardened class that warns where it cannot harden; its name stays. Raises as `robustify`."""
+    own = {"lenient": True, "__module__": trainer_class.__module__, "__doc__": trainer_class.__doc__}
+    return type(trainer_class.__name__, (robustify(trainer_class),), own)

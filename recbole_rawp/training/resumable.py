@@ -59,6 +59,7 @@ class ResumableTrainer(AdjustableTrainer):
 
     def __init__(self, config: Config, model: nn.Module) -> None:
         super().__init__(config, model)
+        clear_caches(model.modules())  # which also notes the parameters that it begins with
         self.outside = Outside(model)
         self.resume_file: Path | None = None
         self.killed: State | None = None
@@ -87,6 +88,8 @@ class ResumableTrainer(AdjustableTrainer):
         super().resume_checkpoint(resume_file)
         if checkpoint.read(resume_file)["config"]["defense"] in (None, "none"):  # as plain as a warm-up
             self.state.plain_until = max(self.state.plain_until, self.start_epoch)
+        else:
+            self.state.hardened = True
 
     def save_state(self, epoch: int) -> None:
         """Write the state before an epoch, where it is wanted; RecBole's pretraining does not pass through `fit`."""
@@ -113,6 +116,10 @@ class ResumableTrainer(AdjustableTrainer):
             "optimizers": {name: optimizers[name].state_dict() for name in own.values()},
             "optimizer_names": {name: own[id(optimizer)] for name, optimizer in optimizers.items()},
         }
+
+    def snapshot(self) -> State:
+        """Return a copy of what a batch changes, which `put_trained` takes."""
+        return dict(copied(self.trained()))
 
     def put_trained(self, trained: State) -> None:
         """Put model and optimizers into the state that `trained` returned, of this trainer or one made alike."""

@@ -42,6 +42,7 @@ class TrainingState:
             and empty masks at the start.
         stage: 1 trains, 2 repairs, 3 is done.
         epoch_begun: the last epoch that began.
+        hardened: whether some batch that the model learned from had a perturbation.
         perturbed: batches of the last pass that had a perturbation; None if it was to be plain.
         omega: layer weights as measured by criticality.
         memory: of the ascent; None before the first hardened epoch.
@@ -57,6 +58,7 @@ class TrainingState:
     plain_until: int
     stage: int = 1
     epoch_begun: int | None = None
+    hardened: bool = False
     perturbed: int | None = None
     omega: dict[str, float] | None = None
     memory: Memory | None = None

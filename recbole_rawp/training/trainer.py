@@ -8,7 +8,7 @@ is known in `state.TrainingState`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,11 +27,14 @@ from recbole_rawp.training.hardening import Hardening, perturbable, tell_defense
 from recbole_rawp.training.radius.callback import RadiusSearching, refuse, with_found
 from recbole_rawp.training.radius.checks import check_scored
 from recbole_rawp.training.resumable import ResumableTrainer, Saving
+from recbole_rawp.training.seams.calls import taken
+from recbole_rawp.training.seams.epochs import HookedEpochs
+from recbole_rawp.training.seams.watching import watch
 from recbole_rawp.training.stage2.repair import Stage2
 from recbole_rawp.training.state import TrainingState
 
 
-class RAWPTrainer(ResumableTrainer):
+class RAWPTrainer(HookedEpochs, ResumableTrainer):
     """RecBole's Trainer with stage 1 of RAWP-FT: every batch's loss becomes `Objective`'s.
 
     `defense` in the config decides at run time; with `none` the loss is not wrapped and the run is RecBole's, bit
@@ -55,8 +58,6 @@ class RAWPTrainer(ResumableTrainer):
         InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`).
     """
 
-    lenient = False  # set by `register`: a model that cannot be hardened trains plainly, with one warning
-
     def __init__(self, config: Config, model: nn.Module) -> None:
         compat.apply()
         super().__init__(config, model)
@@ -64,17 +65,24 @@ class RAWPTrainer(ResumableTrainer):
         settings = self.settings.training
         self.state = TrainingState(torch.Generator().manual_seed(config["seed"]), settings.warmup_epochs)
         self.hardening = Hardening()
+        self.arguments, self.fits, self.saves = FitArguments(None), 0, True
+        self.fitted: Any = None  # what the last fit of RecBole's, or of the user's own, returned
         self.plain_model: Mapping[str, Any] | None = None
         self.callbacks: list[Callback] = [Saving(), self.hardening, warm_up.WarmUp(), RadiusSearching()]
+        self.hardens = settings.defense != "none"
         self.perturbable = perturbable(self)
+        self.hardens = self.hardens and self.perturbable
         tell_defense(self)
-        self.hardens = settings.defense != "none" and self.perturbable
         if self.hardens:
             check_scored(settings, model)
         if self.hardens and self.pretraining and settings.pretraining:
             warm_up.check_pretraining(config, settings.warmup_epochs)
         if self.hardens and self._pretrains_plainly:
             self.logger.info("Pretraining is plain; rawp_pretraining=True hardens it, too.")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        watch(cls)
 
     @property
     def objective(self) -> Objective | None:
@@ -94,7 +102,7 @@ class RAWPTrainer(ResumableTrainer):
     @property
     def defense(self) -> str:
         """The defense that this training has."""
-        return "none" if self._pretrains_plainly else self.settings.training.defense
+        return self.settings.training.defense if self.hardens and not self._pretrains_plainly else "none"
 
     @property
     def hardens_now(self) -> bool:
@@ -112,26 +120,6 @@ class RAWPTrainer(ResumableTrainer):
         if self.arguments.verbose:
             self.logger.info(text)
 
-    def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
-    ) -> float | tuple[float, ...]:
-        loss: LossFunction = loss_func or self.model.calculate_loss
-        if self.state.epoch_begun != epoch_idx:  # some trainers run several passes per epoch
-            for callback in self.callbacks:
-                callback.on_epoch_begin(self, train_data, epoch_idx)
-            self.state.epoch_begun = epoch_idx
-        for callback in self.callbacks:
-            loss = callback.on_loss(self, loss, epoch_idx)
-        try:
-            result = super()._train_epoch(train_data, epoch_idx, loss, show_progress)
-        except ValueError as error:
-            if not refuse(self, error):
-                raise
-            result = float("nan")
-        for callback in self.callbacks:
-            callback.on_pass_end(self, epoch_idx)
-        return result
-
     def fit(
         self,
         train_data: Any,
@@ -140,31 +128,38 @@ class RAWPTrainer(ResumableTrainer):
         saved: bool = True,
         show_progress: bool = False,
         callback_fn: Any = None,
-    ) -> tuple[float, Any]:
+        **more: Any,
+    ) -> Any:
         """Train as RecBole does; its signature, and the clean valid score and result of the final model.
+
+        What a `fit` of the user's own takes beside that is passed on.
 
         With `rawp_radius: auto`, train plainly first, and go on from there. From what a killed run left, go on.
 
         Raises:
-            RuntimeError: if epochs were to be hardened and none was.
-            InputError: if no hardened model would be kept, or if a radius is to be found and there are no valid data.
+            InputError: if no hardened model would be kept, if a radius is to be found and there are no valid data, or
+                if the user's own loop or `fit` lets nothing be hardened, unless the trainer is `lenient`.
         """
         if self.perturbable:  # RecBole's own run brings the data as late as this
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
-        self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress)
+        self.fits += 1
+        self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress, more)
         if self.state.stage == 3:
             self.state.begin_again()
+        self.fitted = None
         for callback in self.callbacks:
             callback.on_train_begin(self)
         self.go_on()
-        keeps = any(callback.keeps_best(self) for callback in self.callbacks)
-        self.recboles_fit(saved=saved and not keeps, callback_fn=callback_fn)
+        if self.hardens or self.fitted is None:  # else it cannot be hardened, and the plain training is over
+            keeps = any(callback.keeps_best(self) for callback in self.callbacks)
+            self.recboles_fit(saved=saved and not keeps, callback_fn=callback_fn)
         for callback in reversed(self.callbacks):
             callback.on_train_end(self)
-        return self.best_valid_score, self.best_valid_result
+        changed = self.hardens or self.state.progress is not None
+        return (self.best_valid_score, self.best_valid_result) if changed else self.fitted
 
     def recboles_fit(self, *, saved: bool, callback_fn: Any = None) -> None:
-        """Run RecBole's fit, or the user's own, with the arguments of ours; its time counts.
+        """Run RecBole's fit, or the user's own, with the arguments of ours that it takes; its time counts.
 
         Args:
             saved: whether it is to save the best model.
@@ -172,15 +167,21 @@ class RAWPTrainer(ResumableTrainer):
         """
 
         def validated(epoch: int, score: float) -> None:
-            """Tell all callbacks."""
+            """Tell all callbacks, which may save what the fit may not."""
+            self.saves = True
             for callback in self.callbacks:
                 callback.on_validation(self, epoch, score)
+            self.saves = saved
             if callback_fn:
                 callback_fn(epoch, score)
 
-        given = self.arguments
+        given, fit = self.arguments, super().fit
         self.state.start_clock()
-        super().fit(given.train_data, given.valid_data, given.verbose, saved, given.show_progress, validated)
+        options = {"verbose": given.verbose, "saved": saved, "show_progress": given.show_progress}
+        options = taken(fit, options | {"callback_fn": validated})
+        self.saves = saved
+        self.fitted = fit(given.train_data, given.valid_data, **options, **given.more)
+        self.saves = True
         self.state.count_seconds()
 
     @contextmanager
@@ -192,8 +193,24 @@ class RAWPTrainer(ResumableTrainer):
         finally:
             self.callbacks = callbacks
 
+    def refused(self, error: ValueError) -> bool:
+        """Tell whether an epoch that failed only shows that a radius is too large."""
+        return refuse(self, error)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Save as RecBole does; the file tells the defense that its model had so far.
+
+        Where a hardened training keeps the best model itself, a `fit` of the user's own saves none.
+        """
+        if self.hardens and not self.saves:
+            return
+        plain = self.settings.training.defense != "none" and not (self.state.hardened or self.state.progress)
+        with self.called_plain() if plain else nullcontext():
+            super()._save_checkpoint(epoch, verbose, **kwargs)
+
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Any]:
-        score, self.state.valid_result = super()._valid_epoch(valid_data, show_progress)
+        validate = super()._valid_epoch
+        score, self.state.valid_result = validate(valid_data, **taken(validate, {"show_progress": show_progress}))
         return score, self.state.valid_result
 
     def take_plain_model(self, content: Mapping[str, Any]) -> None:

@@ -37,18 +37,21 @@ class WarmUp(Callback):
         """Warn if no epoch that was to be hardened was perturbed.
 
         Raises:
-            RuntimeError: if epochs were to be hardened and none passed through the hardened loss.
-            InputError: if no hardened model was the best one.
+            InputError: if no hardened model was the best one; or if epochs were to be hardened and none passed through
+                the hardened loss, unless the trainer is `lenient`.
         """
         if not trainer.hardens_now:
             return
         arguments, plain_until = trainer.arguments, trainer.state.plain_until
         last = max(trainer.train_loss_dict, default=-1)
-        if last >= trainer.settings.training.warmup_epochs and trainer.objective is None:
-            raise RuntimeError(
-                f"{type(trainer).__name__}: its epochs never reached the hardened loss; robustness was not trained. "
-                "Let its loop call self._train_epoch(...), and that super()._train_epoch(...)."
+        late = last >= trainer.settings.training.warmup_epochs
+        never = trainer.state.epoch_begun is None and trainer.start_epoch < trainer.epochs
+        if trainer.objective is None and (late or never):
+            trainer.cannot_harden(
+                f"{type(trainer).__name__}: its fit never reached the hardened loss, so the model is plain. Let it "
+                "call self._train_epoch(...) for each epoch."
             )
+            return
         if arguments.valid_data and trainer.eval_step > 0 and last >= plain_until > 0:
             check_kept(trainer)
         if max(last, trainer.start_epoch - 1) < plain_until:

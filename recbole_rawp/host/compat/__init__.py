@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from recbole_rawp.host import networks
 from recbole_rawp.host.compat import awaited, libraries
+from recbole_rawp.host.models import networks
 
 
 def apply() -> list[str]:

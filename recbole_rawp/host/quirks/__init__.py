@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from recbole_rawp.core.overlay import clear_caches
+from recbole_rawp.errors import InputError
 from recbole_rawp.host.quirks.registry import quirks_of
 
 for _file in pkgutil.iter_modules(__path__):
@@ -48,7 +50,13 @@ def settle(model: nn.Module) -> None:
 
 
 def check_built(model: Any) -> None:
-    """Raise InputError if a model was built with settings with which it cannot train."""
+    """Raise InputError if a model was built with settings with which it cannot train, or of what we cannot change."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"model: {name or 'all'} of {type(model).__name__} is TorchScript, in which no weight can be changed. "
+                "Build it without torch.jit.script."
+            )
     for quirk in quirks_of(model):
         quirk.check(model)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from recbole_rawp.config.properties import name_of, of_defense
 from recbole_rawp.config.suites import with_whole_paths
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.models.classes import named, spelled
 
 COUNT = 1000  # a number of seeds below it is a count, from it on a seed
 SEEDS = 3  # where none are named
@@ -41,7 +42,8 @@ class Grid:
     """The runs of a comparison, and what they are set to.
 
     Attributes:
-        models, datasets, defenses, seeds: every combination is a run. A defense is a name or the path of a file.
+        models, datasets, defenses, seeds: every combination is a run. A model is a name or `package.module:Class`, a
+            defense a name or the path of a file.
         files: config files; `NAME:FILE` is for the runs of that model, data set or defense alone.
         options: of all runs; they win over the files.
     """
@@ -56,7 +58,7 @@ class Grid:
     def cells(self) -> list[Cell]:
         """Return the runs in order: all defenses of a seed, then the next, so that a part is a comparison, too."""
         return [
-            Cell(model, dataset, name_of(defense), seed)
+            Cell(class_name(model), dataset, name_of(defense), seed)
             for dataset in self.datasets
             for model in self.models
             for seed in self.seeds
@@ -70,15 +72,16 @@ class Grid:
             InputError: for what `RAWPConfig` refuses.
         """
         (defense,) = (defense for defense in self.defenses if name_of(defense) == cell.defense)
+        (model,) = (model for model in self.models if class_name(model) == cell.model)
         own = {"defense": defense, "seed": cell.seed, "rawp_output_dir": None}
         names = (cell.model, cell.dataset, cell.defense)
         mine = [file for owner, file in map(self.owned, self.files) if owner is None or owner in names]
-        return RAWPConfig(cell.model, cell.dataset, mine, {**self.options, **own, **extra}, argv=[])
+        return RAWPConfig(model, cell.dataset, mine, {**self.options, **own, **extra}, argv=[])
 
     def owned(self, file: str) -> tuple[str | None, str]:
         """Return whose config file it is, None for everybody's, and its path."""
         owner, colon, path = file.partition(":")
-        names = (*self.models, *self.datasets, *map(name_of, self.defenses))
+        names = (*map(class_name, self.models), *self.datasets, *map(name_of, self.defenses))
         if not colon or (owner not in names and Path(file).exists()):
             return None, file
         if owner not in names:
@@ -100,8 +103,8 @@ def read(
     """Return the grid that was asked for.
 
     Args:
-        models, datasets, defenses: names in a list, or with commas between them; None for model and data set takes
-            what the files or options name.
+        models, datasets, defenses: names in a list, or with commas between them, classes too of models; None for model
+            and data set takes what the files or options name.
         seeds: a count below 1000, from the configured `seed` on; a seed; or seeds; None is 3 of them.
         files, options: see `Grid`.
 
@@ -119,24 +122,34 @@ def read(
             raise InputError(f"--{key[:-1]}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
     shared = [file for file in files if ":" not in file or Path(file).exists()]
     first_model, first_dataset = (next(iter(several), None) for several in found.values())
+    check_apart("models", found["models"], class_name)
     base = RAWPConfig(first_model, first_dataset, shared, {**options, "rawp_output_dir": None}, argv=[])
-    model, dataset = (several or (base[key[:-1]],) for key, several in found.items())
+    model, dataset = found["models"] or (named(base),), found["datasets"] or (base["dataset"],)
     kept = {key: value for key, value in options.items() if key not in ("model", "dataset", "seed")}
     return Grid(model, dataset, protectors, numbers(seeds, base["seed"]), files, with_whole_paths(kept))
 
 
 def check_defenses(defenses: Sequence[str]) -> None:
     """Raise InputError for a defense that does not exist, or two files of one name."""
-    called: dict[str, str] = {}
     for defense in defenses:
         try:
             of_defense(defense)
         except InputError as error:
             raise InputError(str(error).replace("defense:", "defenses:", 1)) from error
-        if called.setdefault(name_of(defense), defense) != defense:
-            raise InputError(
-                f"defenses: '{called[name_of(defense)]}' and '{defense}' have the same name. Rename one of the files."
-            )
+    check_apart("defenses", defenses, name_of)
+
+
+def check_apart(key: str, listed: Sequence[str], called: Callable[[str], str]) -> None:
+    """Raise InputError if two of `key` are called the same, as two files or classes in different places may be."""
+    first: dict[str, str] = {}
+    for one in listed:
+        if first.setdefault(called(one), one) != one:
+            raise InputError(f"{key}: '{first[called(one)]}' and '{one}' have the same name. Rename one of them.")
+
+
+def class_name(model: str) -> str:
+    """Return what a model is called in tables and in names of folders."""
+    return model.rpartition(":")[2].rpartition(".")[2]
 
 
 def names(key: str, value: Any) -> tuple[str, ...]:
@@ -148,7 +161,9 @@ def names(key: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     listed = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
-    found = dict.fromkeys(str(name).strip().strip("[]'\"") for name in listed)
+    found = dict.fromkeys(
+        (spelled(name) if isinstance(name, type) else str(name)).strip().strip("[]'\"") for name in listed
+    )
     if not found or "" in found:
         raise InputError(f"{key}: {value!r} has an empty name. Write names with commas between them, without spaces.")
     return tuple(found)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,8 @@ class RadiusSearching(Callback):
         if not wanted or settings.clean_budget is None:
             return
         check_searchable(settings, trainer.config, trainer.model, trainer.arguments.valid_data)
+        if not trainer.tells_scores():
+            return
         killed = trainer.killed
         if killed is not None and killed["training"]["search"]["trained_plainly"]:
             return
@@ -104,9 +105,13 @@ def train_plainly(trainer: Any) -> None:
     with trainer.tensorboard_beside("plain"), restoring.state(trainer.model):  # what it leaves beside weights goes
         trainer.go_on()
         trainer.logger.info("rawp_radius auto: the plain model first, whose best valid score is the measure.")
-        with called_plain(trainer.config):
+        with trainer.called_plain():
             trainer.recboles_fit(saved=saved)
-    search, seconds, epochs = state.search, state.seconds, max(trainer.train_loss_dict) + 1
+    if not trainer.heard_scores():
+        state.search = None
+        return
+    search, seconds = state.search, state.seconds
+    epochs = max(trainer.train_loss_dict, default=state.epoch_begun) + 1
     check_measured(search, trainer.valid_metric)
     file = Path(trainer.saved_model_file)
     if saved and file.exists():  # a run killed just now repeats the last epoch, which need not be the best
@@ -122,7 +127,7 @@ def take_plain(trainer: Any, content: Mapping[str, Any]) -> None:
     begin_search(trainer)
     search, epochs = trainer.state.search, content["epoch"] + 1
     go_on_with_optimizer(trainer, content)
-    score, _ = trainer._valid_epoch(trainer.arguments.valid_data, trainer.arguments.show_progress)
+    score, _ = trainer._valid_epoch(trainer.arguments.valid_data, show_progress=trainer.arguments.show_progress)
     search.plain, search.kept = [float(score)], None if math.isnan(score) else copied(trainer.trained())
     check_measured(search, trainer.valid_metric)
     begin_ramp(trainer, epochs)
@@ -171,16 +176,6 @@ def tell_measure(trainer: Any) -> None:
     )
 
 
-@contextmanager
-def called_plain(config: Any) -> Iterator[None]:
-    """Let checkpoints tell that their model has no defense."""
-    defense, config["defense"] = config["defense"], "none"
-    try:
-        yield
-    finally:
-        config["defense"] = defense
-
-
 def size(trainer: Any) -> float:
     """Return the absolute radius of a change as large as the weights: as the largest of their groups."""
     settings = trainer.settings.training
@@ -227,9 +222,9 @@ def give_up(trainer: Any) -> None:
     trainer.logger.warning("rawp_radius auto: the plain model is kept (rawp_keep_plain); it is NOT hardened.")
     trainer.put_trained(search.kept)
     search.gave_up = True
-    trainer.set_best(*trainer._valid_epoch(arguments.valid_data, arguments.show_progress))
+    trainer.set_best(*trainer._valid_epoch(arguments.valid_data, show_progress=arguments.show_progress))
     if arguments.saved:
-        with called_plain(trainer.config):
+        with trainer.called_plain():
             trainer.save_as_best(trainer.state.plain_until - 1, trainer.best_valid_score)
 
 

@@ -19,9 +19,9 @@ from recbole_rawp.core.ascent import ascend
 from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 from recbole_rawp.core.selection import mean_one, modules
 from recbole_rawp.host.batches import fixed_batches
-from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
 from recbole_rawp.threats.setting import TRAINING
+from recbole_rawp.training.seams.training_loss import loss_of
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import Criticality
@@ -129,7 +129,7 @@ def metric_drop(trainer: Any, clean: dict[str, float], attacked: dict[str, float
 def attacked_loss(trainer: Any, train_data: Any, weights: Weights, settings: Criticality) -> AttackLoss:
     """Return the training loss on the batches that every attack follows."""
     batches = fixed_batches(train_data, settings.batches, trainer.device)
-    return AttackLoss(trainer.model, Source(TRAINING, (training_loss(trainer.model),), batches), weights)
+    return AttackLoss(trainer.model, Source(TRAINING, (loss_of(trainer, train_data),), batches), weights)
 
 
 def worst(loss: AttackLoss, group: Weights, settings: Criticality) -> Weights:

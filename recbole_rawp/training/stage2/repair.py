@@ -56,7 +56,7 @@ class Stage2(Callback):
         if state.search is None and trainer.settings.repairs_at:
             trainer.logger.warning(trainer.settings.repairs_at)
         repair(trainer)
-        trainer.set_best(*trainer._valid_epoch(arguments.valid_data, arguments.show_progress))
+        trainer.set_best(*trainer._valid_epoch(arguments.valid_data, show_progress=arguments.show_progress))
         if arguments.saved:
             trainer._save_checkpoint(state.progress.start_epoch - 1, arguments.verbose)
 
@@ -69,8 +69,10 @@ def wanted(trainer: Any) -> bool:
 
 def load_best(trainer: Any) -> None:
     """Load stage 1's best weights, and keep its checkpoint beside the one to come."""
-    if trainer.arguments.saved:
-        file = Path(trainer.saved_model_file)
+    file = Path(trainer.saved_model_file)
+    if trainer.arguments.saved and not file.exists():
+        trainer.logger.warning(f"{type(trainer).__name__}: its fit saved no model. Stage 2 takes the one it left.")
+    elif trainer.arguments.saved:
         checkpoint.load_into(trainer.model, checkpoint.read(file, trainer.device))
         files.copy(file, file.with_stem(f"{file.stem}-stage1"))
     elif trainer.state.best_weights is not None:

@@ -10,13 +10,13 @@ import torch
 from recbole_rawp.core.losses.attack_loss import AttackLoss, Source
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
-from recbole_rawp.host.quirks import training_loss
 from recbole_rawp.host.ranking.measurement import measuring, ranked, ranked_at
 from recbole_rawp.host.ranking.ranking_loss import ranking_source
 from recbole_rawp.host.ranking.scores import limit
 from recbole_rawp.threats.adversarial.method import METHODS
 from recbole_rawp.threats.adversarial.search import universal
 from recbole_rawp.threats.setting import TRAINING
+from recbole_rawp.training.seams.training_loss import loss_of
 
 if TYPE_CHECKING:
     from recbole_rawp.config.settings import FineTuning
@@ -34,7 +34,7 @@ class ValidScores:
         self.trainer, self.train_data, self.valid_data = trainer, train_data, valid_data
         self.weights, self.settings = weights, settings
         batches = fixed_batches(train_data, settings.criticality.batches, trainer.device)
-        self.training = Source(TRAINING, (training_loss(trainer.model),), batches)
+        self.training = Source(TRAINING, (loss_of(trainer, train_data),), batches)
         self.told = False
 
     def ranking(self) -> Source | None:

@@ -1,0 +1,73 @@
+"""Finds the loss by which a model is trained: its own, or one that the user's trainer passes to RecBole's loop."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from recbole_rawp.core import restoring
+from recbole_rawp.core.gradients import LossFunction
+from recbole_rawp.errors import InputError
+from recbole_rawp.host import quirks
+from recbole_rawp.host.batches import fixed_batches
+
+
+class LossFound(Exception):
+    """Ends the epoch of a trainer that was asked for its loss, before it begins."""
+
+    def __init__(self, loss: LossFunction) -> None:
+        super().__init__()
+        self.loss = loss
+
+
+def loss_of(trainer: Any, train_data: Any) -> LossFunction:
+    """Return the loss of the recommendation task: the model's, or its trainer's where that cannot be called.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    loss: LossFunction = quirks.training_loss(trainer.model)
+    (batch,) = fixed_batches(train_data, 1, trainer.device)
+    if works(trainer.model, loss, batch):
+        return loss
+    passed = loss_passed(trainer, train_data)
+    if passed is None or not works(trainer.model, passed, batch):
+        raise InputError(
+            f"model: calculate_loss of {type(trainer.model).__name__} cannot be called with a batch alone, and "
+            f"{type(trainer).__name__} passes no other loss to super()._train_epoch. Write one of them."
+        )
+    return passed
+
+
+def works(model: Any, loss: LossFunction, batch: Any) -> bool:
+    """Tell whether a loss is there, and takes a batch alone; what else is wrong with it training shows."""
+    try:
+        inspect.signature(loss).bind(batch)
+    except TypeError:
+        return False
+    try:
+        with restoring.rng(), restoring.state(model), torch.no_grad():
+            loss(batch)
+    except NotImplementedError:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def loss_passed(trainer: Any, train_data: Any) -> LossFunction | None:
+    """Return the loss that a trainer's last epoch passes to RecBole's loop; None if none comes through to us."""
+    if not hasattr(trainer, "asked"):  # RecBole's own, which would train
+        return None
+    before = trainer.snapshot()
+    try:
+        with trainer.asked(), restoring.rng(), restoring.state(trainer.model):
+            trainer._train_epoch(train_data, max(0, trainer.epochs - 1))
+    except LossFound as found:
+        return found.loss
+    except Exception:  # a user's code may mind that no training has begun
+        pass
+    trainer.put_trained(before)  # a loop of the user's own trained
+    return None

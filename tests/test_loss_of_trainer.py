@@ -1,0 +1,64 @@
+"""A loss that the trainer has and the model has not serves stage 2, criticality and attacks; else a line says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_rawp import attack_checkpoint, rank_checkpoint
+from recbole_rawp.errors import InputError
+from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.rehearsal import check_training
+from recbole_rawp.training.registration import robustify
+from recbole_rawp.training.seams.training_loss import loss_of
+from tests.own_models import Lossless, LossOfTwo, MyDeep
+from tests.own_trainers import OwnLoss, Passing, ShortLoop
+from tests.training import QUICK, same
+
+
+def ready(settings, cls, **options):
+    given = {**settings("NeuMF", epochs=1, ft_epochs=1, checkpoint_dir="saved", **options)}
+    del given["model"]
+    config = RAWPConfig(cls, config_dict=given)
+    return config, *prepare(config)
+
+
+def fitted(settings, cls, base):
+    """Return the trainer after both stages."""
+    config, data, model = ready(settings, cls)
+    trainer = robustify(base)(config, model)
+    trainer.fit(data.train, data.valid)
+    return trainer
+
+
+@pytest.mark.parametrize("cls", [Lossless, LossOfTwo])
+def test_both_stages_go_by_the_trainers_loss_as_by_the_models(settings, cls):
+    usual, passed = fitted(settings, MyDeep, robustify(ShortLoop)), fitted(settings, cls, Passing)
+    rows = [[(row.module, row.rise) for row in trainer.state.progress.ranking] for trainer in (usual, passed)]
+    assert rows[0] == rows[1] and same(usual.model.state_dict(), passed.model.state_dict())
+
+
+def test_commands_for_its_checkpoint_ask_the_trainer_or_say_what_is_missing(settings, monkeypatch):
+    file = fitted(settings, Lossless, Passing).saved_model_file
+    with pytest.raises(InputError, match="^model: calculate_loss of Lossless cannot be called with a batch alone, and"):
+        rank_checkpoint(file)
+    monkeypatch.setattr("recbole.trainer.LosslessTrainer", Passing, raising=False)
+    assert rank_checkpoint(file, config_dict={"rawp_output_dir": "rank"})["rows"]
+    assert attack_checkpoint(file, config_dict=QUICK | {"attack": ["fgsm"], "rawp_output_dir": "out"})["records"]
+    assert Path("out/report.md").exists()
+
+
+def test_a_model_and_a_trainer_without_a_loss_are_refused_before_training(settings, monkeypatch):
+    config, data, model = ready(settings, Lossless)
+    with pytest.raises(InputError, match="^model: Lossless has no calculate_loss. Write it, or put a LosslessTrainer"):
+        check_training(config, model, data.train)
+    for base in (OwnLoss, ShortLoop):
+        trainer = robustify(base)(config, model)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(InputError, match="cannot be called with a batch alone, and RAWP.* passes no other loss"):
+            loss_of(trainer, data.train)
+        assert same(before, model.state_dict())
+    monkeypatch.setattr("recbole.trainer.LosslessTrainer", Passing, raising=False)
+    check_training(config, model, data.train)
