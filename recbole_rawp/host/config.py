@@ -25,8 +25,9 @@ from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
 from recbole_rawp.config.suites import whole_path
 from recbole_rawp.config.yaml_files import read_mapping
-from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.errors import InputError, naming, suggestion
 from recbole_rawp.host import compat
+from recbole_rawp.host.data.settings import check_data, check_name
 from recbole_rawp.host.networks import NETWORKS
 from recbole_rawp.host.quirks.earlier_runs import check_run
 
@@ -185,7 +186,11 @@ class RAWPConfig(Config):
         return {key: value for key, value in typed.items() if key not in COMMAND_LINE_ONLY}
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: command_line.literal(value) for key, value in config_dict.items()}
+        found = {}
+        for key, value in config_dict.items():
+            with naming(key):
+                found[key] = command_line.literal(value)
+        return found
 
     def _merge_external_config_dict(self) -> None:
         for source in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
@@ -199,6 +204,8 @@ class RAWPConfig(Config):
         name = self.external_config_dict.get("model") if model is None else model
         if isinstance(name, str):
             check_model(name)
+        if (asked := self.external_config_dict.get("dataset") if dataset is None else dataset) is not None:
+            check_name(asked)
         return super()._get_model_and_dataset(model, dataset)
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
@@ -206,6 +213,7 @@ class RAWPConfig(Config):
         given = self.external_config_dict
         new = {key: value for key, value in given.items() if key not in self.begun or value != self.begun[key]}
         check_types(new, self.internal_config_dict)
+        check_data(new, {**self.internal_config_dict, **given})
         ours = defaults(given.get("defense", OPTIONS["defense"].default), given.keys())
         self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 
