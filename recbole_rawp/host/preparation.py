@@ -20,6 +20,8 @@ from recbole_rawp.config.command_line import command
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import vocabulary
+from recbole_rawp.host.data.files import check_files
+from recbole_rawp.host.data.rows import failure
 from recbole_rawp.host.quirks import check_built
 
 logger = logging.getLogger()
@@ -92,6 +94,8 @@ def load_dataset(config: Config) -> Any:
     """
     folder = Path(config["data_path"])
     absent = not folder.exists()
+    if not absent and not is_saved(config):
+        check_files(config)
     try:
         try:
             return create_dataset(config)
@@ -101,9 +105,7 @@ def load_dataset(config: Config) -> Any:
             return create_dataset(config)
     except (Exception, SystemExit) as error:
         if not absent:
-            raise InputError(
-                f"dataset: RecBole cannot load '{config['dataset']}': {' '.join(str(error).split())}"
-            ) from error
+            raise failure(config, error) from error
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise InputError(
@@ -111,6 +113,12 @@ def load_dataset(config: Config) -> Any:
             f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
             "folder that holds it."
         ) from error
+
+
+def is_saved(config: Config) -> bool:
+    """Tell whether RecBole takes, in place of the files, a data set that it saved."""
+    name = config["dataset_save_path"] or Path(config["checkpoint_dir"], f"{config['dataset']}-*Dataset.pth")
+    return any(Path(name).parent.glob(Path(name).name))
 
 
 def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:
