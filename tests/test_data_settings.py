@@ -86,6 +86,8 @@ WRONG = [
     ("seq_len", {"class": 0}, "class: 0 is not valid; expected a whole number from 1 up"),
     ("discretization", {"rating": "ED"}, "rating: 'ED' is not valid; expected {method: LD}"),
     ("benchmark_filename", ["train", "test"], "expected three names: of training, valid and test data"),
+    ("eval_batch_size", 0, "0 is not valid; expected a whole number from 1 up"),
+    ("train_batch_size", None, "None is not valid; expected int"),
     ("seed", -1, "-1 is not valid; expected a number from 0 to 4294967295"),
     ("seed", "abc", "'abc' is not valid; expected int"),
     ("data_path", 2024, "2024 is not valid; expected a path; in a YAML file put it in quotes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import colorama
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
-from recbole.utils import get_flops, get_model, init_logger, init_seed, set_color
+from recbole.utils import EvaluatorType, get_flops, get_model, init_logger, init_seed, set_color
 from torch import nn
 
 from recbole_rawp.config.command_line import command
@@ -50,6 +51,7 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     with recboles("data loaders"):
         data = Data(*data_preparation(config, dataset))
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    check_topk(config, dataset)
     with recboles("model"):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
     check_built(model)
@@ -79,8 +81,17 @@ def start_log(config: Config) -> None:
     others = logger.handlers[:]
     if sys.stdout is colorama.initialise.wrapped_stdout:  # else RecBole wraps it once more on each run
         colorama.deinit()
-    with recboles("log"):
+    try:
         init_logger(config)
+    except OSError as error:
+        raise InputError(
+            f"log: RecBole writes its log into '{Path.cwd() / 'log'}', and cannot ({error.strerror}: "
+            f"'{error.filename}'). Run where it can."
+        ) from error
+    except AttributeError as error:  # a state that is no word
+        raise InputError(
+            f"state: {config['state']!r} is not valid; expected info, warning or another level."
+        ) from error
     _handlers[:] = [handler for handler in logger.handlers if handler not in others]
     logger.info(command(getattr(config, "argv", None)))
     logger.info(config)
@@ -113,6 +124,13 @@ def load_dataset(config: Config) -> Any:
             f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
             "folder that holds it."
         ) from error
+
+
+def check_topk(config: Config, dataset: Any) -> None:
+    """Raise InputError if lists are to be longer than there are items, one of which is RecBole's padding."""
+    longest, items = max(config["topk"]), dataset.item_num if dataset.iid_field else math.inf
+    if config["eval_type"] == EvaluatorType.RANKING and longest > items:
+        raise InputError(f"topk: {longest} is more than the {items - 1} items of '{config['dataset']}'. Lower it.")
 
 
 def is_saved(config: Config) -> bool:

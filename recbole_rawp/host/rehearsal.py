@@ -1,7 +1,9 @@
-"""Tries one batch of training, before anything is written."""
+"""Tries one batch of training, before anything is written, and one of evaluation, before anything is trained."""
 
 from __future__ import annotations
 
+import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from recbole_rawp.core.gradients import total
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.preparation import recboles
-from recbole_rawp.host.quirks import training_loss
+from recbole_rawp.host.quirks import pretraining, training_loss
+from recbole_rawp.host.ranking.measurement import measuring, ranked
 
 
 def check_training(config: Config, model: nn.Module, train_data: Any) -> None:
@@ -93,3 +96,42 @@ def check_sparse(model: nn.Module, batch: Any) -> None:
     for name, gradient in zip(trained, found):
         if gradient is not None and not gradient.is_sparse:
             raise InputError(f"learner: sparse_adam takes sparse gradients only; {name} has a dense one. Use adam.")
+
+
+def check_evaluation(trainer: Any, *, train_data: Any, eval_data: Any, trained: bool) -> None:
+    """Score one batch as RecBole's evaluation does; generators, loaders and model stay as they were.
+
+    Args:
+        trainer: any RecBole Trainer; what its evaluation collects of the training data is collected.
+        eval_data: may be empty.
+        trained: whether the model is; what else fails may be due to what training does first, and is left to it.
+
+    Raises:
+        InputError: for settings with which RecBole's evaluation fails, of one batch and of all.
+    """
+    if not eval_data or pretraining(trainer.model):
+        return
+    trainer.eval_collector.data_collect(train_data)
+    failed = scoring_fails(trainer, train_data, first_batch(eval_data))
+    failed = failed and scoring_fails(trainer, train_data, eval_data)  # one batch may lack what all have: two labels
+    if failed and (trained or isinstance(failed, KeyError)):
+        reason = f"{type(failed).__name__}: {' '.join(str(failed).split())}"
+        raise InputError(f"RecBole cannot evaluate the model with these settings: {reason}") from failed
+
+
+def scoring_fails(trainer: Any, train_data: Any, eval_data: Any) -> Exception | None:
+    """Return the error that RecBole's evaluation ends in; None if it does not."""
+    try:
+        with measuring(trainer, train_data, eval_data):
+            ranked(trainer, eval_data)
+    except Exception as error:
+        return error
+    return None
+
+
+def first_batch(loader: Any) -> Any:
+    """Return a loader like this one that gives its first batch alone."""
+    kind = type(loader)
+    once = copy.copy(loader)
+    once.__class__ = type(kind.__name__, (kind,), {"__iter__": lambda self: islice(kind.__iter__(self), 1)})
+    return once

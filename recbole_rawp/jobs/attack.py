@@ -11,7 +11,7 @@ from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.twins import twins_of
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import settings_of, unseen
+from recbole_rawp.jobs.checkpoints import same_data, settings_of, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import make_trainer, ready, write_settings
 
@@ -41,11 +41,12 @@ def attack_checkpoint(
     candidates = check_attack(config, network, data)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
     folder = output_folder.claim(config, "attack")
-    write_settings([config], folder)
-    trainer = make_trainer(config, network, folder, saved=False)
+    with output_folder.withdrawn(folder):
+        write_settings([config], folder)
+        trainer = make_trainer(config, network, folder, data, trained=True)
     ready(trainer, data)
     findings = Findings()
     attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))
-    findings.checks += unseen(content, config)
+    findings.checks += [*unseen(content, config), *same_data(content, trainer, data)]
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
     return {"checkpoint": file} | write(trainer, folder, findings, candidates, dataset=dataset, again=again)

@@ -19,7 +19,7 @@ from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.host.twins import twins_of
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import is_plain, settings_in, unseen
+from recbole_rawp.jobs.checkpoints import is_plain, same_data, settings_in, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import (
     check_choosable,
@@ -112,9 +112,15 @@ def run(
     with ExitStack() as stack:
         for current in runs:
             data, network, candidates = _checked(config, current, content, findings)
+            new = None
             if folder is None:  # nothing is written before the input is known to work
-                folder = _begin(config, runs, stage_1, stack)
-            trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
+                new = folder = _begin(config, runs, stage_1, stack)
+            with output_folder.withdrawn(new):
+                home = folder if current is config else folder / "baseline"
+                trainer = make_trainer(current, network, home, data, saved=saved, trained=content is not None)
+            if stage_1 is not None and content is not None:
+                ready(trainer, data)
+                findings.checks += same_data(content, trainer, data)
             if content is not None and current is not config:  # the plain model is the checkpoint's
                 ready(trainer, data)
             else:

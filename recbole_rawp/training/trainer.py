@@ -21,6 +21,7 @@ from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat, quirks, vocabulary
+from recbole_rawp.host.data import fingerprint
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.callbacks import Callback, FitArguments, OtherLoss
 from recbole_rawp.training.hardening import Hardening, perturbable, tell_defense
@@ -152,6 +153,7 @@ class RAWPTrainer(ResumableTrainer):
         if self.perturbable:  # RecBole's own run brings the data as late as this
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
         self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress)
+        self.config[fingerprint.KEY] = fingerprint.of(train_data, valid_data)  # so that each checkpoint tells
         if self.state.stage == 3:
             self.state.begin_again()
         for callback in self.callbacks:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_rawp.cli.command import Command, config_files
+from recbole_rawp.cli.printing import show_failed
 
 
 def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
@@ -14,7 +15,9 @@ def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int
 
     result = rank_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv)
     folder = result["output_dir"]
-    print(f"\n{result['table']}\n\nrows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
+    print(f"\n{result['table']}\n")
+    show_failed(result["checks"])
+    print(f"rows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
     return 0
 
 

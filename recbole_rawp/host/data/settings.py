@@ -44,6 +44,9 @@ def check_data(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for key in ("data_path", "checkpoint_dir"):
         if not isinstance(given.get(key, ""), (str, os.PathLike)):
             raise wrong(key, given[key], "a path; in a YAML file put it in quotes")
+    for key in ("train_batch_size", "eval_batch_size"):
+        if given.get(key, 1) < 1:
+            raise wrong(key, given[key], "a whole number from 1 up")
     for key in given.keys() & {*KEYS, *COLUMNS, *FIELDS}:
         none = {"eval_args": (), "train_neg_sample_args": (None, "None")}.get(key, (None,))
         if given[key] not in none and not isinstance(given[key], Mapping):
