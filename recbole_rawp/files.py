@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -39,3 +41,34 @@ def whole(path: Path, save: Callable[[Path], Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     save(partial)
     os.replace(partial, path)
+
+
+DIGESTS = "digests.json"  # in a folder: name of a file -> digests of what was written last, and before
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def digests(folder: Path) -> dict[str, list[str]]:
+    """Return the digests that a folder tells of its files; none where it tells none that can be read."""
+    try:
+        content = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def replace_noted(partial: Path, path: Path) -> None:
+    """Put a file that was written in the place of another, and note its digest: a kill leaves a file that is noted."""
+    known, new = digests(path.parent), digest(partial)
+    if not path.exists():
+        os.replace(partial, path)
+    write_text(path.parent / DIGESTS, json.dumps(known | {path.name: [new, *known.get(path.name, [])[:1]]}))
+    if partial.exists():
+        os.replace(partial, path)

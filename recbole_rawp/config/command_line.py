@@ -14,7 +14,8 @@ from recbole_rawp.errors import InputError, naming
 
 ALIASES = {"defence": "defense"}
 GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
-COMMAND_LINE_ONLY = {"baseline", "resume", *GRID}
+FLAGS = ("baseline", "trust_checkpoint")  # need no value
+COMMAND_LINE_ONLY = {*FLAGS, "resume", *GRID}
 NAMES = {"model", "dataset", "models", "datasets", "defenses", "config_files", "resume", "data_path"}  # never numbers
 NOTEBOOK = "ipykernel_launcher"  # the program of a notebook, whose words are not the user's
 WRITTEN = "Write it as \"{key: value, other: [1, 2], third: '[3,inf)'}\", in quotes."
@@ -45,7 +46,7 @@ def command(argv: Sequence[str] | None = None) -> list[str]:
 
 
 def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Read `--key=value`, `--key value`, `-m MODEL`, `-d DATASET`, `--baseline`; return the options and what is left.
+    """Read `--key=value`, `--key value`, `-m MODEL`, `-d DATASET` and flags; return the options and what is left.
 
     Left are words that belong to no option, and options without a value.
 
@@ -63,7 +64,7 @@ def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         key, equals, text = short.get(word, word[2:]).partition("=")
         key = ALIASES.get(key, key)
-        if not equals and key == "baseline":
+        if not equals and key in FLAGS:
             text = "True"
         elif not equals:
             if not pending or pending[0].startswith("--") or pending[0] in short:

@@ -10,22 +10,26 @@ from typing import Any
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.twins import twins_of
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import same_data, settings_of, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import make_trainer, ready, write_settings
 
 
+@asked_to_trust
 def attack_checkpoint(
     file: str,
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     *,
     argv: Sequence[str] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
 
-    The attack is that of the options given here, whatever the checkpoint's own run tried.
+    The attack is that of the options given here, whatever the checkpoint's own run tried. A pickle can run code: what
+    RecBole's checkpoints do not need is refused, unless `trust_checkpoint`.
 
     Returns:
         `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown) and `output_dir`.

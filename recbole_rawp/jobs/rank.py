@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import same_data, settings_of, unseen
@@ -16,14 +17,16 @@ from recbole_rawp.report.sections import stage2
 from recbole_rawp.training.stage2 import criticality
 
 
+@asked_to_trust
 def rank_checkpoint(
     file: str,
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     *,
     argv: Sequence[str] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
-    """Rank the modules of the model in a RecBole checkpoint by criticality.
+    """Rank the modules of the model in a RecBole checkpoint by criticality; arguments as `harden_checkpoint`.
 
     Returns:
         `rows` (see `criticality.rank`), `table` (Markdown), `checks` (whether these are the data of its training) and

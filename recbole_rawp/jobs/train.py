@@ -18,6 +18,7 @@ from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.host.twins import twins_of
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import is_plain, same_data, settings_in, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
@@ -71,17 +72,21 @@ def run_recbole_rawp(
     return run(config, saved=saved, baseline=baseline)
 
 
-def continue_run(folder: str, *, argv: Sequence[str] | None = None) -> dict[str, Any]:
+@asked_to_trust
+def continue_run(folder: str, *, argv: Sequence[str] | None = None, trust_checkpoint: bool = False) -> dict[str, Any]:
     """Go on with the run in `folder` from where it was killed; the end is the same.
 
-    `argv` and what is returned are those of `run_recbole_rawp`.
+    `argv` and what is returned are those of `run_recbole_rawp`. With `trust_checkpoint` pickles there may run code.
 
     Raises:
-        InputError: if the folder holds no run, or options on the command line differ from the run's.
+        InputError: if the folder holds no run, its checkpoints are not what it wrote, or options on the command line
+            differ from the run's.
     """
     home = Path(folder).expanduser()
     config = settings_in(home, argv=argv)
     with output_folder.held(home):
+        for part in (home, home / "baseline"):
+            checkpoint.check_folder(part)
         file, here = home / "environment.txt", output_folder.environment_of(config)
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         files.write_text(file, f"{before}\ncontinued:\n{here}\n")

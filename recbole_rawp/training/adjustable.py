@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_rawp import files
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.host import quirks
 
@@ -24,6 +26,7 @@ class AdjustableTrainer(Trainer):
     """RecBole's Trainer with the changes that a hardened training makes to its attributes."""
 
     tensorboard: SummaryWriter
+    notes_digests = False  # of checkpoints, in a file beside them: in folders of ours
 
     def counters(self) -> dict[str, Any]:
         """Return the counters of RecBole's loop."""
@@ -105,6 +108,6 @@ class AdjustableTrainer(Trainer):
         partial = f"{target}.partial"
         super()._save_checkpoint(epoch, verbose=False, saved_model_file=partial, **kwargs)
         if os.path.exists(partial):  # in distributed training only rank 0 writes
-            os.replace(partial, target)
+            (files.replace_noted if self.notes_digests else os.replace)(Path(partial), Path(target))
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {target}")

@@ -76,6 +76,7 @@ class ResumableTrainer(AdjustableTrainer):
             InputError: if what is there is damaged, or of a run with other settings.
         """
         self.saved_model_file = str(folder / "model.pth")
+        self.notes_digests = fingerprint is not None
         if fingerprint is not None:
             self.fingerprint, self.resume_file = fingerprint, folder / resume.NAME
             self.killed = resume.read(self.resume_file, fingerprint)
