@@ -106,8 +106,9 @@ class AdjustableTrainer(Trainer):
         clear_caches(self.model.modules())
         target = kwargs.pop("saved_model_file", self.saved_model_file)
         partial = f"{target}.partial"
-        super()._save_checkpoint(epoch, verbose=False, saved_model_file=partial, **kwargs)
-        if os.path.exists(partial):  # in distributed training only rank 0 writes
-            (files.replace_noted if self.notes_digests else os.replace)(Path(partial), Path(target))
+        with files.complete(Path(target), Path(partial)):
+            super()._save_checkpoint(epoch, verbose=False, saved_model_file=partial, **kwargs)
+            if os.path.exists(partial):  # in distributed training only rank 0 writes
+                (files.replace_noted if self.notes_digests else os.replace)(Path(partial), Path(target))
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {target}")

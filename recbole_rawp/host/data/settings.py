@@ -23,6 +23,7 @@ INTERVALS = ("user_inter_num_interval", "item_inter_num_interval", "entity_kg_nu
 MODE = re.compile(r"full|labeled|(uni|pop)[1-9]\d*")
 NUMBER = r"\s*[-+]?(inf|[\d.]+([eE][-+]?\d+)?)\s*"
 INTERVAL = re.compile(rf"\s*[\[(]{NUMBER},{NUMBER}[\])]\s*(;\s*[\[(]{NUMBER},{NUMBER}[\])]\s*)*")
+LONGEST = 150  # bytes of a data set's name, which RecBole puts between others into that of its log
 LEFT_OUT = ("valid_and_test", "valid_only", "test_only")
 
 
@@ -33,6 +34,8 @@ def check_name(dataset: Any) -> None:
     folder, name = os.path.split(dataset.rstrip("/"))
     if folder or not name:
         raise InputError(f"dataset: '{dataset}' is a path. Say --data_path='{folder or '..'}' --dataset='{name}'.")
+    if len(name.encode()) > LONGEST:
+        raise InputError(f"dataset: '{name[:20]}...' is longer than {LONGEST} bytes, for names of files. Shorten it.")
 
 
 def check_data(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
