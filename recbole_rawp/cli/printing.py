@@ -28,4 +28,4 @@ def show_failed(checks: Iterable[Any]) -> None:
 
     for check in checks:
         if check.status == "failed":
-            print(f"SELF-CHECK FAILED ({label(check.defense)}): {check.name}; not at {check.detail}")
+            print(f"SELF-CHECK FAILED ({label(check.defense)}): {check.name} ({check.detail})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -77,6 +77,15 @@ def read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             apart = f" Or quote it, --{key}='{{...}}': a shell takes mappings apart." * (":" in str(value))
             raise InputError(f"--{key}: given twice, as {options[key]!r} and {value!r}. Keep one.{apart}")
     return options, rest
+
+
+def literals(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that strings spell; InputError as `literal`, with the option's name."""
+    found = {}
+    for key, text in texts.items():
+        with naming(key):
+            found[key] = literal(text)
+    return found
 
 
 def literal(text: Any) -> Any:

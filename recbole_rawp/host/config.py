@@ -25,7 +25,7 @@ from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.settings import Settings
 from recbole_rawp.config.suites import whole_path
 from recbole_rawp.config.yaml_files import read_mapping
-from recbole_rawp.errors import InputError, naming, suggestion
+from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host import compat
 from recbole_rawp.host.data.settings import check_data, check_name
 from recbole_rawp.host.networks import NETWORKS
@@ -186,11 +186,7 @@ class RAWPConfig(Config):
         return {key: value for key, value in typed.items() if key not in COMMAND_LINE_ONLY}
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
-        found = {}
-        for key, value in config_dict.items():
-            with naming(key):
-                found[key] = command_line.literal(value)
-        return found
+        return command_line.literals(config_dict)
 
     def _merge_external_config_dict(self) -> None:
         for source in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
