@@ -124,3 +124,10 @@ def test_bad_files_are_status_2_and_leave_nothing(capsys):
     assert main(["train", "-m", "NeuMF", "-d", "mine", "--data_path=data"]) == 2
     assert "Say --field_separator=';'." in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_file_in_the_folders_place_is_one_line():
+    Path("data").mkdir()
+    Path("data/mine").write_text("a file")
+    with pytest.raises(InputError, match="dataset: cannot read 'data/mine': Not a directory"):
+        load_dataset(RAWPConfig(config_dict={"model": "NeuMF", "dataset": "mine", "data_path": "data"}))

@@ -106,7 +106,10 @@ def load_dataset(config: Config) -> Any:
     folder = Path(config["data_path"])
     absent = not folder.exists()
     if not absent and not is_saved(config):
-        check_files(config)
+        try:
+            check_files(config)
+        except OSError as error:
+            raise InputError(f"dataset: cannot read '{error.filename}': {error.strerror}.") from error
     try:
         try:
             return create_dataset(config)
