@@ -1,15 +1,26 @@
-"""Writes files whole or not at all. Every package may import this; it imports none of ours."""
+"""Writes files whole or not at all. Every package may import this; it imports `errors` alone."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_rawp.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
+
+TORCH_CANNOT_WRITE = {
+    "unexpected pos": "the disk may be full",
+    "PytorchStreamWriter": "the disk may be full",
+    "Parent directory": "its folder is gone",
+}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,7 +46,60 @@ def copy(source: Path, target: Path) -> None:
 
 
 def whole(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; InputError as `complete`."""
     partial = path.with_name(path.name + ".partial")
-    save(partial)
-    os.replace(partial, path)
+    with complete(path, partial):
+        save(partial)
+        os.replace(partial, path)
+
+
+@contextmanager
+def complete(path: Path, partial: Path) -> Iterator[None]:
+    """Leave no part of a file behind if the code inside cannot write it.
+
+    Raises:
+        InputError: if the disk is full, the folder gone, not to be written to, or the name too long.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        torchs = (why for words, why in TORCH_CANNOT_WRITE.items() if words in str(error))
+        reason = error.strerror if isinstance(error, OSError) else next(torchs, None)
+        if reason is None:
+            raise
+        raise InputError(
+            f"cannot write '{path}': {reason}. What was there is kept. Make room, or name another --rawp_output_dir."
+        ) from error
+
+
+DIGESTS = "digests.json"  # in a folder: name of a file -> digests of what was written last, and before
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def digests(folder: Path) -> dict[str, list[str]]:
+    """Return the digests that a folder tells of its files; none where it tells none that can be read."""
+    try:
+        content = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def replace_noted(partial: Path, path: Path) -> None:
+    """Put a file that was written in the place of another, and note its digest: a kill leaves a file that is noted."""
+    known, new = digests(path.parent), digest(partial)
+    if not path.exists():
+        os.replace(partial, path)
+    write_text(path.parent / DIGESTS, json.dumps(known | {path.name: [new, *known.get(path.name, [])[:1]]}))
+    if partial.exists():
+        os.replace(partial, path)

@@ -11,7 +11,7 @@ from recbole_rawp.core.overlay import overlay
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.host.rehearsal import check_reached
+from recbole_rawp.host.reached import check_reached
 from recbole_rawp.jobs.measuring import check_attack
 from recbole_rawp.training.registration import robustify
 from recbole_rawp.training.trainer import RAWPFTTrainer

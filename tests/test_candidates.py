@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.trainer import Trainer
 
 from recbole_rawp.core import restoring
+from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation.each_user import EachUser
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.ranking import candidates
+from recbole_rawp.host.ranking.ranking_batches import once, with_candidates
 
 GENERAL = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user"}
 SEQUENTIAL = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
@@ -116,6 +120,30 @@ def test_a_small_pool_is_used_up_and_then_repeated(settings):
         assert len(items) == 99 * loader.uid2items_num[user]
         assert set(items[: len(pool)]) == pool
         assert np.array_equal(items, np.resize(items[: len(pool)], len(items)))
+
+
+def test_an_item_counts_once_in_its_row_unless_it_is_sought():
+    items = torch.tensor([[7, 7, 3, 5, 3, 7], [1, 2, 1, 2, 9, 9]])
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    sought = torch.tensor([[True, True] + [False] * 4, [False] * 6])
+    assert once(items, mask, sought).int().tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
+
+
+def test_repeated_candidates_count_once_in_the_losses_of_attacks(settings):
+    trainer, loader = built(settings, mode="uni99")
+    drawn = candidates.draw(loader, SEED)
+    pools = [len(set(drawn[user].tolist())) + int(loader.uid2items_num[user]) for user in sorted(drawn)]
+    each, threat = EachUser(trainer, loader, 99, drawn), SimpleNamespace(target="hidden", labels="truth")
+    counted, rows = [], 0
+    with candidates.frozen(loader, drawn):
+        for batch in loader:
+            users, mask = each._users(batch, threat, "training", {})
+            counted += users.mask.sum(1).tolist()
+            rows += int(mask.sum())
+    assert sorted(counted) == sorted(pools) and sum(pools) < rows
+    parts = list(with_candidates(loader, len(pools), trainer.device))
+    assert sorted(int(n) for part in parts for n in part.everything) == sorted(pools)
+    assert all(torch.equal((part.columns >= 0).sum(1), part.everything) for part in parts)
 
 
 @pytest.mark.parametrize("name", ["NeuMF", "SASRec"])

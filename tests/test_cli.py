@@ -102,7 +102,7 @@ def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
 
 def test_help_lists_every_option_and_warns_of_pickles(capsys):
     status, out, _ = run("--help", capsys=capsys)
-    assert status == 0 and "rawp_mask_probability: 0.5" in out and "load only files that you trust" in out
+    assert status == 0 and "rawp_mask_probability: 0.5" in out and "more than RecBole's need is refused" in out
 
 
 def test_every_option_of_the_command_line_alone_belongs_to_a_command():

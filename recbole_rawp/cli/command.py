@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_rawp.errors import InputError
+
 
 @dataclass(frozen=True)
 class Command:
@@ -28,3 +30,11 @@ class Command:
 def config_files(options: dict[str, Any]) -> list[str] | None:
     """Return the config files that were named."""
     return options["config_files"].split() if options.get("config_files") else None
+
+
+def trusts(options: dict[str, Any]) -> bool:
+    """Tell whether the checkpoint's code may run; InputError for a value that is neither true nor false."""
+    value = options.get("trust_checkpoint", False)
+    if not isinstance(value, bool):
+        raise InputError(f"--trust_checkpoint: {value!r} is neither true nor false. Leave the value out.")
+    return value

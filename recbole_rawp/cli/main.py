@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -24,6 +25,9 @@ COMMANDS: dict[str, Command] = {
     "convert": convert.COMMAND,
 }
 
+# What a file system answers that is full, read-only, or asked for a name that it cannot have.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENAMETOOLONG)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 with one line on stderr for input that cannot work.
@@ -45,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except InputError as error:
         print(f"recbole-rawp: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        print(
+            f"recbole-rawp: {error.strerror}: '{str(error.filename)[:80]}'. Make room, or name another.",
+            file=sys.stderr,
+        )
         return 2
     except ModuleNotFoundError as error:  # some of RecBole's models import what they need only while training
         print(f"recbole-rawp: the package '{error.name}' is needed and not installed. Install it.", file=sys.stderr)

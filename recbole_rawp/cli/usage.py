@@ -36,10 +36,11 @@ convert PREFIX       makes RecBole's files, in DATA_PATH/DATASET, of a split pub
                         compare: names with commas between them, each defense a file of properties/defense
   --seeds N | LIST      compare: how many seeds, from `seed` on (3), or the seeds themselves from 1000 up: 2020,2021
                         compare also takes config files for some runs: "all.yaml NeuMF:deep.yaml sam:small.yaml"
+  --trust_checkpoint    load a checkpoint that holds what RecBole's do not need, and let its code run
   --KEY=VALUE           any option of RecBole, or of ours as listed below
   --help, --version
 
-A .pth file is a pickle, which can run code when loaded: load only files that you trust.
+A .pth file is a pickle, which can run code when loaded: one that holds more than RecBole's need is refused.
 """
 
 

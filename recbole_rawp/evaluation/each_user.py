@@ -24,7 +24,7 @@ from recbole_rawp.evaluation.user_rows import Rows, Tally, collected, take
 from recbole_rawp.host.ranking import candidates as ranking
 from recbole_rawp.host.ranking.logits import ends_in_sigmoid, predict_logits
 from recbole_rawp.host.ranking.measurement import BATCHED, TOP, Measurement, measured
-from recbole_rawp.host.ranking.ranking_batches import rectangle
+from recbole_rawp.host.ranking.ranking_batches import once, rectangle
 from recbole_rawp.host.weights import moved
 from recbole_rawp.threats.adversarial.per_user.batch import CLEAN, Key
 from recbole_rawp.threats.adversarial.per_user.copies import OneByOne
@@ -92,10 +92,10 @@ class EachUser:
         with ranking.frozen(loader, self.candidates), exact(model):
             self._look(next(iter(loader))[0].to(self.trainer.device), threat, moves)
             for batch in loader:
-                users = self._users(batch, threat, loss, moves)
+                users, rows = self._users(batch, threat, loss, moves)
                 for key, (logits, losses) in self._attacked(users, threat).items():
                     found[key].add(logits[users.mask], losses)
-                    self._collect(found[key].collector, batch, logits[users.mask], clean=key == CLEAN)
+                    self._collect(found[key].collector, batch, logits[rows], clean=key == CLEAN)
                 advance(
                     sum(threat.climbed(variant) != ("",) or loss == threat.losses[0] for variant, _ in keys)
                     / len(loader)
@@ -147,15 +147,20 @@ class EachUser:
             self.notes += [note] * (note not in self.notes)
             return collected(threat.attacked(users, OneByOne, seed))
 
-    def _users(self, batch: Any, threat: Perturbation, loss: str, moves: Any) -> UserBatch:
-        """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers."""
+    def _users(self, batch: Any, threat: Perturbation, loss: str, moves: Any) -> tuple[UserBatch, Tensor]:
+        """Return the attack on the users of one of RecBole's batches, whose rows are padded to equal numbers.
+
+        The loss counts a candidate once that is repeated; beside it, where the batch's own rows are, [U, n].
+        """
         interaction, owner, _, _ = batch
         columns = interaction.to(self.trainer.device).interaction
         index, mask = rectangle(owner.to(self.trainer.device))
         rows = Rows(columns)[index.flatten()]
-        truth = columns[self.trainer.config["LABEL_FIELD"]][index] if threat.labels == "truth" else None
+        labels = columns[self.trainer.config["LABEL_FIELD"]][index]
+        counted = once(columns[self.trainer.config["ITEM_ID_FIELD"]][index], mask, labels > 0.5)
+        truth = labels if threat.labels == "truth" else None
         weights = {} if threat.target == "activations" else moves
-        return UserBatch(self.trainer.model, self._score, weights, rows, mask, truth, LOSSES[loss])
+        return UserBatch(self.trainer.model, self._score, weights, rows, counted, truth, LOSSES[loss]), mask
 
     def _score(self, rows: Rows) -> Tensor:
         return predict_logits(self.trainer.model, Interaction(rows.columns), self.sigmoid)

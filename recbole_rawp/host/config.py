@@ -24,6 +24,7 @@ from recbole_rawp.config.suites import with_whole_paths
 from recbole_rawp.config.yaml_files import read_mapping
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat
+from recbole_rawp.host.data.settings import check_data, check_name
 from recbole_rawp.host.models import classes
 from recbole_rawp.host.quirks.earlier_runs import check_run
 
@@ -130,7 +131,7 @@ class RAWPConfig(Config):
         return {key: value for key, value in typed.items() if key not in COMMAND_LINE_ONLY}
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: command_line.literal(value) for key, value in config_dict.items()}
+        return command_line.literals(config_dict)
 
     def _merge_external_config_dict(self) -> None:
         for source in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
@@ -141,6 +142,8 @@ class RAWPConfig(Config):
 
     def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
         found = classes.find(self.external_config_dict.get("model") if model is None else model)
+        if (asked := self.external_config_dict.get("dataset") if dataset is None else dataset) is not None:
+            check_name(asked)
         if isinstance(found, type):  # a checkpoint names it, too
             self.external_config_dict["model"] = classes.spelled(found)
         return super()._get_model_and_dataset(found, dataset)
@@ -150,6 +153,7 @@ class RAWPConfig(Config):
         given = self.external_config_dict
         new = {key: value for key, value in given.items() if key not in self.begun or value != self.begun[key]}
         check_types(new, self.internal_config_dict)
+        check_data(new, {**self.internal_config_dict, **given})
         ours = defaults(given.get("defense", OPTIONS["defense"].default), given.keys())
         self.internal_config_dict: dict[str, Any] = {**ours, **self.internal_config_dict}  # RecBole's own keys win
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ import colorama
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
-from recbole.utils import get_flops, init_logger, init_seed, set_color
+from recbole.utils import EvaluatorType, get_flops, init_logger, init_seed, set_color
 from torch import nn
 
 from recbole_rawp.config.command_line import command
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import vocabulary
+from recbole_rawp.host.data.files import check_files
+from recbole_rawp.host.data.rows import failure
 from recbole_rawp.host.quirks import check_built
 
 logger = logging.getLogger()
@@ -48,6 +51,7 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
     with recboles("data loaders"):
         data = Data(*data_preparation(config, dataset))
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    check_topk(config, dataset)
     with recboles("model"):
         model = config.model_class(config, data.train._dataset).to(config["device"])
     check_built(model)
@@ -77,8 +81,17 @@ def start_log(config: Config) -> None:
     others = logger.handlers[:]
     if sys.stdout is colorama.initialise.wrapped_stdout:  # else RecBole wraps it once more on each run
         colorama.deinit()
-    with recboles("log"):
+    try:
         init_logger(config)
+    except OSError as error:
+        raise InputError(
+            f"log: RecBole writes its log into '{Path.cwd() / 'log'}', and cannot ({error.strerror}: "
+            f"'{error.filename}'). Run where it can."
+        ) from error
+    except AttributeError as error:  # a state that is no word
+        raise InputError(
+            f"state: {config['state']!r} is not valid; expected info, warning or another level."
+        ) from error
     _handlers[:] = [handler for handler in logger.handlers if handler not in others]
     logger.info(command(getattr(config, "argv", None)))
     logger.info(config)
@@ -92,6 +105,11 @@ def load_dataset(config: Config) -> Any:
     """
     folder = Path(config["data_path"])
     absent = not folder.exists()
+    if not absent and not is_saved(config):
+        try:
+            check_files(config)
+        except OSError as error:
+            raise InputError(f"dataset: cannot read '{error.filename}': {error.strerror}.") from error
     try:
         try:
             return create_dataset(config)
@@ -101,9 +119,7 @@ def load_dataset(config: Config) -> Any:
             return create_dataset(config)
     except (Exception, SystemExit) as error:
         if not absent:
-            raise InputError(
-                f"dataset: RecBole cannot load '{config['dataset']}': {' '.join(str(error).split())}"
-            ) from error
+            raise failure(config, error) from error
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise InputError(
@@ -111,6 +127,19 @@ def load_dataset(config: Config) -> Any:
             f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
             "folder that holds it."
         ) from error
+
+
+def check_topk(config: Config, dataset: Any) -> None:
+    """Raise InputError if lists are to be longer than there are items, one of which is RecBole's padding."""
+    longest, items = max(config["topk"]), dataset.item_num if dataset.iid_field else math.inf
+    if config["eval_type"] == EvaluatorType.RANKING and longest > items:
+        raise InputError(f"topk: {longest} is more than the {items - 1} items of '{config['dataset']}'. Lower it.")
+
+
+def is_saved(config: Config) -> bool:
+    """Tell whether RecBole takes, in place of the files, a data set that it saved."""
+    name = config["dataset_save_path"] or Path(config["checkpoint_dir"], f"{config['dataset']}-*Dataset.pth")
+    return any(Path(name).parent.glob(Path(name).name))
 
 
 def count_flops(config: Config, model: nn.Module, dataset: Any) -> None:

@@ -1,10 +1,10 @@
-"""Tries one batch of training, before anything is written."""
+"""Tries one batch of training, before anything is written, and one of evaluation, before anything is trained."""
 
 from __future__ import annotations
 
-import logging
+import copy
+from itertools import islice
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from recbole.config import Config
@@ -14,16 +14,12 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_rawp.core import restoring
-from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.gradients import total
-from recbole_rawp.core.overlay import overlay
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
 from recbole_rawp.host.preparation import recboles
-from recbole_rawp.host.quirks import training_loss
-
-logger = logging.getLogger()
-_told: WeakSet[nn.Module] = WeakSet()  # models of which some weights are missed
+from recbole_rawp.host.quirks import pretraining, training_loss
+from recbole_rawp.host.ranking.measurement import measuring, ranked
 
 
 def check_training(config: Config, model: nn.Module, train_data: Any) -> None:
@@ -110,53 +106,40 @@ def check_sparse(model: nn.Module, batch: Any) -> None:
             raise InputError(f"learner: sparse_adam takes sparse gradients only; {name} has a dense one. Use adam.")
 
 
-def check_reached(model: nn.Module, weights: Weights, train_data: Any, device: Any) -> None:
-    """Warn of weights that the training loss reads past what stands in their place, which no change of ours reaches.
+def check_evaluation(trainer: Any, *, train_data: Any, eval_data: Any, trained: bool) -> None:
+    """Score one batch as RecBole's evaluation does; generators, loaders and model stay as they were.
 
-    Such are held by something else than the model's modules, or were made into something else in its constructor.
+    Args:
+        trainer: any RecBole Trainer; what its evaluation collects of the training data is collected.
+        eval_data: may be empty.
+        trained: whether the model is; what else fails may be due to what training does first, and is left to it.
 
     Raises:
-        InputError: if these are all of `weights`.
+        InputError: for settings with which RecBole's evaluation fails, of one batch and of all.
     """
+    if not eval_data or pretraining(trainer.model):
+        return
+    trainer.eval_collector.data_collect(train_data)
+    failed = scoring_fails(trainer, train_data, first_batch(eval_data))
+    failed = failed and scoring_fails(trainer, train_data, eval_data)  # one batch may lack what all have: two labels
+    if failed and (trained or isinstance(failed, KeyError)):
+        reason = f"{type(failed).__name__}: {' '.join(str(failed).split())}"
+        raise InputError(f"RecBole cannot evaluate the model with these settings: {reason}") from failed
+
+
+def scoring_fails(trainer: Any, train_data: Any, eval_data: Any) -> Exception | None:
+    """Return the error that RecBole's evaluation ends in; None if it does not."""
     try:
-        with recboles("training batches"):
-            (batch,) = fixed_batches(train_data, 1, device)
-        missed = past_the_overlay(model, weights, batch)
-    except Exception:  # of a loss that a trainer must prepare, or does without; training shows it
-        return
-    if not missed:
-        return
-    names, name = ", ".join(missed), type(model).__name__
-    reason = f"{name} does not take {names} from where its parameters are, so no change of ours reaches its loss"
-    if len(missed) == len(weights):
-        raise InputError(f"model: {reason}. Let it use self.LAYER.weight itself whenever it computes.")
-    if model not in _told:
-        logger.warning(f"{reason}: nothing is measured or hardened there.")
-    _told.add(model)
+        with measuring(trainer, train_data, eval_data):
+            ranked(trainer, eval_data)
+    except Exception as error:
+        return error
+    return None
 
 
-def past_the_overlay(model: nn.Module, weights: Weights, batch: Any) -> list[str]:
-    """Return the weights that the loss has a gradient by though others stand in their places, or reads as made before.
-
-    The latter: it has none by the others, and the model keeps a tensor that was computed from the weight.
-    """
-    others = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
-    made = made_of(model, weights)
-    with restoring.rng(), restoring.state(model), overlay(model, others), torch.enable_grad():
-        loss = total(training_loss(model)(batch))
-        found = torch.autograd.grad(loss, [*weights.values(), *others.values()], allow_unused=True)
-    past, through = found[: len(weights)], found[len(weights) :]
-    rows = zip(weights, past, through)
-    return [name for name, own, other in rows if own is not None or (other is None and name in made)]
-
-
-def made_of(model: nn.Module, weights: Weights) -> set[str]:
-    """Return the weights from which a tensor was computed that some module keeps."""
-    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    found: set[str] = set()
-    for tensor in kept:
-        if tensor.grad_fn is not None:
-            with torch.enable_grad():
-                by = torch.autograd.grad(tensor.sum(), list(weights.values()), allow_unused=True, retain_graph=True)
-            found |= {name for name, gradient in zip(weights, by) if gradient is not None}
-    return found
+def first_batch(loader: Any) -> Any:
+    """Return a loader like this one that gives its first batch alone."""
+    kind = type(loader)
+    once = copy.copy(loader)
+    once.__class__ = type(kind.__name__, (kind,), {"__iter__": lambda self: islice(kind.__iter__(self), 1)})
+    return once

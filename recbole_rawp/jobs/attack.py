@@ -10,12 +10,14 @@ from typing import Any
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.preparation import prepare
 from recbole_rawp.host.twins import twins_of
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import settings_of, unseen
+from recbole_rawp.jobs.checkpoints import same_data, settings_of, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import make_trainer, ready, write_settings
 
 
+@asked_to_trust
 def attack_checkpoint(
     file: str,
     config_file_list: Sequence[str] | None = None,
@@ -23,11 +25,12 @@ def attack_checkpoint(
     *,
     model: Any = None,
     argv: Sequence[str] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """Attack the model in a RecBole checkpoint on test data, hardened or not, and report.
 
-    The attack is that of the options given here, whatever the checkpoint's own run tried.
-    `model`: as for `harden_checkpoint`.
+    The attack is that of the options given here, whatever the checkpoint's own run tried. A pickle can run code: what
+    RecBole's checkpoints do not need is refused, unless `trust_checkpoint`. `model`: as for `harden_checkpoint`.
 
     Returns:
         `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
@@ -43,11 +46,12 @@ def attack_checkpoint(
     candidates = check_attack(config, network, data)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
     folder = output_folder.claim(config, "attack")
-    write_settings([config], folder)
-    trainer = make_trainer(config, network, folder, saved=False)
+    with output_folder.withdrawn(folder):
+        write_settings([config], folder)
+        trainer = make_trainer(config, network, folder, data, trained=True)
     ready(trainer, data)
     findings = Findings()
     attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))
-    findings.checks += unseen(content, config)
+    findings.checks += [*unseen(content, config), *same_data(content, trainer, data)]
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
     return {"checkpoint": file} | write(trainer, folder, findings, candidates, dataset=dataset, again=again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,16 @@ from typing import Any
 from recbole.config import Config
 
 from recbole_rawp.config.properties import defaults
+from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
-from recbole_rawp.evaluation.records import FAILED, Check
+from recbole_rawp.evaluation.records import FAILED, NOT_APPLICABLE, PASSED, Check
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
+from recbole_rawp.host.data import fingerprint
+from recbole_rawp.host.preparation import Data
+from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.quirks.earlier_runs import begun_from
+from recbole_rawp.host.ranking.measurement import UNROUNDED, measuring, ranked
 from recbole_rawp.training.resume import FREE
 
 
@@ -72,6 +78,50 @@ def unseen(content: Mapping[str, Any], config: RAWPConfig) -> list[Check]:
     """Return a failed check if a checkpoint's model may have been trained on what are test data here."""
     other = resplit(content["config"], config)
     return [Check(config.settings.training.defense, "test data were no training data", FAILED, other)] if other else []
+
+
+def same_data(content: Mapping[str, Any], trainer: Any, data: Data) -> list[Check]:
+    """Return a check of whether a checkpoint's model, which the trainer holds, knows these rows and ids from training.
+
+    By the fingerprint in a checkpoint of ours; RecBole's own is asked to score on valid data what it scored then.
+    """
+    then, now = content["config"][fingerprint.KEY], fingerprint.of(data.train, data.valid)
+    defense = trainer.defense
+    if then and now:
+        found = "; ".join(fingerprint.differences(then, now))
+        return [Check(defense, "rows and ids are those of its training", FAILED if found else PASSED, found)]
+    told = saved_score(content, trainer, data)
+    name = "it scores on valid data what it scored when it was saved"
+    if told is None:
+        return [Check(defense, name, NOT_APPLICABLE, "")]
+    found = scored_otherwise(trainer, data, told)
+    return [Check(defense, name, FAILED if found else PASSED, found)]
+
+
+def saved_score(content: Mapping[str, Any], trainer: Any, data: Data) -> float | None:
+    """Return the valid score that a checkpoint tells of its model; None where valid data are not scored alike here."""
+    score, theirs = content.get("best_valid_score"), content["config"]
+    alike = all(
+        theirs[key] == trainer.config[key] for key in ("valid_metric", "topk", "valid_neg_sample_args", "repeatable")
+    )
+    known = isinstance(score, float) and math.isfinite(score)
+    return score if known and alike and data.valid and not pretraining(trainer.model) else None
+
+
+def scored_otherwise(trainer: Any, data: Data, told: float) -> str:
+    """Say that the model scores otherwise than it was told; empty if it does not.
+
+    Where scores are drawn (`uniN`, or a model's own noise) it is scored three times, and may differ by four times
+    their spread.
+    """
+    near = 1.5 * 10.0 ** -(trainer.config["metric_decimal_place"] or UNROUNDED) + 0.005 * abs(told)
+    metric, scores = trainer.valid_metric, list[float]()
+    with measuring(trainer, data.train, data.valid):
+        for seed in range(3):
+            scores.append(ranked(trainer, data.valid, seed=SEED + seed).metrics[metric])
+            if abs(scores[-1] - told) <= near + 4 * (max(scores) - min(scores)):
+                return ""
+    return f"{metric} {scores[0]:.4f} now, {told:.4f} then: other rows, ids, weights or settings"
 
 
 def is_plain(content: Mapping[str, Any]) -> bool:

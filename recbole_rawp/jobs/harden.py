@@ -9,11 +9,13 @@ from typing import Any
 from recbole_rawp.config.properties import name_of
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import is_plain, settings_of
 from recbole_rawp.jobs.train import goes_on, run
 
 
+@asked_to_trust
 def harden_checkpoint(
     file: str,
     config_file_list: Sequence[str] | None = None,
@@ -21,6 +23,7 @@ def harden_checkpoint(
     *,
     model: Any = None,
     argv: Sequence[str] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """Harden the model of a checkpoint, without training it anew. `argv`, result: as `run_recbole_rawp`.
 
@@ -29,8 +32,8 @@ def harden_checkpoint(
     weights, at radii that its clean valid score affords. With a number for `rawp_radius`, and for a model that is
     hardened already, it is stage 2 alone.
 
-    The file is not touched; the repaired model lies in a new folder as `model.pth`, beside a copy of the original. Only
-    load checkpoints that you trust: a pickle can run code.
+    The file is not touched; the repaired model lies in a new folder as `model.pth`, beside a copy of the original. A
+    pickle can run code: what RecBole's checkpoints do not need is refused, unless `trust_checkpoint`.
 
     Raises:
         InputError: for a file that is not a RecBole checkpoint or does not fit the data, and for options as above.

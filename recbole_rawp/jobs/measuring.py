@@ -29,7 +29,7 @@ from recbole_rawp.evaluation.users import Users, join
 from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.ranking.candidate_files import read_candidates, write_candidates
 from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen, sampled_loader, samples
-from recbole_rawp.host.rehearsal import check_reached
+from recbole_rawp.host.reached import check_reached
 from recbole_rawp.host.twins import differ, other_weights
 from recbole_rawp.host.weights import moved, perturbed_weights, weights_of
 from recbole_rawp.report import report

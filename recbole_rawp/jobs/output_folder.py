@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -82,6 +83,19 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def withdrawn(folder: Path | None) -> Iterator[None]:
+    """Leave no new folder of output behind if the code inside ends in an error: the corrected command may name it."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                Path("runs").rmdir()
+        raise
 
 
 def unused(parent: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,9 +15,10 @@ from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.twins import other_weights
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import settings_of
+from recbole_rawp.jobs.checkpoints import same_data, settings_of, unseen
 from recbole_rawp.jobs.trainers import check_weights, make_trainer, ready
 from recbole_rawp.report import vulnerability
 from recbole_rawp.report.sections import stage2
@@ -24,6 +26,7 @@ from recbole_rawp.threats.setting import UNIVERSAL
 from recbole_rawp.training.stage2 import criticality
 
 
+@asked_to_trust
 def rank_checkpoint(
     file: str,
     config_file_list: Sequence[str] | None = None,
@@ -31,37 +34,41 @@ def rank_checkpoint(
     *,
     model: Any = None,
     argv: Sequence[str] | None = None,
+    trust_checkpoint: bool = False,
 ) -> dict[str, Any]:
-    """Rank the modules of the model in a RecBole checkpoint by criticality.
-
-    `model`: as for `harden_checkpoint`.
+    """Rank the modules of the model in a RecBole checkpoint by criticality; arguments as `harden_checkpoint`.
 
     Returns:
-        `rows` (see `criticality.rank`), `table` (Markdown) and `output_dir`, which holds criticality.csv and .png. With
-        `criticality_threats` also `vulnerability` (a frame, see `evaluation.vulnerability`) and its file.
+        `rows` (see `criticality.rank`), `table` (Markdown), `checks` (whether these are the data of its training) and
+        `output_dir`, which holds criticality.csv and .png. With `criticality_threats` also `vulnerability` (a
+        frame, see `evaluation.vulnerability`) and its file.
 
     Raises:
         InputError: as `harden_checkpoint`.
     """
-    config = settings_of(checkpoint.read(file), config_file_list, config_dict, model=model, argv=argv)
+    content = checkpoint.read(file)
+    config = settings_of(content, config_file_list, config_dict, model=model, argv=argv)
     output_folder.check_free(config["rawp_output_dir"])
     data, network = prepare(config)
     check_weights(config.settings, network)
     checkpoint.load_into(network, checkpoint.read(file, config["device"]))
     suite = checked(config, network, data)
     folder = output_folder.claim(config, "rank")
-    trainer = make_trainer(config, network, folder, saved=False)
+    with output_folder.withdrawn(folder):
+        trainer = make_trainer(config, network, folder, data, trained=True)
     ready(trainer, data)
+    found = [*unseen(content, config), *same_data(content, trainer, data)]
+    checks = [replace(check, defense=content["config"]["defense"] or "none") for check in found]
     settings = config.settings.fine_tuning
     weights = perturbed_weights(network, settings.target)
     rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
     table = stage2.write_ranking(rows, folder, title=f"{config['model']} on {config['dataset']}")
-    found = {"rows": rows, "table": table, "output_dir": str(folder)}
+    result = {"rows": rows, "table": table, "checks": checks, "output_dir": str(folder)}
     if suite is None:
-        return found
+        return result
     frame = by_module(trainer, data, suite, rows, defense=trainer.defense)
     table = f"{table}\n\n{vulnerability.write(frame, folder, metric=trainer.valid_metric)}"
-    return found | {"vulnerability": frame, "table": table}
+    return result | {"vulnerability": frame, "table": table}
 
 
 def checked(config: RAWPConfig, network: nn.Module, data: Data) -> Attack | None:

@@ -19,8 +19,9 @@ from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
 from recbole_rawp.host.twins import twins_of
+from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import is_plain, settings_in, unseen
+from recbole_rawp.jobs.checkpoints import is_plain, same_data, settings_in, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
 from recbole_rawp.jobs.trainers import (
     check_choosable,
@@ -73,17 +74,21 @@ def run_recbole_rawp(
     return run(config, saved=saved, baseline=baseline)
 
 
-def continue_run(folder: str, *, argv: Sequence[str] | None = None) -> dict[str, Any]:
+@asked_to_trust
+def continue_run(folder: str, *, argv: Sequence[str] | None = None, trust_checkpoint: bool = False) -> dict[str, Any]:
     """Go on with the run in `folder` from where it was killed; the end is the same.
 
-    `argv` and what is returned are those of `run_recbole_rawp`.
+    `argv` and what is returned are those of `run_recbole_rawp`. With `trust_checkpoint` pickles there may run code.
 
     Raises:
-        InputError: if the folder holds no run, or options on the command line differ from the run's.
+        InputError: if the folder holds no run, its checkpoints are not what it wrote, or options on the command line
+            differ from the run's.
     """
     home = Path(folder).expanduser()
     config = settings_in(home, argv=argv)
     with output_folder.held(home):
+        for part in (home, home / "baseline"):
+            checkpoint.check_folder(part)
         file, here = home / "environment.txt", output_folder.environment_of(config)
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         files.write_text(file, f"{before}\ncontinued:\n{here}\n")
@@ -116,9 +121,15 @@ def run(
     with ExitStack() as stack:
         for current in runs:
             data, network, candidates = _checked(config, current, content, findings)
+            new = None
             if folder is None:  # nothing is written before the input is known to work
-                folder = _begin(config, runs, stage_1, stack)
-            trainer = make_trainer(current, network, folder if current is config else folder / "baseline", saved)
+                new = folder = _begin(config, runs, stage_1, stack)
+            with output_folder.withdrawn(new):
+                home = folder if current is config else folder / "baseline"
+                trainer = make_trainer(current, network, home, data, saved=saved, trained=content is not None)
+            if stage_1 is not None and content is not None:
+                ready(trainer, data)
+                findings.checks += same_data(content, trainer, data)
             if content is not None and current is not config:  # the plain model is the checkpoint's
                 ready(trainer, data)
             else:

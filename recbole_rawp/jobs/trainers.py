@@ -20,6 +20,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.host.preparation import Data, recboles
 from recbole_rawp.host.quirks import pretraining
+from recbole_rawp.host.rehearsal import check_evaluation
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.registration import robustify
@@ -70,12 +71,24 @@ def fingerprint(folder: Path, config: Config) -> str:
     return hashlib.sha256((folder / "settings.yaml").read_bytes() + repr(ours).encode()).hexdigest()
 
 
-def make_trainer(config: Config, model: nn.Module, folder: Path, saved: bool) -> RAWPFTTrainer:
-    """Return RecBole's trainer for the model, hardened; its files go into `folder`, whose state it goes on from."""
+def make_trainer(
+    config: Config, model: nn.Module, folder: Path, data: Data, *, saved: bool = False, trained: bool = False
+) -> RAWPFTTrainer:
+    """Return RecBole's trainer for the model, hardened, which can evaluate.
+
+    Args:
+        folder: where its files go, and whose state it goes on from if they are `saved`.
+        trained: whether the model is, and so must have scores.
+
+    Raises:
+        InputError: for settings with which RecBole cannot make it, or not evaluate.
+    """
     config["checkpoint_dir"] = str(folder)
     with recboles("trainer"):
         trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.write_into(folder, fingerprint=fingerprint(folder, config) if saved else None)
+    for loader in (data.valid, data.test):
+        check_evaluation(trainer, train_data=data.train, eval_data=loader, trained=trained)
     return trainer
 
 

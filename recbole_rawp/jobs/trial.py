@@ -57,7 +57,7 @@ def objective_function(
     with naming("rawp_target"):
         perturbed_weights(network, attack.target)
     with trial_folder(config, saved) as folder:
-        trainer = make_trainer(config, network, folder, saved=False)
+        trainer = make_trainer(config, network, folder, data)
         trainer.fit(data.train, data.valid, verbose=False)
         checkpoint.load_into(network, checkpoint.read(trainer.saved_model_file, config["device"]))
         scores = ValidScores(trainer, data.train, data.valid, perturbed_weights(network, attack.target), attack)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import set_color
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_rawp import files
 from recbole_rawp.core.overlay import clear_caches, drop_cached_weights
 from recbole_rawp.host import quirks
 from recbole_rawp.training.seams.calls import taken
@@ -26,6 +28,7 @@ class AdjustableTrainer(Trainer):
 
     tensorboard: SummaryWriter
     saved_model_file: str
+    notes_digests = False  # of checkpoints, in a file beside them: in folders of ours
 
     def counters(self) -> dict[str, Any]:
         """Return the counters of RecBole's loop."""
@@ -111,11 +114,12 @@ class AdjustableTrainer(Trainer):
         save, usual = super()._save_checkpoint, self.saved_model_file
         target = kwargs.pop("saved_model_file", usual)
         self.saved_model_file = partial = f"{target}.partial"  # RecBole's default, which a user's own need not take
-        try:
-            save(epoch, **taken(save, {"verbose": False}), **kwargs)
-        finally:
-            self.saved_model_file = usual
-        if os.path.exists(partial):  # in distributed training only rank 0 writes
-            os.replace(partial, target)
+        with files.complete(Path(target), Path(partial)):
+            try:
+                save(epoch, **taken(save, {"verbose": False}), **kwargs)
+            finally:
+                self.saved_model_file = usual
+            if os.path.exists(partial):  # in distributed training only rank 0 writes
+                (files.replace_noted if self.notes_digests else os.replace)(Path(partial), Path(target))
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {target}")

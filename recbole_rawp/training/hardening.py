@@ -16,7 +16,7 @@ from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
 from recbole_rawp.host.models.classes import check_gradient
-from recbole_rawp.host.rehearsal import check_reached
+from recbole_rawp.host.reached import check_reached
 from recbole_rawp.host.weights import chosen_weights, weight_table
 from recbole_rawp.training.callbacks import Callback
 from recbole_rawp.training.stage2 import criticality

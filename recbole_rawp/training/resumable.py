@@ -19,6 +19,7 @@ from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.batches import loader_generators
+from recbole_rawp.host.data.fingerprint import KEY, differences
 from recbole_rawp.training import resume
 from recbole_rawp.training.adjustable import AdjustableTrainer
 from recbole_rawp.training.callbacks import Callback, FitArguments
@@ -76,6 +77,7 @@ class ResumableTrainer(AdjustableTrainer):
             InputError: if what is there is damaged, or of a run with other settings.
         """
         self.saved_model_file = str(folder / "model.pth")
+        self.notes_digests = fingerprint is not None
         if fingerprint is not None:
             self.fingerprint, self.resume_file = fingerprint, folder / resume.NAME
             self.killed = resume.read(self.resume_file, fingerprint)
@@ -137,6 +139,7 @@ class ResumableTrainer(AdjustableTrainer):
         """Return all that training changes, as it is before `epoch`; tensors are not copied."""
         return self.trained() | {
             "fingerprint": self.fingerprint,
+            "data": self.config[KEY],
             "counters": plain(self.counters() | {"start_epoch": epoch}),
             "training": self.state.captured(),
             "generators": [generator.get_state() for generator in generators_of(self.arguments.loaders)],
@@ -147,8 +150,13 @@ class ResumableTrainer(AdjustableTrainer):
         """Put back all that was captured, of this trainer or one made alike, and its loaders' generators.
 
         Raises:
-            InputError: if the model is of another size: the data have changed. Or if another version captured it.
+            InputError: if the data have changed, or if another version captured it.
         """
+        then, now = captured.get("data"), self.config[KEY]
+        if then and now and (changed := differences(then, now)):
+            raise InputError(
+                f"resume: the data have changed ({'; '.join(changed)}). Use those that the run began with."
+            )
         try:
             self.put_trained(captured)
         except RuntimeError as error:

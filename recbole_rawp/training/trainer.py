@@ -21,6 +21,7 @@ from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat, quirks, vocabulary
+from recbole_rawp.host.data import fingerprint
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.callbacks import Callback, FitArguments, OtherLoss
 from recbole_rawp.training.hardening import Hardening, perturbable, tell_defense
@@ -144,6 +145,7 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
         self.fits += 1
         self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress, more)
+        self.config[fingerprint.KEY] = fingerprint.of(train_data, valid_data)  # so that each checkpoint tells
         if self.state.stage == 3:
             self.state.begin_again()
         self.fitted = None

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files
+from recbole_rawp.cli.command import Command, config_files, trusts
+from recbole_rawp.cli.printing import show_failed
 
 
 def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int:
     """Print the modules of the model in a checkpoint, least robust first."""
     from recbole_rawp.jobs.rank import rank_checkpoint
 
-    result = rank_checkpoint(checkpoint, config_file_list=config_files(options), argv=argv)
+    result = rank_checkpoint(
+        checkpoint, config_file_list=config_files(options), argv=argv, trust_checkpoint=trusts(options)
+    )
     folder = result["output_dir"]
-    print(f"\n{result['table']}\n\nrows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
+    print(f"\n{result['table']}\n")
+    show_failed(result["checks"])
+    print(f"rows:    {folder}/criticality.csv\npicture: {folder}/criticality.png")
     return 0
 
 
-COMMAND = Command(run, words=1)
+COMMAND = Command(run, words=1, own=("trust_checkpoint",))

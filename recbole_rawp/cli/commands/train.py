@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files
+from recbole_rawp.cli.command import Command, config_files, trusts
 from recbole_rawp.cli.printing import show
 from recbole_rawp.errors import InputError
 
@@ -17,7 +17,7 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     if not isinstance(options.get("baseline", True), bool):
         raise InputError(f"--baseline: {options['baseline']!r} is neither true nor false. Leave the value out.")
     if "resume" in options:
-        return show(continue_run(str(options["resume"]), argv=argv))
+        return show(continue_run(str(options["resume"]), argv=argv, trust_checkpoint=trusts(options)))
     for key in ("model", "dataset"):
         if key not in options and "config_files" not in options:
             raise InputError(f"--{key}: missing. Name it, as in --model=NeuMF --dataset=ml-100k.")
@@ -25,4 +25,4 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     return show(run_recbole_rawp(config_file_list=config_files(options), baseline=baseline, argv=argv))
 
 
-COMMAND = Command(run, own=("baseline", "resume"))
+COMMAND = Command(run, own=("baseline", "resume", "trust_checkpoint"))

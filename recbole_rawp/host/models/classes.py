@@ -18,7 +18,7 @@ from torch import nn
 
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.host.models import recboles
-from recbole_rawp.host.models.unpickling import here_too
+from recbole_rawp.host.models.missing import here_too
 
 OURS = ("recbole.", "recbole_rawp.model.")  # whose models RecBole finds by name
 WITHOUT = {ModelType.TRADITIONAL: "its type is TRADITIONAL", ModelType.DECISIONTREE: "its type is DECISIONTREE"}

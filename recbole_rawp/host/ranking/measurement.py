@@ -20,7 +20,7 @@ from recbole_rawp.core import restoring
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import clear_caches
-from recbole_rawp.core.restoring import seed_generators
+from recbole_rawp.core.restoring import SEED, seed_generators
 from recbole_rawp.host.batches import loader_generators
 from recbole_rawp.host.ranking.candidates import samples
 from recbole_rawp.host.ranking.item_chunks import in_pieces
@@ -78,9 +78,9 @@ class NotingEvaluator(Evaluator):
         return super().evaluate(dataobject)
 
 
-def ranked(trainer: Any, eval_data: Any) -> Measured:
+def ranked(trainer: Any, eval_data: Any, *, seed: int = SEED) -> Measured:
     """Return RecBole's own evaluation of the model as it runs now; nothing without `eval_data`. Within `measuring`."""
-    seed_generators()
+    seed_generators(seed)
     trainer.evaluator.nan = False
     clear_caches(trainer.model.modules())  # loading weights does not, for some models
     result = trainer.evaluate(eval_data, load_best_model=False, show_progress=False)

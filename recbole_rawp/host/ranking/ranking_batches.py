@@ -143,8 +143,10 @@ def with_candidates(loader: Any, users: int, device: Any) -> Iterator[Users]:
             columns, mask = rectangle(owner)
             number = torch.bincount(owners)  # RecBole puts those to be found first
             places = torch.cat([torch.arange(int(n), device=device) for n in number])
-            padded = torch.where(mask, columns, -1)
-            yield Users(rows.to(device), owners, places, padded, None, mask.sum(1))
+            sought = torch.arange(mask.shape[1], device=device) < number.unsqueeze(1)
+            counted = once(rows[loader.iid_field].to(device)[columns], mask, sought)
+            padded = torch.where(counted, columns, -1)
+            yield Users(rows.to(device), owners, places, padded, None, counted.sum(1))
 
 
 def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +159,17 @@ def rectangle(owner: Tensor) -> tuple[Tensor, Tensor]:
     mask = place < counts.unsqueeze(1)
     first = (counts.cumsum(0) - counts).unsqueeze(1)
     return first + torch.where(mask, place, 0), mask
+
+
+def once(items: Tensor, mask: Tensor, sought: Tensor) -> Tensor:
+    """Return where in `mask` an item stands for the first time in its row, or is `sought`, [U, n].
+
+    `candidates.draw` repeats items where a user has too few; RecBole's metrics rank each of them once.
+    """
+    ordered, order = torch.where(mask, items, -1).sort(dim=1, stable=True)
+    first = torch.ones_like(mask)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return mask & (sought | torch.zeros_like(mask).scatter(1, order, first))
 
 
 def _full(loader: FullSortEvalDataLoader, users: int, at_once: int, device: Any) -> Iterator[tuple[Any, ...]]:
