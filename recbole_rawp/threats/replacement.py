@@ -9,16 +9,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from recbole_rawp.core.ball import Weights
-from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import overlay
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.setting import CLEAN, TRAINING, UNIVERSAL
 from recbole_rawp.threats.threat import KINDS, VARIANTS, Change, Context, Threat
+
+if TYPE_CHECKING:
+    from recbole_rawp.core.losses.attack_loss import AttackLoss
 
 
 class Replacement(Threat):
