@@ -15,7 +15,6 @@ from recbole_rawp.core.gradients import total
 from recbole_rawp.core.overlay import overlay
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.batches import fixed_batches
-from recbole_rawp.host.preparation import recboles
 from recbole_rawp.host.quirks import training_loss
 
 logger = logging.getLogger()
@@ -31,8 +30,7 @@ def check_reached(model: nn.Module, weights: Weights, train_data: Any, device: A
         InputError: if these are all of `weights`.
     """
     try:
-        with recboles("training batches"):
-            (batch,) = fixed_batches(train_data, 1, device)
+        (batch,) = fixed_batches(train_data, 1, device)
         missed = past_the_overlay(model, weights, batch)
     except Exception:  # of a loss that a trainer must prepare, or does without; training shows it
         return
