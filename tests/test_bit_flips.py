@@ -10,7 +10,8 @@ from torch import nn
 from recbole_rawp.config.suites import completed
 from recbole_rawp.core.losses.attack_loss import AttackLoss, Judged, Source
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.threats.bit_flips import BITS, BitFlips, BitSearch, Stored, added, at_random, candidate
+from recbole_rawp.threats.bit_flips import BitFlips
+from recbole_rawp.threats.bit_search import BITS, BitSearch, Stored, added, at_random, candidate
 from recbole_rawp.threats.quantization import FORMATS
 from tests.test_evaluation import outcome, trained
 
