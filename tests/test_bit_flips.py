@@ -12,7 +12,7 @@ from recbole_rawp.core.losses.attack_loss import AttackLoss, Judged, Source
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.threats.bit_flips import BitFlips
 from recbole_rawp.threats.bit_search import BITS, BitSearch, Stored, added, at_random, candidate
-from recbole_rawp.threats.quantization import FORMATS
+from recbole_rawp.threats.number_formats import FORMATS
 from tests.test_evaluation import outcome, trained
 
 

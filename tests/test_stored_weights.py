@@ -19,8 +19,9 @@ from recbole_rawp.report.bearing import bearing
 from recbole_rawp.report.pictures import draw
 from recbole_rawp.report.verdict import verdict
 from recbole_rawp.threats.bit_errors import BURST, FAULTS, STORED, BitErrors, bits_hit
+from recbole_rawp.threats.number_formats import BITS, FORMATS
 from recbole_rawp.threats.pruning import PRUNED, Pruning
-from recbole_rawp.threats.quantization import BITS, FORMATS, Quantization
+from recbole_rawp.threats.quantization import Quantization
 from tests.test_evaluation import outcome, trained
 
 SHAPES = {"a": (7, 9), "b": (5, 3, 4)}

@@ -11,7 +11,7 @@ from recbole_rawp.config import settings as options
 from recbole_rawp.core.objective import Objective, Recipe
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.threats.quantization import BITS, FORMATS, noisy, symmetric_grid
+from recbole_rawp.threats.number_formats import BITS, FORMATS, noisy, symmetric_grid
 from recbole_rawp.threats.replacement import trainable
 from tests.training import fit
 

@@ -2,7 +2,7 @@
 
 Each bit of a weight is hit with probability p, independently of all others: it flips, it is stuck at 0 or at 1, or it
 is the first of a burst, `BURST` neighbours that flip together. Weights are stored as float32, as bfloat16,
-or as int8 in two's complement on a symmetric grid for each row (`quantization`), whose steps are stored safely. In
+or as int8 in two's complement on a symmetric grid for each row (`number_formats`), whose steps are stored safely. In
 floating point one flip of an exponent bit can make a weight 10^38; the metric is then that of whatever ranking is left.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recbole_rawp.core.ball import Weights
-from recbole_rawp.threats.quantization import symmetric_grid
+from recbole_rawp.threats.number_formats import symmetric_grid
 from recbole_rawp.threats.replacement import Replacement
 from recbole_rawp.threats.setting import CLEAN, Setting, Words, target_name
 from recbole_rawp.threats.threat import Variant, register

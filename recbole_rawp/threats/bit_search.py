@@ -1,7 +1,7 @@
 """Looks for the worst bits of weights that are stored in int8.
 
 Progressive bit search (Rakin, He and Fan, ICCV 2019), along the attacked loss L. Each weight is w = s q: a whole number
-q from -128 to 127 on a symmetric grid for each row (`quantization`). With the gradient g of L by w, to first order
+q from -128 to 127 on a symmetric grid for each row (`number_formats`). With the gradient g of L by w, to first order
 
     flipping bit b of q raises L by  g s d_b,     d_b = +-2^b,  of the sign bit -+2^7  (+ where b < 7 was 0)
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from recbole_rawp.core.ball import Weights
 from recbole_rawp.core.losses.attack_loss import AttackLoss
 from recbole_rawp.core.overlay import overlay
-from recbole_rawp.threats.quantization import symmetric_grid
+from recbole_rawp.threats.number_formats import symmetric_grid
 
 BITS = 8
 TRIED = 5  # candidates whose loss is computed, each in a tensor of its own
