@@ -104,9 +104,9 @@ def share(frame: pd.DataFrame, question: tuple[str, str, str, float]) -> str:
     return f"{kept.mean():.0%}" + (f" ({kept.min():.0%})" if len(kept) > 1 else "")
 
 
-def table(questions: dict[str, Any], targets: tuple[str, ...]) -> str:
+def table(questions: dict[str, Any], targets: tuple[str, ...], frame: pd.DataFrame) -> str:
     """Return the Markdown table of these questions: a row per model, target and defense."""
-    frame, lines = rows(), []
+    lines = []
     for (model, target), own in frame[frame["target"].isin(targets)].groupby(["model", "target"]):
         for defense in sorted(own["defense"].unique(), key=lambda name: name != "none"):
             those = own[own["defense"] == defense]
@@ -117,14 +117,16 @@ def table(questions: dict[str, Any], targets: tuple[str, ...]) -> str:
     return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 
 
+def parts() -> dict[str, str]:
+    """Return the tables of the page."""
+    frame = rows()
+    found = {"formats": table(QUESTIONS, ("hidden", "all"), frame), "flips": table(FLIPS, ("all",), frame)}
+    return found | {"chosen": table(WORST, ("all",), frame[frame["unit"] == CHOSEN])}
+
+
 def page() -> None:
     """Write the tables into the page."""
-    parts = {
-        "formats": table(QUESTIONS, ("hidden", "all")),
-        "flips": table(FLIPS, ("all",)),
-        "chosen": table(WORST, ("all",)),
-    }
-    files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), parts))
+    files.write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), parts()))
 
 
 if __name__ == "__main__":

@@ -216,3 +216,10 @@ def test_a_page_without_the_marker_and_a_misspelt_key_are_said(toy):
     file.write_text(file.read_text().replace("level:", "levle:"))
     with pytest.raises(InputError, match="levle"):
         load(file)
+
+
+def test_the_page_of_production_is_what_its_records_give():
+    from results import production
+
+    page = production.PAGE.read_text(encoding="utf-8")
+    assert build.fill(page, production.parts()) == page, "python results/production.py page"

@@ -26,6 +26,7 @@ FILES = {
     ".lock",
     "model.pth",
     "resume.pt",
+    "digests.json",
     "settings.yaml",
     "suite.yaml",
     "environment.txt",
@@ -76,7 +77,7 @@ def test_the_baseline_joins_table_picture_and_records(settings):
     both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
     assert [r.defense for r in both["records"]] == sorted((r.defense for r in both["records"]), reverse=True)
     assert both["table"].count("| plain ") == 3 and both["table"].count("| awp ") == 5
-    assert {"settings.yaml", "suite.yaml", "model.pth", "resume.pt"} == {
+    assert {"settings.yaml", "suite.yaml", "model.pth", "resume.pt", "digests.json"} == {
         path.name for path in Path("both/baseline").iterdir()
     }
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
@@ -106,9 +107,10 @@ def test_a_warm_up_that_leaves_nothing_to_harden_is_refused_where_something_was_
 
 
 def test_what_recbole_only_notices_while_building_is_one_line(settings):
-    for wrong in ({"mlp_hidden_size": 5}, {"state": 3}):
-        with pytest.raises(InputError, match="RecBole cannot make its"):
-            run_recbole_rawp(config_dict=quick(settings, **wrong))
+    with pytest.raises(InputError, match="RecBole cannot make its"):
+        run_recbole_rawp(config_dict=quick(settings, mlp_hidden_size=5))
+    with pytest.raises(InputError, match="^state: 3 is not valid"):
+        run_recbole_rawp(config_dict=quick(settings, state=3))
     with pytest.raises(InputError, match="^learner: 3 is not valid"):
         run_recbole_rawp(config_dict=quick(settings, learner=3, rawp_output_dir="out"))
     assert not Path("out").exists()
