@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from recbole_rawp.config.command_line import literal
+from recbole_rawp.config.command_line import Typed
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.config.shipped import properties
 from recbole_rawp.config.yaml_files import is_yaml, read_yaml
@@ -78,13 +78,10 @@ def read(suite: str | Sequence[str]) -> list[dict[str, Any]]:
             f"attack: there is no suite '{suite}'.{suggestion(suite, suites())} Known: {', '.join(suites())}; or the "
             "path of a YAML file, or a list of methods."
         )
-    entries = read_yaml(str(file), option="attack")
+    entries = read_yaml(str(file), option="attack", loader=Typed)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
         raise InputError(f"attack: '{file}' is not a list of threats. See properties/attack/quick.yaml.")
     for number, entry in enumerate(entries, 1):
-        for key in ("radii", "rates", "shares"):
-            if isinstance(entry.get(key), list):  # YAML takes 1e-3, which lacks a dot, for a word
-                entry[key] = [literal(number) for number in entry[key]]
         _check(entry, f"attack: '{file.name}', entry {number}")
     return entries
 

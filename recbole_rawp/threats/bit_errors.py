@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from recbole_rawp.core.ball import Weights
+from recbole_rawp.threats.entries import graded, within, wrong_levels
 from recbole_rawp.threats.number_formats import symmetric_grid
 from recbole_rawp.threats.replacement import Replacement
-from recbole_rawp.threats.setting import CLEAN, Setting, Words, target_name
+from recbole_rawp.threats.setting import Setting, Words, target_name
 from recbole_rawp.threats.threat import Variant, register
 
 Flip = Callable[[Tensor], Tensor]  # integers [n] -> the same with other bits
@@ -111,10 +112,9 @@ class BitErrors(Replacement):
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
         """Return what is wrong with a target, with rates, or with the number of draws."""
-        rates, draws = entry["rates"], entry["draws"]
-        sound = isinstance(rates, (list, tuple)) and rates
-        if not sound or not all(isinstance(rate, (int, float)) and 0 < rate <= 1 for rate in rates):
-            return f"attack: rates: {rates!r} is not valid; expected a list of numbers in (0, 1]."
+        draws = entry["draws"]
+        if wrong := wrong_levels("rates", entry["rates"], *within(1)):
+            return wrong
         if not isinstance(draws, int) or draws < 1:
             return f"attack: draws: {draws!r} is not valid; expected int >= 1."
         if worst := [name for name in entry["variants"] if name.endswith("_worst")]:
@@ -128,8 +128,9 @@ class BitErrors(Replacement):
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> BitErrors:
         """Return the threat that a complete entry of a suite describes."""
-        levels = (CLEAN, *sorted({float(rate) for rate in entry["rates"]}))
-        return cls(entry["variants"], entry["target"], levels, entry["draws"], optional=entry["optional"])
+        return cls(
+            entry["variants"], entry["target"], graded(entry["rates"]), entry["draws"], optional=entry["optional"]
+        )
 
 
 class BitErrorWords(Words):

@@ -14,7 +14,8 @@ from recbole_rawp.core.overlay import overlay
 from recbole_rawp.errors import InputError
 from recbole_rawp.threats.adversarial.search import losses_of
 from recbole_rawp.threats.bit_search import BitSearch, Stored, at_random
-from recbole_rawp.threats.setting import CLEAN, LOSSES, RANKING, UNIVERSAL, WORST, Setting, Words, target_name
+from recbole_rawp.threats.entries import graded, loss_word, losses_named, wrong_levels
+from recbole_rawp.threats.setting import CLEAN, RANKING, UNIVERSAL, Setting, Words, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 
@@ -82,22 +83,21 @@ class BitFlips(Threat):
     def check(cls, entry: Mapping[str, Any]) -> str:
         """Return what is wrong with a target that has no stored form, or with the counts."""
         flips = entry["flips"]
-        if not isinstance(flips, (list, tuple)) or not flips or not all(type(n) is int and n >= 1 for n in flips):
-            return f"attack: flips: {flips!r} is not valid; expected a list of whole numbers >= 1."
+        if wrong := wrong_levels("flips", flips, lambda n: type(n) is int and n >= 1, "whole numbers >= 1"):
+            return wrong
         if entry["target"] == "activations":
             return "attack_target: activations are not stored, so no bit of them can be flipped. Name weights."
         return ""
 
     def entry(self) -> dict[str, Any]:
         """Return the entry of a suite that describes the threat."""
-        loss = WORST if len(self.losses) > 1 else self.losses[0]
+        loss = loss_word(self.losses)
         return {"methods": self.variants, "target": self.target, "flips": [*map(int, self.levels[1:])], "loss": loss}
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> BitFlips:
         """Return the threat that a complete entry of a suite describes."""
-        levels = (CLEAN, *sorted({float(count) for count in entry["flips"]}))
-        losses = LOSSES if entry["loss"] == WORST else (entry["loss"],)
+        levels, losses = graded(entry["flips"]), losses_named(entry["loss"])
         return cls(entry["variants"], entry["target"], levels, losses, optional=entry["optional"])
 
 

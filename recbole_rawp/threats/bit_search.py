@@ -51,7 +51,11 @@ class Stored:
 
     def values(self) -> Weights:
         """Return the weights as they are read again."""
-        return {name: number * self.steps[name] for name, number in self.numbers.items()}
+        return {name: self.value(name) for name in self.numbers}
+
+    def value(self, name: str) -> Tensor:
+        """Return one of them."""
+        return self.numbers[name] * self.steps[name]
 
     def after(self, flip: Flip) -> Stored:
         """Return the same after a flip."""
@@ -82,7 +86,7 @@ class BitSearch:
     """The search for the worst flips along one loss.
 
     Attributes:
-        stored: the weights after all flips so far.
+        stored, values: the weights after all flips so far, and as they are read.
         best, value: the weights at which the loss was highest, and that loss with its smooth form, which tells apart
             what leaves every rank.
         flips: all so far, and `useful`, how many of them led to the best.
@@ -90,6 +94,7 @@ class BitSearch:
 
     loss: AttackLoss
     stored: Stored
+    values: Weights
     best: Weights
     value: tuple[float, float]
     flips: list[Flip] = field(default_factory=list)
@@ -100,7 +105,7 @@ class BitSearch:
         """Start at the weights in int8."""
         stored = Stored.of(weights)
         values = stored.values()
-        return cls(loss, stored, values, loss.means(partial(overlay, loss.model, values)))
+        return cls(loss, stored, values, values, loss.means(partial(overlay, loss.model, values)))
 
     @property
     def over(self) -> bool:
@@ -113,16 +118,16 @@ class BitSearch:
         if not tried:
             return False
         value, flip = max(tried, key=lambda one: known(one[0]))
-        self.stored = self.stored.after(flip)
+        self.stored, self.values = self.stored.after(flip), self.values_after(flip)
         self.flips.append(flip)
         if known(value) > known(self.value):
-            self.best, self.value, self.useful = self.stored.values(), value, len(self.flips)
+            self.best, self.value, self.useful = self.values, value, len(self.flips)
         return True
 
     def candidates(self) -> list[Flip]:
         """Return the most promising flip of each of the most promising tensors."""
         shapes, steps = self.loss.shapes, self.stored.steps
-        delta = {name: value - shapes[name].detach() for name, value in self.stored.values().items()}
+        delta = {name: value - shapes[name].detach() for name, value in self.values.items()}
         slopes = {name: (gradient * steps[name]).contiguous() for name, gradient in self.loss.climb(delta)[1].items()}
         for flip in self.flips:
             slopes[flip.name].view(-1)[flip.entry] = 0.0
@@ -132,7 +137,11 @@ class BitSearch:
 
     def losses_after(self, flip: Flip) -> tuple[float, float]:
         """Return the loss after one more flip, and its smooth form."""
-        return self.loss.means(partial(overlay, self.loss.model, self.stored.after(flip).values()))
+        return self.loss.means(partial(overlay, self.loss.model, self.values_after(flip)))
+
+    def values_after(self, flip: Flip) -> Weights:
+        """Return the weights after one more flip; the other tensors are the same objects."""
+        return {**self.values, flip.name: self.stored.after(flip).value(flip.name)}
 
 
 def known(value: tuple[float, float]) -> tuple[bool, float, float]:

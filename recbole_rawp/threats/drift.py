@@ -17,8 +17,9 @@ import torch
 
 from recbole_rawp.core.ball import Weights, random_direction
 from recbole_rawp.core.overlay import overlay
+from recbole_rawp.threats.entries import graded, within, wrong_levels
 from recbole_rawp.threats.replacement import distances
-from recbole_rawp.threats.setting import CLEAN, TRAINING, UNIVERSAL, Setting, Words, target_name
+from recbole_rawp.threats.setting import TRAINING, UNIVERSAL, Setting, Words, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 
@@ -76,10 +77,8 @@ class Drift(Threat):
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
         """Return what is wrong with a target, with the shares, or that there is no other checkpoint."""
-        shares = entry["shares"]
-        sound = isinstance(shares, (list, tuple)) and shares
-        if not sound or not all(isinstance(share, (int, float)) and 0 < share <= 10 for share in shares):
-            return f"attack: shares: {shares!r} is not valid; expected a list of numbers in (0, 10]."
+        if wrong := wrong_levels("shares", entry["shares"], *within(10)):
+            return wrong
         if not entry["checkpoint"]:
             return (
                 "attack_checkpoint: drift goes to another checkpoint of the same model, and none is named. Name a file."
@@ -96,8 +95,8 @@ class Drift(Threat):
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Drift:
         """Return the threat that a complete entry of a suite describes."""
-        levels = (CLEAN, *sorted({float(share) for share in entry["shares"]}))
-        return cls(entry["variants"], entry["target"], levels, entry["checkpoint"], optional=entry["optional"])
+        levels, file = graded(entry["shares"]), entry["checkpoint"]
+        return cls(entry["variants"], entry["target"], levels, file, optional=entry["optional"])
 
 
 def as_large(way: Weights, seed: int) -> Weights:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from recbole_rawp.core.ball import Weights
+from recbole_rawp.threats.entries import graded, within, wrong_levels
 from recbole_rawp.threats.replacement import Replacement
-from recbole_rawp.threats.setting import CLEAN, Setting, Words, target_name
+from recbole_rawp.threats.setting import Setting, Words, target_name
 from recbole_rawp.threats.threat import Variant, register
 
 
@@ -69,11 +70,7 @@ class Pruning(Replacement):
     @classmethod
     def check(cls, entry: Mapping[str, Any]) -> str:
         """Return what is wrong with a target, or with the shares."""
-        shares = entry["shares"]
-        sound = isinstance(shares, (list, tuple)) and shares
-        if not sound or not all(isinstance(share, (int, float)) and 0 < share <= 1 for share in shares):
-            return f"attack: shares: {shares!r} is not valid; expected a list of numbers in (0, 1]."
-        return super().check(entry)
+        return wrong_levels("shares", entry["shares"], *within(1)) or super().check(entry)
 
     def entry(self) -> dict[str, Any]:
         """Return the entry of a suite that describes the threat."""
@@ -82,8 +79,7 @@ class Pruning(Replacement):
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Pruning:
         """Return the threat that a complete entry of a suite describes."""
-        levels = (CLEAN, *sorted({float(share) for share in entry["shares"]}))
-        return cls(entry["variants"], entry["target"], levels, optional=entry["optional"])
+        return cls(entry["variants"], entry["target"], graded(entry["shares"]), optional=entry["optional"])
 
 
 class PruningWords(Words):

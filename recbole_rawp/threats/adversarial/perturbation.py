@@ -17,7 +17,8 @@ from recbole_rawp.threats.adversarial.per_user.batch import Attacks, Key, attack
 from recbole_rawp.threats.adversarial.per_user.engine import PerUser, UserBatch
 from recbole_rawp.threats.adversarial.search import Search, losses_of, unsettled
 from recbole_rawp.threats.adversarial.words import PerturbationWords
-from recbole_rawp.threats.setting import CLEAN, LOSSES, PER_USER, TRAINING, UNIVERSAL, WORST, Setting, target_name
+from recbole_rawp.threats.entries import graded, loss_word, losses_named
+from recbole_rawp.threats.setting import CLEAN, PER_USER, TRAINING, UNIVERSAL, WORST, Setting, target_name
 from recbole_rawp.threats.threat import Change, Context, Threat, Variant, register
 
 
@@ -159,7 +160,7 @@ class Perturbation(Threat):
     def entry(self) -> dict[str, Any]:
         """Return the entry of a suite that describes the threat; the reverse of `of`."""
         found = {"methods": self.variants, "target": self.target, "granularity": self.granularity, "unit": self.unit}
-        found |= {"scope": self.scope, "loss": WORST if len(self.losses) > 1 else self.losses[0]}
+        found |= {"scope": self.scope, "loss": loss_word(self.losses)}
         found |= {"labels": self.labels} if self.labels else {}
         return found | {"steps": self.iterations, "restarts": self.restarts, "radii": self.levels}
 
@@ -190,11 +191,11 @@ class Perturbation(Threat):
         return cls(
             variants=entry["variants"],
             target=entry["target"],
-            levels=tuple(sorted({CLEAN, *map(float, entry["radii"])})),
+            levels=graded(entry["radii"]),
             granularity=entry["granularity"],
             unit=entry["unit"],
             scope=entry["scope"],
-            losses=LOSSES if entry["loss"] == WORST else (entry["loss"],),
+            losses=losses_named(entry["loss"]),
             labels=entry["labels"] if entry["scope"] == PER_USER else "",
             iterations=entry["steps"],
             restarts=entry["restarts"],
