@@ -97,9 +97,9 @@ def digests(folder: Path) -> dict[str, list[str]]:
 
 def replace_noted(partial: Path, path: Path) -> None:
     """Put a file that was written in the place of another, and note its digest: a kill leaves a file that is noted."""
-    known, new = digests(path.parent), digest(partial)
-    if not path.exists():
+    new, there = digest(partial), [digest(path)] if path.exists() else []
+    if not there:  # what is noted has to be there
         os.replace(partial, path)
-    write_text(path.parent / DIGESTS, json.dumps(known | {path.name: [new, *known.get(path.name, [])[:1]]}))
-    if partial.exists():
+    write_text(path.parent / DIGESTS, json.dumps(digests(path.parent) | {path.name: [new, *there]}))
+    if there:
         os.replace(partial, path)

@@ -9,7 +9,8 @@ from recbole.trainer.trainer import Trainer
 
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.training.registration import robustify
+from recbole_rawp.training.registration import register, robustify, unregister
+from recbole_rawp.training.trainer import RAWPTrainer
 from tests.test_trainer import OwnLoop
 from tests.training import same
 
@@ -122,3 +123,14 @@ def test_an_epoch_that_does_not_reach_us_is_warned_of(settings, caplog):
     trained(settings, Sometimes)
     assert "epoch 1 did not reach the hardened loss; it was plain" in caplog.text
     assert "epoch 0 did not" not in caplog.text
+
+
+def test_a_trainer_that_is_made_with_keywords_is_hardened_too(settings):
+    config = RAWPConfig(config_dict=settings("NeuMF", defense="awp"))
+    _, model = prepare(config)
+    register()
+    try:
+        made = Trainer(config=config, model=model)
+    finally:
+        unregister()
+    assert isinstance(made, RAWPTrainer) and made.hardens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,3 +116,8 @@ def test_an_order_is_no_content():
         Rows((2, 1), (1, 3), (3, 2)),
     ]
     assert len({one, *map(fingerprint.rows_of, others)}) == 5
+
+
+def test_loaders_that_are_not_recboles_have_no_fingerprint():
+    assert fingerprint.of(SimpleNamespace(_dataset=object()), None) is None
+    assert fingerprint.of(object(), None) is None

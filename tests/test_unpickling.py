@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copyreg
+import io
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from recbole.config import Config
 from torch import nn
 
-from recbole_rawp import attack_checkpoint, continue_run, run_recbole_rawp
+from recbole_rawp import attack_checkpoint, continue_run, files, run_recbole_rawp
 from recbole_rawp.cli.main import main
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.host.unpickling import PICKLE, admitted
+from recbole_rawp.host.unpickling import PICKLE, NotAdmitted, admitted
 
 QUICK = {"attack": ["noise"], "attack_radii": [0.2], "attack_batches": 1}
 
@@ -92,6 +96,47 @@ def test_a_pickle_that_runs_code_is_refused_by_name_in_every_command_unless_it_i
         torch.save(torch.load(old, weights_only=False) | {"x": Harm()}, out, _use_new_zipfile_serialization=False)
     with pytest.raises(InputError, match="posix.system"):
         checkpoint.read("x")
+
+
+class Called:
+    """What calls a class that may be held, in whatever way a pickle can."""
+
+    def __init__(self, kind, *arguments):
+        self.call = kind, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_no_constructor_of_a_class_that_is_admitted_runs(protocol):
+    evaluated = {"x": "open('owned', 'w').close()"}  # RecBole's Config evaluates words
+    for wrong in (Called(Config, "BPR", "ml-100k", None, evaluated), Called(Mine, 2, 3)):
+        content = {"config": wrong, "state_dict": {}, "epoch": 1}
+        torch.save(content, "called.pth", pickle_protocol=protocol)
+        with pytest.raises(InputError, match=r"holds a call of .*\.(Config|Mine), which no RecBole checkpoint needs"):
+            checkpoint.read("called.pth")
+        assert not Path("owned").exists()
+    old = b"(S'BPR'\nS'ml-100k'\nN(dS'x'\nS\"open('owned', 'w').close()\"\nsirecbole.config.configurator\nConfig\n."
+    with pytest.raises(NotAdmitted, match=r"a call of .*\.Config"):
+        PICKLE.load(io.BytesIO(old))
+    rebuilt = Called(copyreg._reconstructor, Config, Config, evaluated)  # which calls the second one
+    with pytest.raises(NotAdmitted, match=r"a call of .*\.Config"):
+        PICKLE.load(io.BytesIO(pickle.dumps(rebuilt)))
+    assert not Path("owned").exists()
+
+
+def test_a_kill_at_whatever_moment_leaves_a_file_that_is_noted(tmp_path):
+    file, partial = tmp_path / "model.pth", tmp_path / "model.pth.partial"
+    for content in ("one", "two"):
+        partial.write_text(content)
+        files.replace_noted(partial, file)
+    for content in ("three", "four", "five"):  # noted, and killed before it was put into its place
+        partial.write_text(content)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.os, "replace", lambda one, to: shutil.move(one, to) if "digests" in str(to) else None)
+            files.replace_noted(partial, file)
+        assert file.read_text() == "two" and files.digest(file) in files.digests(tmp_path)["model.pth"]
 
 
 def test_a_run_goes_on_and_is_attacked_only_with_what_it_wrote(settings, capsys):

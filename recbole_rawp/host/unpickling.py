@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import Enum
 from operator import attrgetter
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import nn
 
-from recbole_rawp.host.models.missing import here_too, missing
+from recbole_rawp.host.models.missing import Missing, here_too, missing
 
 ADMITTED = {
     "builtins": {"object", "set", "frozenset", "list", "dict", "tuple", "complex", "range", "slice", "bytearray"},
@@ -64,12 +66,14 @@ def asked_to_trust(job: Job) -> Job:
     return cast(Job, run)
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle._Unpickler):  # the one in Python, whose steps can be watched
     """An unpickler that looks up admitted names alone; for `torch.load`, which finds storages by itself.
 
     A class that is not here, as of a user's model whose module is not imported, is read as a stand-in, of which nothing
     runs (`models.missing`).
     """
+
+    stack: list[Any]
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a name stands for; raise NotAdmitted if a checkpoint needs no such thing."""
@@ -82,6 +86,61 @@ class Unpickler(pickle.Unpickler):
         if is_here(module, name):
             raise NotAdmitted(f"{module}.{name}")
         return missing(module, name, "its module is not imported, or has no such class")
+
+    def load_reduce(self) -> None:
+        """Call what a pickle calls, if a checkpoint needs it."""
+        called, arguments = self.stack[-2:]
+        check_call(called)
+        if called is copyreg._reconstructor:  # type: ignore[attr-defined]  # which calls the second one
+            check_call(arguments[1])
+        super().load_reduce()  # type: ignore[misc]
+
+    def load_newobj(self) -> None:
+        """Make an object of a class, if that alone runs nothing."""
+        check_made(self.stack[-2])
+        super().load_newobj()  # type: ignore[misc]
+
+    def load_newobj_ex(self) -> None:
+        """Make an object of a class, if that alone runs nothing."""
+        check_made(self.stack[-3])
+        super().load_newobj_ex()  # type: ignore[misc]
+
+    def _instantiate(self, kind: Any, arguments: Any) -> None:
+        check_call(kind)
+        super()._instantiate(kind, arguments)  # type: ignore[misc]
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: load_newobj,
+        pickle.NEWOBJ_EX[0]: load_newobj_ex,
+    }
+
+
+def check_call(kind: Any) -> None:
+    """Raise NotAdmitted if calling it may run more than a checkpoint needs: constructors of RecBole read and evaluate.
+
+    Objects of its classes are made without their constructor.
+    """
+    if not _trusted.get() and isinstance(kind, type) and is_theirs(kind) and not issubclass(kind, Enum):
+        raise NotAdmitted(f"a call of {kind.__module__}.{kind.__qualname__}")
+
+
+def check_made(kind: Any) -> None:
+    """Raise NotAdmitted if making an object of a class without its constructor may run more, too."""
+    own = isinstance(kind, type) and kind.__new__ is not object.__new__ and is_theirs(kind)
+    if not _trusted.get() and own and not issubclass(kind, Enum):
+        raise NotAdmitted(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def is_theirs(kind: type) -> bool:
+    """Tell whether a class is of RecBole's, a network, or not here."""
+    return in_homes(kind.__module__) or issubclass(kind, (nn.Module, Missing))
+
+
+def in_homes(module: str) -> bool:
+    """Tell whether a module is of those whose classes are admitted."""
+    return any(module == home or module.startswith(f"{home}.") for home in HOMES)
 
 
 def is_here(module: str, name: str) -> bool:
@@ -106,7 +165,7 @@ def admitted(module: str, name: str) -> bool:
         return isinstance(getattr(torch, name, None), torch.dtype)
     if module.startswith("torch.nn.modules."):
         return is_model(module, name)
-    if any(module == home or module.startswith(f"{home}.") for home in HOMES):
+    if in_homes(module):
         __import__(module)
         found = getattr(sys.modules[module], name, None)
         return isinstance(found, type) and found.__module__ == module

@@ -102,12 +102,12 @@ def unregister() -> None:
 
 def made(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Return a new trainer, not initialised yet: of the hardened class while that is registered."""
-    if not _registered or RAWPTrainer in cls.__mro__ or not args:  # without arguments, a copy of one
+    if not _registered or RAWPTrainer in cls.__mro__ or not (args or kwargs):  # without arguments, a copy of one
         return object.__new__(cls)
     try:
         return object.__new__(lenient(cls))
     except InputError as error:
-        config = args[0]
+        config = args[0] if args else kwargs["config"]
         if config["defense"] != "none":
             logging.getLogger().warning(f"{error} Training plainly.")
             config["defense"] = "none"

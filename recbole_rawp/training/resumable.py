@@ -87,8 +87,9 @@ class ResumableTrainer(AdjustableTrainer):
 
         That of a plain model counts as a warm-up: it is not the best of the hardened training that follows.
         """
+        defense = checkpoint.read(resume_file)["config"]["defense"]  # read with care before RecBole reads it
         super().resume_checkpoint(resume_file)
-        if checkpoint.read(resume_file)["config"]["defense"] in (None, "none"):  # as plain as a warm-up
+        if defense in (None, "none"):  # as plain as a warm-up
             self.state.plain_until = max(self.state.plain_until, self.start_epoch)
         else:
             self.state.hardened = True

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 
 KEY = "data_fingerprint"  # in the config of a checkpoint
 MIXER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
@@ -18,13 +20,18 @@ def of(train_data: Any, valid_data: Any) -> Fingerprint | None:
 
     None where these are not RecBole's. Which rows are test data follows, where RecBole splits.
     """
-    dataset = getattr(train_data, "_dataset", None)
-    if dataset is None:
+    loaders = {"training": train_data, "valid": valid_data}
+    data = {name: getattr(loader, "_dataset", None) for name, loader in loaders.items()}
+    dataset = data["training"]
+    if dataset is None or not is_recboles(dataset):
         return None
     ids = {str(field): digest(map(str, tokens)) for field, tokens in dataset.field2id_token.items()}
-    loaders = {"training": train_data, "valid": valid_data}
-    rows = {name: rows_of(loader._dataset) for name, loader in loaders.items() if hasattr(loader, "_dataset")}
-    return {"ids": ids, "rows": rows}
+    return {"ids": ids, "rows": {name: rows_of(own) for name, own in data.items() if is_recboles(own)}}
+
+
+def is_recboles(dataset: Any) -> bool:
+    """Tell whether a data set is RecBole's, and built: its interactions are tensors."""
+    return isinstance(dataset, Dataset) and isinstance(dataset.inter_feat, Interaction)
 
 
 def digest(words: Iterator[str]) -> str:
