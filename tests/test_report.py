@@ -548,3 +548,11 @@ def test_the_overview_passes_over_radii_that_were_not_tried(frame):
     text = tables.overview(pd.concat([frame, bim]).assign(target="hidden"), "ndcg@10", bigger=True)
     plain = next(line for line in text.splitlines() if "| plain" in line)
     assert plain.count("| 0.1 (control: 95%)") == 2
+
+
+def test_variants_without_a_dash_of_their_own_are_told_apart():
+    stored = ["drift", "drift_noise", "pruning", "bit_bursts_int8", "stuck_at_0_int8"]
+    dashes = pictures.dashed([*stored, "bit_flips_random"])
+    assert len({str(dashes[name]) for name in stored}) == len(stored) and dashes["bit_flips_random"] == ":"
+    both = pictures.dashed(["apgd training", "apgd ranking", "noise"])
+    assert both == {"apgd training": "--", "apgd ranking": "-", "noise": ":"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
@@ -45,13 +45,8 @@ DASHES: dict[str, Any] = {
     "bim": "--",
     "pgd": "-.",
     "mim": (0, (5, 1, 1, 1, 1, 1)),
-    "pruning_rows": "--",
-    "bit_errors_float32_worst": (0, (8, 2)),
-    "bit_errors_int8": (0, (4, 1, 1, 1)),
-    "bit_errors_int8_worst": (0, (1, 1)),
-    "bit_errors_bf16": (0, (4, 1, 1, 1, 1, 1)),
-    "bit_errors_bf16_worst": (0, (2, 2)),
 }
+SPARE_DASHES = ("-", "--", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (2, 2)))
 LOSSES = {"training": "--", "ranking": "-"}  # of variants that are told apart by the loss that they climb
 CROWDED = 6  # lines in one panel; of more, each attack gets panels of its own
 GREY = "#555555"
@@ -107,12 +102,13 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
     if settings_of(frame)[0].unit == "format":  # no level but one
         return bars(frame, kept, metric)
     styles, columns = styled(wide.index.unique("defense")), panels(wide)
-    alone = len(columns) == 1
+    alone, every = len(columns) == 1, list(wide.index.unique("threat"))
+    dashes = dashed(every) if alone else {name: DOTS if is_control(name) else "-" for name in every}
     figure = blank(10, 4.6) if alone else blank(max(3.2 * len(columns), 8), 7)
     grid = figure.subplots(1, 2)[:, None] if alone else figure.subplots(2, len(columns), sharey="row", sharex=True)
     for variants, (upper, lower) in zip(columns, grid.T):
         for axes, values in ((upper, wide), (lower, kept)):
-            lines(axes, values[values.index.isin(variants, level="threat")], styles, same_dash=not alone)
+            lines(axes, values[values.index.isin(variants, level="threat")], styles, dashes)
         if not alone:
             upper.set_title(fill(variant_title(variants[0]), 30), fontsize=10)
     setting = settings_of(frame)[0]
@@ -127,7 +123,11 @@ def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
         f"{models_on_data(frame)}: {metric.upper()}{' under attack' * setting.words.adversary}\n{setting.title}",
         fontsize=11,
     )
-    add_legend(figure, styles, list(wide.index.unique("threat")), same_dash=not alone)
+    named = {variant_title(name): dash for name, dash in dashes.items()}
+    if not alone:
+        controls = {title: dash for title, dash in named.items() if dash == DOTS}
+        named = {"attack named above": "-"} | controls if controls else {}
+    add_legend(figure, styles, named)
     return figure
 
 
@@ -155,12 +155,12 @@ def bars(frame: pd.DataFrame, kept: pd.DataFrame, metric: str) -> Any:
     return figure
 
 
-def lines(axes: Any, values: pd.DataFrame, styles: Styles, *, same_dash: bool) -> None:
+def lines(axes: Any, values: pd.DataFrame, styles: Styles, dashes: Mapping[str, Any]) -> None:
     """Draw a line, and a band over seeds, per model and variant; a level that nobody measured is left out."""
     for (defense, variant), seeds in values.groupby(level=["defense", "threat"], sort=False):
         seeds = seeds.dropna(axis=1, how="all")
         colour, marker = styles[defense]
-        dash = DOTS if is_control(variant) else "-" if same_dash else dash_of(variant)
+        dash = dashes[variant]
         axes.plot(seeds.columns, seeds.mean(), color=colour, marker=marker, linestyle=dash, markersize=5)
         axes.fill_between(seeds.columns, seeds.min(), seeds.max(), color=colour, alpha=0.15, linewidth=0)
 
@@ -180,21 +180,20 @@ def label_axes(grid: Any, metric: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def dash_of(variant: str) -> Any:
-    """Return the dash of a variant, or of the loss that tells it apart."""
-    name, _, loss = variant.partition(" ")
-    return LOSSES.get(loss) or DASHES.get(name, "-")
+def dashed(variants: Iterable[str]) -> dict[str, Any]:
+    """Return the dash of each variant: its own, that of the loss that tells it apart, or one that is left."""
+    spare, found = cycle(SPARE_DASHES), dict[str, Any]()
+    for variant in variants:
+        name, _, loss = variant.partition(" ")
+        found[variant] = DOTS if is_control(variant) else LOSSES.get(loss) or DASHES.get(name) or next(spare)
+    return found
 
 
-def add_legend(figure: Any, styles: Styles, variants: list[str], *, same_dash: bool) -> None:
+def add_legend(figure: Any, styles: Styles, dashes: Mapping[str, Any]) -> None:
     """Explain colours and markers (models) and dashes (variants) below the panels, where no data is."""
     from matplotlib.lines import Line2D
 
     models = [Line2D([], [], color=c, marker=m, label=label(name)) for name, (c, m) in styles.items()]
-    dashes: dict[str, Any] = {variant_title(name): DOTS if is_control(name) else dash_of(name) for name in variants}
-    if same_dash:
-        controls = {title: dash for title, dash in dashes.items() if dash == DOTS}
-        dashes = {"attack named above": "-"} | controls if controls else {}
     kinds: list[Any] = [Line2D([], [], color=GREY, linestyle=dash, label=title) for title, dash in dashes.items()]
     blank = [Line2D([], [], linestyle="", label="")] * abs(len(models) - len(kinds))
     shorter = models if len(models) < len(kinds) else kinds

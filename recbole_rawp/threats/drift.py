@@ -117,7 +117,7 @@ class DriftWords(Words):
 
     def axis(self, setting: Setting) -> str:
         """Return what the level is."""
-        return "share of the way to the other checkpoint"
+        return "of the way to the other checkpoint"
 
     def happens(self, setting: Setting, level: float, variants: str) -> str:
         """Return what happens to the model at a share."""
