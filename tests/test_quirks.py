@@ -11,7 +11,7 @@ from torch import nn
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.quirks import registry
+from recbole_rawp.host.quirks import kd_dagfm, registry
 from recbole_rawp.host.quirks.earlier_runs import pretrained
 
 
@@ -101,3 +101,12 @@ def test_a_users_own_subclass_has_the_quirk_of_its_model(settings):
     data, _ = prepare(config)
     loss = quirks.training_loss(Mine(config, data.train._dataset))
     assert loss.keywords == {"encoder_flag": False}
+
+
+def test_a_teacher_is_one_of_recboles_networks_for_its_name_is_evaluated():
+    quirk = next(quirk for quirk in registry.QUIRKS if isinstance(quirk, kd_dagfm.Distillation))
+    for name in ("DAGFM", "CrossNet", "CIN"):
+        quirk.check_settings({"model": "KD_DAGFM", "teacher": name})
+    for name in ("print(1)", "KD_DAGFM", None):
+        with pytest.raises(InputError, match="none of RecBole's, which are DAGFM, CrossNet, CIN"):
+            quirk.check_settings({"model": "KD_DAGFM", "teacher": name})

@@ -98,6 +98,35 @@ def test_a_pickle_that_runs_code_is_refused_by_name_in_every_command_unless_it_i
         checkpoint.read("x")
 
 
+@pytest.mark.parametrize("typed, trusted", [({}, False), ({"dataset_save_path": "data.pth"}, False), ({}, True)])
+def test_pickles_that_a_checkpoints_settings_name_are_not_loaded(typed, trusted, plain, caplog):
+    content = checkpoint.read(plain)
+    for name in ("data.pth", "loaders.pth", "theirs/toy-Dataset.pth"):
+        Path(name).write_bytes(pickle.dumps(Harm()))
+    theirs = {"dataset_save_path": "data.pth", "dataloaders_save_path": "loaders.pth", "save_dataset": True}
+    content["config"].external_config_dict |= theirs
+    torch.save(content, "named.pth")
+    if typed or trusted:
+        with pytest.raises(InputError, match="dataset"):
+            attack_checkpoint("named.pth", config_dict=QUICK | typed, trust_checkpoint=trusted)
+    else:
+        attack_checkpoint("named.pth", config_dict=QUICK)
+        assert "dataset_save_path: the checkpoint names 'data.pth', a pickle, which may run code" in caplog.text
+        assert not Path("saved").exists()
+    assert Path("owned").exists() == bool(typed or trusted)
+
+
+def test_weights_that_a_checkpoints_settings_name_are_guarded(plain):
+    content = checkpoint.read(plain)
+    file = spoilt("spoilt.pth", content)
+    weights = {"use_pretrain": True, "mf_pretrain_path": file, "mlp_pretrain_path": file}
+    content["config"].external_config_dict |= weights
+    torch.save(content, "named.pth")
+    with pytest.raises(InputError, match=f"'{file}' holds posix.system, .*trust_checkpoint"):
+        attack_checkpoint("named.pth")
+    assert not Path("owned").exists()
+
+
 class Called:
     """What calls a class that may be held, in whatever way a pickle can."""
 

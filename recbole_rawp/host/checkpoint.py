@@ -34,10 +34,7 @@ def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=False, pickle_module=unpickling.PICKLE)
     except unpickling.NotAdmitted as error:
-        raise InputError(
-            f"checkpoint: '{file}' holds {error}, which no RecBole checkpoint needs, and loading it may run code. If "
-            "you trust the file, say --trust_checkpoint."
-        ) from error
+        raise InputError(unpickling.refusal(file, error)) from error
     except Exception as error:  # what a damaged pickle raises is anybody's guess
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise InputError(

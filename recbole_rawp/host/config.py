@@ -26,6 +26,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import compat
 from recbole_rawp.host.data.settings import check_data, check_name
 from recbole_rawp.host.models import classes
+from recbole_rawp.host.quirks import check_settings
 from recbole_rawp.host.quirks.earlier_runs import check_run
 
 
@@ -92,6 +93,7 @@ class RAWPConfig(Config):
         self._settings = options.made(self._ours())
         check_metric(self)
         check_run(self)
+        check_settings(self)
 
     @property
     def settings(self) -> Settings:

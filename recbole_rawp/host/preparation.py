@@ -66,6 +66,8 @@ def recboles(what: str) -> Iterator[None]:
     """Turn RecBole's refusal of some settings, which it only notices while building, into an InputError."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -38,11 +38,19 @@ OLD_NAMES = {"copy_reg": "copyreg", "__builtin__": "builtins"}  # those of Pytho
 # Whose classes are admitted: RecBole's settings, data and models, of which some models keep parts.
 HOMES = ("recbole.config", "recbole.data", "recbole.model", "recbole.sampler", "recbole.utils", "recbole_rawp.model")
 Job = TypeVar("Job", bound=Callable[..., Any])
-_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+_trusted: ContextVar[bool | None] = ContextVar("trusted", default=None)  # None: no job on a checkpoint runs
 
 
 class NotAdmitted(pickle.UnpicklingError):
     """A pickle asks for something that no RecBole checkpoint needs."""
+
+
+def refusal(file: Any, error: NotAdmitted) -> str:
+    """Say that a file is not loaded, and what to do."""
+    return (
+        f"checkpoint: '{file}' holds {error}, which no RecBole checkpoint needs, and loading it may run code. If you "
+        "trust the file, say --trust_checkpoint."
+    )
 
 
 @contextmanager
@@ -53,6 +61,11 @@ def trusting(trusted: bool = True) -> Iterator[None]:
         yield
     finally:
         _trusted.reset(token)
+
+
+def guards() -> bool:
+    """Tell whether a job on a checkpoint runs that is not trusted, nor are the files that its settings name."""
+    return _trusted.get() is False
 
 
 def asked_to_trust(job: Job) -> Job:

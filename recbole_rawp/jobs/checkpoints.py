@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -15,7 +16,7 @@ from recbole_rawp.config.properties import defaults
 from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import FAILED, NOT_APPLICABLE, PASSED, Check
-from recbole_rawp.host import environment
+from recbole_rawp.host import environment, unpickling
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.data import fingerprint
 from recbole_rawp.host.preparation import Data
@@ -23,6 +24,10 @@ from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.quirks.earlier_runs import begun_from
 from recbole_rawp.host.ranking.measurement import UNROUNDED, measuring, ranked
 from recbole_rawp.training.resume import FREE
+
+logger = logging.getLogger()
+SAVED = ("dataset_save_path", "dataloaders_save_path")  # pickles of RecBole's, which may run code
+SAVING = ("checkpoint_dir", "save_dataset", "save_dataloaders")  # where it looks for others
 
 
 def settings_of(
@@ -47,15 +52,30 @@ def settings_of(
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder, "checkpoint.yaml")
         kept = {k: v for k, v in environment.settings(theirs).items() if not (without and k.startswith(without))}
+        if guarded := unpickling.guards():
+            leave_out_pickles(kept)
         kept |= begun_from(theirs, checkpoint["path"]) | dict(ours or {})
         first.write_text(environment.as_yaml(kept), encoding="utf-8")
         config = RAWPConfig(model, None, config_file_list, config_dict, argv=argv, begun=first)
+        if guarded and "checkpoint_dir" not in config.external_config_dict:
+            config["checkpoint_dir"] = folder  # which is gone when RecBole looks for saved data there
     for key in ("model", "dataset"):
         if config[key] != theirs[key]:
             raise InputError(
                 f"{key}: {config[key]} is asked for, but the checkpoint holds {theirs[key]}. Leave --{key} out."
             )
     return config
+
+
+def leave_out_pickles(settings: dict[str, Any]) -> None:
+    """Take from a checkpoint's settings the data that RecBole saved: a pickle. Its files are read in their place."""
+    for key in (*SAVED, *SAVING):
+        file = settings.pop(key, None)
+        if key in SAVED and file:
+            logger.warning(
+                f"{key}: the checkpoint names '{file}', a pickle, which may run code when loaded. The data's own files "
+                f"are read. If you trust it, say --{key}={file}."
+            )
 
 
 def resplit(theirs: Config, config: Config) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_rawp.errors import InputError
+from recbole_rawp.host import unpickling
 from recbole_rawp.host.compat.callers import called_from_recbole
 
 # --- torch >= 2.6: torch.load defaults to weights_only=True; RecBole's checkpoints hold a pickled Config.
@@ -32,13 +34,22 @@ def torch_load_refuses_objects() -> bool:
 
 
 def trusting_load(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `torch.load` so that calls from inside RecBole load whole objects, as they did before torch 2.6."""
+    """Wrap `torch.load` so that calls from inside RecBole load whole objects, as they did before torch 2.6.
+
+    While a job on a checkpoint runs that is not trusted, they load what RecBole's checkpoints need, and nothing else.
+    """
 
     @functools.wraps(load)
     def wrapper(*args: Any, **kwargs: Any) -> Any:  # its docstring is torch.load's own, by `wraps`
-        if called_from_recbole(2):
-            kwargs.setdefault("weights_only", False)
-        return load(*args, **kwargs)
+        if not called_from_recbole(2):
+            return load(*args, **kwargs)
+        kwargs.setdefault("weights_only", False)
+        if unpickling.guards():
+            kwargs.setdefault("pickle_module", unpickling.PICKLE)
+        try:
+            return load(*args, **kwargs)
+        except unpickling.NotAdmitted as error:
+            raise InputError(unpickling.refusal(args[0], error)) from error
 
     wrapper.trusts_recbole = True  # type: ignore[attr-defined]
     return wrapper

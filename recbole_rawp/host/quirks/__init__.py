@@ -17,10 +17,16 @@ from torch import nn
 
 from recbole_rawp.core.overlay import clear_caches
 from recbole_rawp.errors import InputError
-from recbole_rawp.host.quirks.registry import quirks_of
+from recbole_rawp.host.quirks.registry import QUIRKS, quirks_of
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
+
+
+def check_settings(config: Any) -> None:
+    """Raise InputError for settings that their model would take and should not."""
+    for quirk in QUIRKS:
+        quirk.check_settings(config)
 
 
 def training_loss(model: Any) -> Callable[..., Any]:

@@ -40,6 +40,9 @@ class Quirk:
 
     pretraining: ClassVar[Mapping[str, Pretraining]] = {}
 
+    def check_settings(self, config: Any) -> None:
+        """Raise InputError for settings that its model would take and should not."""
+
     def fits(self, model: Any) -> bool:
         """Tell whether a model has the quirk: by what it has, for a user's own model may have it too."""
         return False
