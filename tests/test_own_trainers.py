@@ -156,3 +156,27 @@ def test_what_a_fit_takes_beside_recboles_arguments_reaches_it(settings):
         trainer = robustify(cls)(Config(config_dict=settings("NeuMF", defense="awp", epochs=1)), model)
         trainer.fit(data.train, data.valid, twice=2)
         assert trainer.twice == 2 and trainer.objective is not None
+
+
+def test_arguments_that_are_other_than_recboles_come_where_they_belong(settings, registered):
+    class Other(ShortBoth):
+        def __init__(self, config, model, first, *, second=0):
+            super().__init__(config, model)
+            self.got = [first, second]
+
+        def fit(self, train_data, valid_data=None, saved=True, twice=0, verbose=True):
+            self.got += [saved, twice, verbose]
+            return ShortFit.fit(self, train_data, valid_data)
+
+        def evaluate(self, eval_data, twice=0, load_best_model=True, more=0):
+            self.got += [twice, load_best_model, more]
+            return super().evaluate(eval_data, load_best_model)
+
+    data, model = prepare(RAWPConfig(config_dict=settings("NeuMF", defense="awp", epochs=1)))
+    trainer = Other(Config(config_dict=settings("NeuMF", defense="awp", epochs=1)), model, 1, second=2)
+    trainer.fit(data.train, data.valid, False, 3, verbose=False)
+    assert trainer.objective is not None and not trainer.arguments.saved
+    trainer.evaluate(data.test, 4, False, more=5)
+    assert trainer.got == [1, 2, False, 3, False, 0, False, 0, 4, False, 5]  # validated between
+    with pytest.raises(TypeError, match="fit"):
+        trainer.fit(data.train, data.valid, False, 3, False, 6, 7, 8)

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_rawp import files
 from recbole_rawp.core.overlay import clear_caches, drop_cached_weights
 from recbole_rawp.host import quirks
-from recbole_rawp.training.seams.calls import taken
+from recbole_rawp.training.seams.calls import EVALUATE, named, taken
 
 LIMITS = ("start_epoch", "epochs", "eval_step", "stopping_step")
 COUNTERS = (*LIMITS, "cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
@@ -91,14 +91,12 @@ class AdjustableTrainer(Trainer):
             self.tensorboard.close()
             self.tensorboard = usual
 
-    def evaluate(
-        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
-    ) -> Any:
-        """Evaluate as RecBole does; its signature and result."""
+    def evaluate(self, eval_data: Any, *rest: Any, **options: Any) -> Any:
+        """Evaluate as RecBole does; its signature and result, or those of the user's own."""
         evaluate = super().evaluate
-        options = {"load_best_model": load_best_model, "model_file": model_file, "show_progress": show_progress}
+        usual = taken(evaluate, {key: options.pop(key) for key in EVALUATE if key in options})
         with quirks.modules_kept(self.model):
-            result = evaluate(eval_data, **taken(evaluate, options))
+            result = evaluate(eval_data, **named(evaluate, rest, EVALUATE, behind=1), **usual, **options)
         for module in self.model.modules():
             drop_cached_weights(module)
         return result

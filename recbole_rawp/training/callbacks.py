@@ -30,6 +30,13 @@ class FitArguments:
     show_progress: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, train_data: Any, valid_data: Any, options: Mapping[str, Any]) -> FitArguments:
+        """Return the arguments, of which RecBole's are told from others by their names."""
+        recboles = {key: options[key] for key in ("verbose", "saved", "show_progress") if key in options}
+        more = {key: value for key, value in options.items() if key not in recboles}
+        return cls(train_data, valid_data, **recboles, more=more)
+
     @property
     def loaders(self) -> list[Any]:
         """Those of the two loaders that there are."""

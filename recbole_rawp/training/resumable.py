@@ -58,8 +58,8 @@ class ResumableTrainer(AdjustableTrainer):
     hardening: Hardening
     arguments: FitArguments
 
-    def __init__(self, config: Config, model: nn.Module) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: Config, model: nn.Module, *rest: Any, **options: Any) -> None:
+        super().__init__(config, model, *rest, **options)
         clear_caches(model.modules())  # which also notes the parameters that it begins with
         self.outside = Outside(model)
         self.resume_file: Path | None = None

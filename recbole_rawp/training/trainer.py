@@ -15,8 +15,7 @@ import torch
 from recbole.config import Config
 from torch import nn
 
-from recbole_rawp.config import settings as options
-from recbole_rawp.config.settings import FineTuning
+from recbole_rawp.config.settings import FineTuning, read
 from recbole_rawp.core.gradients import LossFunction
 from recbole_rawp.core.objective import Objective
 from recbole_rawp.errors import InputError
@@ -28,7 +27,7 @@ from recbole_rawp.training.hardening import Hardening, perturbable, tell_defense
 from recbole_rawp.training.radius.callback import RadiusSearching, refuse, with_found
 from recbole_rawp.training.radius.checks import check_scored
 from recbole_rawp.training.resumable import ResumableTrainer, Saving
-from recbole_rawp.training.seams.calls import taken
+from recbole_rawp.training.seams.calls import FIT, named, taken
 from recbole_rawp.training.seams.epochs import HookedEpochs
 from recbole_rawp.training.seams.watching import watch
 from recbole_rawp.training.stage2.repair import Stage2
@@ -46,6 +45,7 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         config: RecBole's Config or `RAWPConfig`; options missing from it take their defaults. A missing `defense`
             is written into it, so that the checkpoint tells what its model has.
         model: the model to train, changed in place by training as by RecBole.
+        rest, options: what a trainer of the user's own takes beside these.
 
     Attributes:
         settings: ours, read once.
@@ -59,10 +59,10 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         InputError: for invalid options, or when the model has nothing to perturb (unless `lenient`).
     """
 
-    def __init__(self, config: Config, model: nn.Module) -> None:
+    def __init__(self, config: Config, model: nn.Module, *rest: Any, **options: Any) -> None:
         compat.apply()
-        super().__init__(config, model)
-        self.settings = options.read(config)
+        super().__init__(config, model, *rest, **options)
+        self.settings = read(config)
         settings = self.settings.training
         self.state = TrainingState(torch.Generator().manual_seed(config["seed"]), settings.warmup_epochs)
         self.hardening = Hardening()
@@ -121,19 +121,10 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         if self.arguments.verbose:
             self.logger.info(text)
 
-    def fit(
-        self,
-        train_data: Any,
-        valid_data: Any = None,
-        verbose: bool = True,
-        saved: bool = True,
-        show_progress: bool = False,
-        callback_fn: Any = None,
-        **more: Any,
-    ) -> Any:
+    def fit(self, train_data: Any, valid_data: Any = None, *rest: Any, **options: Any) -> Any:
         """Train as RecBole does; its signature, and the clean valid score and result of the final model.
 
-        What a `fit` of the user's own takes beside that is passed on.
+        A `fit` of the user's own may have the `rest` in another order, and take other `options`: they are passed on.
 
         With `rawp_radius: auto`, train plainly first, and go on from there. From what a killed run left, go on.
 
@@ -144,7 +135,9 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         if self.perturbable:  # RecBole's own run brings the data as late as this
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
         self.fits += 1
-        self.arguments = FitArguments(train_data, valid_data, verbose, saved, show_progress, more)
+        options |= named(super().fit, rest, FIT, behind=2)
+        callback_fn = options.pop("callback_fn", None)
+        self.arguments = FitArguments.of(train_data, valid_data, options)
         self.config[fingerprint.KEY] = fingerprint.of(train_data, valid_data)  # so that each checkpoint tells
         if self.state.stage == 3:
             self.state.begin_again()
@@ -154,7 +147,7 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         self.go_on()
         if self.hardens or self.fitted is None:  # else it cannot be hardened, and the plain training is over
             keeps = any(callback.keeps_best(self) for callback in self.callbacks)
-            self.recboles_fit(saved=saved and not keeps, callback_fn=callback_fn)
+            self.recboles_fit(saved=self.arguments.saved and not keeps, callback_fn=callback_fn)
         for callback in reversed(self.callbacks):
             callback.on_train_end(self)
         changed = self.hardens or self.state.progress is not None
@@ -231,8 +224,8 @@ class RAWPFTTrainer(RAWPTrainer):
     stage 1's best weights, which stay beside the checkpoint as `*-stage1.pth`; the repaired model becomes the best one.
     """
 
-    def __init__(self, config: Config, model: nn.Module) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: Config, model: nn.Module, *rest: Any, **options: Any) -> None:
+        super().__init__(config, model, *rest, **options)
         if self.fine_tuning.rounds and not config["single_spec"]:
             raise InputError("ft_rounds: stage 2 runs in one process. Leave nproc out, or set ft_rounds=0.")
         self.callbacks.insert(1, Stage2())  # after what saves the state, which so comes after it in the end

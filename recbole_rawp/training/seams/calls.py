@@ -6,8 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-REST, ANY = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD  # *args, **kwargs
-EPOCH = ("train_data", "epoch_idx", "loss_func", "show_progress")  # RecBole's `_train_epoch`
+ANY = inspect.Parameter.VAR_KEYWORD  # **kwargs
+BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+# What RecBole's methods take behind data and epoch, in its order.
+EPOCH = ("loss_func", "show_progress")
+FIT = ("verbose", "saved", "show_progress", "callback_fn")
+EVALUATE = ("load_best_model", "model_file", "show_progress")
 
 
 def parameters(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
@@ -29,9 +33,15 @@ def taken(method: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in options.items() if takes(method, name)}
 
 
-def named(method: Callable[..., Any], rest: Sequence[Any]) -> dict[str, Any]:
-    """Return what was passed by position behind data and epoch, by the names that a `_train_epoch` has for it."""
+def named(method: Callable[..., Any], rest: Sequence[Any], usual: Sequence[str], *, behind: int) -> dict[str, Any]:
+    """Return the `rest` that was passed by position `behind` so many, by a method's names for it, or the `usual` ones.
+
+    Raises:
+        TypeError: if that is more than either takes.
+    """
     known = parameters(method)
-    positional = [name for name, parameter in (known or {}).items() if parameter.kind not in (REST, ANY)]
-    names = positional if len(positional) >= 2 + len(rest) else EPOCH
-    return dict(zip(names[2:], rest))
+    own = [name for name, parameter in (known or {}).items() if parameter.kind in BY_POSITION][behind:]
+    names = own if len(own) >= len(rest) else usual
+    if len(rest) > len(names):
+        raise TypeError(f"{method.__qualname__}() takes {behind + len(names)} arguments, not {behind + len(rest)}.")
+    return dict(zip(names, rest))
