@@ -35,7 +35,9 @@ def test_a_sound_data_set_is_loaded_whatever_its_form():
     assert load((INTER + BODY).encode("utf-16"), encoding="utf-16").inter_num == 5
     assert load((INTER + BODY).encode("utf-8-sig"), encoding="utf-8-sig").inter_num == 5
     assert load((INTER + BODY).replace("\n", "\r\n")).inter_num == 5
-    assert load(user=USER + "a\t\nb\t7\n").user_num == 3
+    for first in ("a\t", "a"):  # a value that is missing, with its separator or without
+        assert load(user=f"{USER}{first}\nb\t7\n").user_num == 3
+    assert load(alias_of_entity_id=["entity"], alias_of_relation_id=["relation"]).inter_num == 5  # of no graph
 
 
 SASREC = {"model": "SASRec", "train_neg_sample_args": None}

@@ -120,6 +120,10 @@ def test_all_that_recbole_takes_is_taken():
     }
     config = RAWPConfig(config_dict={"model": "NeuMF", "dataset": "ml-100k", **taken})
     assert {key: config.external_config_dict[key] for key in taken} == taken
+    fixed = {"model": "NeuMF", "dataset": "ml-100k"}
+    for group, interval in (("NONE", "[1, infinity)"), ("None", "(-INF,1E3]"), (None, "[-inf, inf)")):
+        given = {"user_inter_num_interval": interval, "eval_args": {**taken["eval_args"], "group_by": group}}
+        RAWPConfig(config_dict={**fixed, **given})
     for value in (None, "None", {"distribution": "None"}):
         RAWPConfig("NeuMF", "ml-100k", config_dict={"train_neg_sample_args": value})
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.trainer import Trainer
 
 from recbole_rawp import attack_checkpoint, rank_checkpoint
 from recbole_rawp.errors import InputError
@@ -48,6 +51,27 @@ def test_commands_for_its_checkpoint_ask_the_trainer_or_say_what_is_missing(sett
     assert rank_checkpoint(file, config_dict={"rawp_output_dir": "rank"})["rows"]
     assert attack_checkpoint(file, config_dict=QUICK | {"attack": ["fgsm"], "rawp_output_dir": "out"})["records"]
     assert Path("out/report.md").exists()
+
+
+def test_a_field_that_a_trainers_loss_adds_to_the_batch_is_not_missed(settings, monkeypatch):
+    class Adding(Trainer):
+        def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+            def added(batch):
+                batch.update(Interaction({"weight": torch.ones(len(batch))}))
+                return self.model.calculate_loss(batch)
+
+            return super()._train_epoch(train_data, epoch_idx, added, show_progress)
+
+    config, data, model = ready(settings, MyDeep)
+    theirs = model.calculate_loss
+    model.calculate_loss = lambda batch: theirs(batch) * batch["weight"].mean()
+    with pytest.raises(InputError, match="needs the field 'weight', which no training batch has"):
+        check_training(config, model, data.train)
+    monkeypatch.setattr("recbole.trainer.MyDeepTrainer", Adding, raising=False)
+    check_training(config, model, data.train)
+    trainer = robustify(Adding)(config, model)
+    trainer.fit(data.train, data.valid)
+    assert trainer.state.progress.ranking and trainer.objective is not None
 
 
 def test_a_model_and_a_trainer_without_a_loss_are_refused_before_training(settings, monkeypatch):

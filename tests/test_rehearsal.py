@@ -27,6 +27,8 @@ def test_lists_longer_than_the_items_are_refused_in_every_command(plain, setting
         assert f"topk: {ITEMS + 2} is more than the {ITEMS} items of 'toy'. Lower it." in capsys.readouterr().err
     assert not Path("runs").exists()
     prepare(RAWPConfig(config_dict=settings("NeuMF", topk=[ITEMS + 1], valid_metric=f"MRR@{ITEMS + 1}")))  # RecBole's
+    alone = {"metrics": ["GAUC"], "valid_metric": "GAUC", "topk": [ITEMS + 2]}  # which looks at no list
+    prepare(RAWPConfig(config_dict=settings("NeuMF", **alone)))
 
 
 def test_one_batch_of_evaluation_is_rehearsed_and_leaves_no_trace(settings, monkeypatch):

@@ -132,9 +132,13 @@ def load_dataset(config: Config) -> Any:
 
 
 def check_topk(config: Config, dataset: Any) -> None:
-    """Raise InputError if lists are to be longer than there are items, one of which is RecBole's padding."""
+    """Raise InputError if lists are to be longer than there are items, one of which is RecBole's padding.
+
+    GAUC alone looks at no list.
+    """
+    lists = any(metric.lower() != "gauc" for metric in config["metrics"])
     longest, items = max(config["topk"]), dataset.item_num if dataset.iid_field else math.inf
-    if config["eval_type"] == EvaluatorType.RANKING and longest > items:
+    if config["eval_type"] == EvaluatorType.RANKING and lists and longest > items:
         raise InputError(f"topk: {longest} is more than the {items - 1} items of '{config['dataset']}'. Lower it.")
 
 

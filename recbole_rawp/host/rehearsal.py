@@ -71,22 +71,24 @@ def check_loss(config: Config, model: nn.Module, batch: Any) -> None:
     Whatever else fails may be due to what a trainer does first (NCL clusters), and is left for training to show.
     """
     name = type(model).__name__
+    recboles_own = get_trainer(config["MODEL_TYPE"], config["model"]).__module__ == Trainer.__module__
     try:
         with restoring.rng(), restoring.state(model), torch.no_grad():
             for module in model.modules():  # not `train()`, which makes SGL draw graphs
                 module.training = True
             training_loss(model)(batch)
     except NotImplementedError as error:
-        if get_trainer(config["MODEL_TYPE"], config["model"]).__module__ == Trainer.__module__:
+        if recboles_own:
             raise InputError(
                 f"model: {name} has no calculate_loss. Write it, or put a {name}Trainer that passes a loss to "
                 "super()._train_epoch into recbole.trainer."
             ) from error
     except KeyError as error:
-        raise InputError(
-            f"train_neg_sample_args: the loss of {name} needs the field {error}, which no training batch has. Let it "
-            "draw negatives, or load that column or make it by threshold."
-        ) from error
+        if recboles_own:  # another may pass a loss that adds the field
+            raise InputError(
+                f"train_neg_sample_args: the loss of {name} needs the field {error}, which no training batch has. Let "
+                "it draw negatives, or load that column or make it by threshold."
+            ) from error
     except Exception as error:
         if "more than 1 value per channel" in str(error):
             raise InputError(

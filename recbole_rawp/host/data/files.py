@@ -19,8 +19,9 @@ logger = logging.getLogger()
 NUMBERS, IDS = ("float",), ("token",)
 ANYWHERE = (
     *("val_interval", "normalize_field", "discretization", "preload_weight", "numerical_features"),
-    *("alias_of_user_id", "alias_of_item_id", "alias_of_entity_id", "alias_of_relation_id"),
+    *("alias_of_user_id", "alias_of_item_id"),
 )
+IN_GRAPHS = ("alias_of_entity_id", "alias_of_relation_id")
 
 
 def check_files(config: Config) -> None:
@@ -135,7 +136,8 @@ def check_times(config: Config, inter: Header) -> None:
 def check_named(config: Config, loaded: Mapping[str, Header]) -> None:
     """Raise InputError for a setting that names a column which is not loaded."""
     known = {config["LABEL_FIELD"], *(name for header in loaded.values() for name in header.columns)}
-    named = [(key, name) for key in ANYWHERE for name in config[key] or ()]
+    keys = (*ANYWHERE, *(IN_GRAPHS if knowledge(config) else ()))
+    named = [(key, name) for key in keys for name in config[key] or ()]
     named += [("preload_weight", name) for name in (config["preload_weight"] or {}).values()]
     for key, name in named:
         if name not in known:

@@ -130,8 +130,12 @@ def column(path: Path, cell: str) -> tuple[str, str]:
 
 
 def check_row(path: Path, line: str, wanted: int, layout: Layout) -> None:
-    """Raise InputError for a first row with more cells than the header, of which pandas would make an index."""
+    """Raise InputError for a first row with more cells than the header, of which pandas would make an index.
+
+    One with fewer lacks values, but for one whose cells another separator parts.
+    """
     found = len(layout.cells(line))
-    if '"' not in line and (found > wanted or (found == 1 < wanted)):
+    otherwise = found == 1 < wanted and any(len(line.split(other)) == wanted for other in SEPARATORS)
+    if '"' not in line and (found > wanted or otherwise):
         what = f"the first row has {found} cells and the header {wanted}: '{line.strip()[:60]}'"
         raise broken(path, what, f"Part rows and header alike, by {layout.separator!r}.")

@@ -21,8 +21,8 @@ COLUMNS = ("load_col", "unload_col", "unused_col")  # {end of a file's name: col
 FIELDS = ("threshold", "val_interval", "preload_weight", "seq_len", "discretization")  # {column: ...}
 INTERVALS = ("user_inter_num_interval", "item_inter_num_interval", "entity_kg_num_interval", "relation_kg_num_interval")
 MODE = re.compile(r"full|labeled|(uni|pop)[1-9]\d*")
-NUMBER = r"\s*[-+]?(inf|[\d.]+([eE][-+]?\d+)?)\s*"
-INTERVAL = re.compile(rf"\s*[\[(]{NUMBER},{NUMBER}[\])]\s*(;\s*[\[(]{NUMBER},{NUMBER}[\])]\s*)*")
+NUMBER = r"\s*[-+]?(inf(inity)?|[\d.]+(e[-+]?\d+)?)\s*"
+INTERVAL = re.compile(rf"\s*[\[(]{NUMBER},{NUMBER}[\])]\s*(;\s*[\[(]{NUMBER},{NUMBER}[\])]\s*)*", re.I)
 LONGEST = 150  # bytes of a data set's name, which RecBole puts between others into that of its log
 LEFT_OUT = ("valid_and_test", "valid_only", "test_only")
 
@@ -87,7 +87,7 @@ def check_evaluation(given: Mapping[Any, Any], *, split: bool) -> None:
     check_keys("eval_args", given, KEYS["eval_args"])
     if given.get("order", "RO") not in ("RO", "TO"):
         raise wrong("eval_args: order", given["order"], "RO (random) or TO (by time)")
-    if given.get("group_by") not in (None, "user", "none", "None"):
+    if given.get("group_by") not in (None, "user") and str(given["group_by"]).lower() != "none":
         raise wrong("eval_args: group_by", given["group_by"], "user or none")
     mode = given.get("mode", "full")
     if isinstance(mode, Mapping):

@@ -42,7 +42,7 @@ def loss_of(trainer: Any, train_data: Any) -> LossFunction:
 
 
 def works(model: Any, loss: LossFunction, batch: Any) -> bool:
-    """Tell whether a loss is there, and takes a batch alone; what else is wrong with it training shows."""
+    """Tell whether a loss is there, and takes a batch as it is; what else is wrong with it training shows."""
     try:
         inspect.signature(loss).bind(batch)
     except TypeError:
@@ -50,7 +50,7 @@ def works(model: Any, loss: LossFunction, batch: Any) -> bool:
     try:
         with restoring.rng(), restoring.state(model), torch.no_grad():
             loss(batch)
-    except NotImplementedError:
+    except (NotImplementedError, KeyError):  # none, or a field that the trainer's loss adds to a batch
         return False
     except Exception:
         return True
