@@ -49,6 +49,9 @@ setup(
         "tabulate",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate", "torchao"]},
+    extras_require={
+        "completion": ["argcomplete"],
+        "test": ["argcomplete", "pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate", "torchao"],
+    },
     entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli.main:main"]},
 )

@@ -159,3 +159,11 @@ def test_stage_2_takes_the_steps_that_it_was_given(settings):
     given = settings("NeuMF", defense="rawp_ft_reference", rawp_start="free", ft_steps=3)
     tuned = read(RAWPConfig(config_dict=given)).fine_tuning.recipe
     assert (tuned.start, tuned.steps) == ("weights", 3)
+
+
+@pytest.mark.parametrize("start", ["weights", "last", "free"])
+def test_no_graph_of_a_batch_outlives_its_step(start):
+    model, _, objective = objective_of(start)
+    for number in range(3):
+        stepped(model, objective, number)
+    assert objective.perturbed and not any(norm.requires_grad for norm, _ in objective.norms.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_rawp.cli.commands.listing import WHAT
 from recbole_rawp.cli.main import COMMANDS, main
 from recbole_rawp.config import command_line
+from recbole_rawp.config.schema import OPTIONS, SECTIONS
+from recbole_rawp.config.suites import suites
+from recbole_rawp.threats.threat import KINDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,6 +33,9 @@ def run(*arguments, capsys=None):
         (["-m", "NueMF", "-d", "ml-100k"], "model: RecBole has no model 'NueMF'. Did you mean 'NeuMF'?"),
         (["-m", "NeuMF"], "--dataset: missing"),
         (["-d", "ml-100k"], "--model: missing"),
+        (["list", "modls"], "list: there is no list of 'modls'. Did you mean 'models'? Known: models, defenses,"),
+        (["list"], "list: name one of models, defenses, suites, threats, options, as in `recbole-rawp list defenses`"),
+        (["list", "models", "-m", "NeuMF"], "--model: list takes no option"),
         (["-m", "NeuMF", "-d", "ml-1m"], "Put ml-1m.inter into it, or set --data_path"),
         (["-m", "NeuMF", "-d", "no-such-data"], "Put no-such-data.inter into it"),
         (["-m", "NeuMF", "-d", "ml-100k", "--rawp_raduis=1"], "rawp_raduis: no such option. Did you mean 'rawp_rad"),
@@ -100,18 +108,55 @@ def test_a_zero_gradient_is_said_aloud(data_path, capsys, monkeypatch):
     assert status == 0 and re.search(r"SELF-CHECK FAILED \(rawp_ft.*\): the attack has a gradient", out)
 
 
-def test_help_lists_every_option_and_warns_of_pickles(capsys):
-    status, out, _ = run("--help", capsys=capsys)
-    assert status == 0 and "rawp_mask_probability: 0.5" in out and "more than RecBole's need is refused" in out
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h", "nonsense"]])
+def test_without_a_command_the_help_lists_them_and_warns_of_pickles(words, capsys):
+    status, out, _ = run(*words, capsys=capsys)
+    assert status == 0 and "more than RecBole's need is refused" in out and "--rawp_radius" not in out
+    assert all(re.search(rf"^    {name} +\w", out, re.MULTILINE) for name in COMMANDS)
+
+
+def test_the_help_of_a_command_has_its_options_alone(capsys):
+    found = {name: set(re.findall(r"--(\w+)", run(name, "--help", capsys=capsys)[1])) for name in COMMANDS}
+    assert found["train"] >= {*OPTIONS, "baseline", "resume", "model"} and found["harden"] >= OPTIONS.keys()
+    assert {"attack_radii", "trust_checkpoint"} <= found["attack"] and "ft_epochs" not in found["attack"]
+    assert {"criticality_steps"} <= found["rank"] and "attack" not in found["rank"]
+    assert found["report"] == {"help", "OPTION", "rawp_output_dir"} and "seeds" in found["compare"]
+    for name, command in COMMANDS.items():
+        assert all(example.startswith(f"{name} ") for example in command.examples)
+        assert {*command.sections} <= {section.title.partition(":")[0] for section in SECTIONS}
+
+
+def test_list_prints_what_there_is(capsys):
+    listed = {what: run("list", what, capsys=capsys)[1].splitlines() for what in WHAT}
+    names = {what: [line.split()[0].rstrip(":") for line in lines] for what, lines in listed.items()}
+    assert names["options"] == list(OPTIONS) and {"NeuMF", "MLP", "Pop"} <= {*names["models"]}
+    assert "Pop" in " ".join(listed["models"]).partition("not trained by gradient descent (it has no")[0]
+    assert names["defenses"] == sorted(file.stem for file in (ROOT / "properties/defense").glob("*.yaml"))
+    assert names["suites"] == suites() and {*names["threats"]} == {name for name in KINDS if "_worst" not in name}
+    assert all(len(line.split(maxsplit=1)) == 2 for what in ("defenses", "suites", "threats") for line in listed[what])
+
+
+def test_a_shell_completes_commands_options_and_values(tmp_path):
+    def completed(line):
+        asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+        answers = tmp_path / "answers"
+        asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answers), "_ARGCOMPLETE_IFS": "\n"}
+        subprocess.run([sys.executable, "-m", "recbole_rawp"], env=os.environ | asked, cwd=ROOT, timeout=60)
+        return {word.strip().rpartition("=")[2] for word in answers.read_text().split("\n")}
+
+    assert completed("recbole-rawp ha") == {"harden"}
+    assert completed("recbole-rawp attack --attack_ra") == {"--attack_radii"}
+    assert completed("recbole-rawp train --defense=rawp_f") >= {"rawp_ft", "rawp_ft_reference"}
+    assert completed("recbole-rawp list su") == {"suites"}
 
 
 def test_every_option_of_the_command_line_alone_belongs_to_a_command():
     assert {key for command in COMMANDS.values() for key in command.own} == command_line.COMMAND_LINE_ONLY
 
 
-@pytest.mark.parametrize("word", ["--help", "--version"])
+@pytest.mark.parametrize("word", ["--help", "--version", "-V", "rank --help", "list options", "list defenses"])
 def test_what_only_prints_imports_nothing_heavy(word):
-    code = f"import sys; from recbole_rawp.cli.main import main; main([{word!r}]); print(*sys.modules)"
+    code = f"import sys; from recbole_rawp.cli.main import main; main({word.split()!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     heavy = {"torch", "numpy", "pandas", "scipy", "matplotlib", "recbole", "jinja2", "markdown_it"}
     assert done.returncode == 0 and not heavy & set(done.stdout.splitlines()[-1].split()), done.stderr
@@ -137,4 +182,4 @@ def test_the_script_of_the_source_tree_runs_from_anywhere(tmp_path):
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = f"'{sys.executable}' '{ROOT}/run_recbole_rawp.py' --help | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert done.stdout.startswith("recbole-rawp trains") and done.stderr == ""
+    assert done.stdout.startswith("usage: recbole-rawp COMMAND ...") and done.stderr == ""

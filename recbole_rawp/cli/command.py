@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_rawp.errors import InputError
+
+EVERY = ("Defense", "Stage 1", "Criticality", "Stage 2", "Evaluation under attack", "Output")  # sections of options
+TRUST = {"trust_checkpoint": ("", "load a checkpoint that holds what RecBole's do not need, and let its code run")}
 
 
 @dataclass(frozen=True)
@@ -15,16 +18,30 @@ class Command:
 
     Attributes:
         run: takes the options and the words; prints, and returns the exit status.
-        words: how many follow the command; None stands for one or more.
-        takes, example: what the words are, for one who left them out.
-        own: options that other commands do not have, unless they name them too.
+        help: what it does, in a line.
+        examples: what may be typed behind the program's name.
+        more: what else its help says, in the end.
+        words: how many words follow the command; None stands for one or more.
+        metavar, takes, word: what stands for them in its help, what they are, and an example.
+        choices: the words that there are; empty where they are the user's.
+        general: options of several commands that it takes, see `usage.GENERAL`.
+        own: options that other commands do not have, unless they name them too -> what stands for the value (empty
+            where there need be none), and the meaning.
+        sections: beginnings of the titles of those of our options that it looks at.
     """
 
     run: Callable[..., int]
+    help: str
+    examples: tuple[str, ...]
+    more: str = ""
     words: int | None = 0
-    takes: str = "the checkpoint"
-    example: str = "saved/NeuMF.pth"
-    own: tuple[str, ...] = ()
+    metavar: str = ""
+    takes: str = ""
+    word: str = ""
+    choices: tuple[str, ...] = ()
+    general: tuple[str, ...] = ("config_files",)
+    own: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    sections: tuple[str, ...] = ("Output",)
 
 
 def config_files(options: dict[str, Any]) -> list[str] | None:

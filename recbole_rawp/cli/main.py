@@ -11,8 +11,8 @@ from typing import Any
 
 import recbole_rawp
 from recbole_rawp.cli.command import Command
-from recbole_rawp.cli.commands import attack, compare, convert, harden, rank, report, train
-from recbole_rawp.cli.usage import USAGE, option_reference
+from recbole_rawp.cli.commands import attack, compare, convert, harden, listing, rank, report, train
+from recbole_rawp.cli.usage import complete, help_of
 from recbole_rawp.errors import InputError, suggestion
 
 COMMANDS: dict[str, Command] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "report": report.COMMAND,
     "compare": compare.COMMAND,
     "convert": convert.COMMAND,
+    "list": listing.COMMAND,
 }
 
 # What a file system answers that is full, read-only, or asked for a name that it cannot have.
@@ -37,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
     try:
-        if "--help" in arguments or "-h" in arguments:
-            print(USAGE + "\n" + option_reference(), flush=True)
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks
+            complete(COMMANDS)
+        if not arguments or {"--help", "-h"} & set(arguments):
+            print(help_of(COMMANDS, arguments[0] if arguments[:1] and arguments[0] in COMMANDS else None), flush=True)
             return 0
-        if "--version" in arguments:
+        if {"--version", "-V"} & set(arguments):
             print(f"recbole-rawp {recbole_rawp.__version__}")
             return 0
         return run(arguments)
@@ -85,7 +88,7 @@ def check_words(name: str, command: Command, rest: list[str], options: dict[str,
         hint = " Quote several config files: --config_files='a.yaml b.yaml'." * ("config_files" in options)
         raise InputError(f"'{word}': not a command or option.{suggestion(word, COMMANDS)}{hint} Try --help.")
     if len(rest) < wanted or (command.words is None and not rest):
-        raise InputError(f"{name}: name {command.takes}, as in `recbole-rawp {name} {command.example}`.")
+        raise InputError(f"{name}: name {command.takes}, as in `recbole-rawp {name} {command.word}`.")
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ PAGE = """\
 
 Set them like RecBole's own: in a YAML file, in `config_dict`, or on the command line (`--rawp_radius=0.3`). Order of
 priority: the defaults below < the defense < your files < `config_dict` < command line. `null` is
-YAML's `~`. The same list stands in `properties/rawp.yaml`, and `recbole-rawp --help` prints it.
+YAML's `~`. The same list stands in `properties/rawp.yaml`, and `recbole-rawp list options` prints it.
 """
 HEAD = "| option | default | values | unit | meaning |\n| --- | --- | --- | --- | --- |\n"
 
@@ -36,16 +36,16 @@ def as_page() -> str:
 
 
 def _line(option: Option) -> str:
-    return f"{f'{option.name}: {_literal(option.default)}':<32}# ({option.expected}) {option.meaning}\n"
+    return f"{f'{option.name}: {literal(option.default)}':<32}# ({option.expected}) {option.meaning}\n"
 
 
 def _row(option: Option) -> str:
     unit = f"`{option.unit}`" if option.unit.endswith("_unit") else option.unit
-    cells = (f"`{option.name}`", f"`{_literal(option.default)}`", option.expected, unit, option.meaning)
+    cells = (f"`{option.name}`", f"`{literal(option.default)}`", option.expected, unit, option.meaning)
     return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |\n"
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """Return a default as YAML."""
     return "~" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 

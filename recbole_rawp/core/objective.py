@@ -165,8 +165,9 @@ class Objective:
         self.note_norms(delta)
         return delta
 
+    @torch.no_grad()
     def note_norms(self, delta: Weights) -> None:
-        """Count the norms of a perturbation."""
+        """Count the norms of a perturbation, of which no graph is kept: that would hold every batch's delta."""
         for name, norm in group_norms(delta, "tensor").items():
             entry = self.norms.setdefault(name, [0.0, 0])
             entry[:] = entry[0] + norm, entry[1] + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files, trusts
+from recbole_rawp.cli.command import TRUST, Command, config_files, trusts
 from recbole_rawp.cli.printing import show
 
 
@@ -20,4 +20,14 @@ def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int
     )
 
 
-COMMAND = Command(run, words=1, own=("trust_checkpoint",))
+COMMAND = Command(
+    run,
+    help="attacks the model in a checkpoint on test data",
+    examples=("attack saved/NeuMF.pth", "attack saved/NeuMF.pth --attack=production --attack_target=all"),
+    words=1,
+    metavar="CHECKPOINT",
+    takes="a .pth file that RecBole saved, hardened or not",
+    word="saved/NeuMF.pth",
+    own=TRUST,
+    sections=("Evaluation under attack", "Output"),
+)

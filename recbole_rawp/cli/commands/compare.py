@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files
+from recbole_rawp.cli.command import EVERY, Command, config_files
 from recbole_rawp.errors import InputError
 
 
@@ -37,4 +37,22 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     return 1 if result["failed"] else 0
 
 
-COMMAND = Command(run, own=("resume", "models", "datasets", "defenses", "seeds"))
+COMMAND = Command(
+    run,
+    help="trains every defense on every model and data set from every seed, and attacks all alike",
+    examples=(
+        "compare --model=NeuMF --dataset=ml-100k --defenses=none,apr,rat,awp,rawp,rawp_ft --seeds=3",
+        'compare --models=NeuMF,DCN --dataset=ml-100k --config_files="all.yaml DCN:deep.yaml"',
+    ),
+    more="It reports means, intervals, tests and what robustness costs. After a kill the same command with\n"
+    "--rawp_output_dir=FOLDER, or --resume=FOLDER alone, goes on.",
+    general=("model", "dataset", "config_files"),
+    own={
+        "models": ("NAMES", "with commas between them"),
+        "datasets": ("NAMES", "with commas between them"),
+        "defenses": ("NAMES", "with commas between them: recbole-rawp list defenses"),
+        "seeds": ("N|LIST", "how many, from `seed` on (3), or the seeds themselves from 1000 up: 2020,2021"),
+        "resume": ("FOLDER", "go on with the comparison in this folder, which was killed"),
+    },
+    sections=EVERY,
+)

@@ -27,4 +27,15 @@ def run(options: dict[str, Any], prefix: str, *, argv: Sequence[str]) -> int:
     return 0
 
 
-COMMAND = Command(run, words=1, takes="the beginning of the files' names", example="Data/yelp")
+COMMAND = Command(
+    run,
+    help="makes RecBole's files of a split that is published as PREFIX.train.rating, .test.rating and .test.negative",
+    examples=("convert Data/yelp --dataset=yelp-loo --data_path=data",),
+    more="They are written into DATA_PATH/DATASET. --seed draws a training interaction of each user for validation.",
+    words=1,
+    metavar="PREFIX",
+    takes="the beginning of the files' names",
+    word="Data/yelp",
+    general=("dataset",),
+    sections=(),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files, trusts
+from recbole_rawp.cli.command import EVERY, TRUST, Command, config_files, trusts
 from recbole_rawp.cli.printing import show
 
 
@@ -20,4 +20,15 @@ def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int
     )
 
 
-COMMAND = Command(run, words=1, own=("trust_checkpoint",))
+COMMAND = Command(
+    run,
+    help="hardens the model in a checkpoint, without training it first; the file is not touched",
+    examples=("harden saved/NeuMF.pth", "harden saved/NeuMF.pth --ft_epochs=5"),
+    more="A model that is hardened already has its least robust module repaired once more.",
+    words=1,
+    metavar="CHECKPOINT",
+    takes="a .pth file that RecBole saved",
+    word="saved/NeuMF.pth",
+    own=TRUST,
+    sections=EVERY,
+)

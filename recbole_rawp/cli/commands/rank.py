@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files, trusts
+from recbole_rawp.cli.command import TRUST, Command, config_files, trusts
 from recbole_rawp.cli.printing import show_failed
 
 
@@ -23,4 +23,14 @@ def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int
     return 0
 
 
-COMMAND = Command(run, words=1, own=("trust_checkpoint",))
+COMMAND = Command(
+    run,
+    help="ranks the modules of the model in a checkpoint, least robust first",
+    examples=("rank saved/NeuMF.pth", "rank saved/NeuMF.pth --criticality_threats=modules"),
+    words=1,
+    metavar="CHECKPOINT",
+    takes="a .pth file that RecBole saved, hardened or not",
+    word="saved/NeuMF.pth",
+    own=TRUST,
+    sections=("Criticality", "Output"),
+)

@@ -19,4 +19,13 @@ def run(options: dict[str, Any], *folders: str, argv: Sequence[str]) -> int:
     return show(reports.combine(folders, options.get("rawp_output_dir")))
 
 
-COMMAND = Command(run, words=None, takes="a run's folder", example="runs/NeuMF")
+COMMAND = Command(
+    run,
+    help="puts what runs found side by side in one report",
+    examples=("report runs/NeuMF-ml-100k-none-20261124-120000 runs/NeuMF-ml-100k-rawp_ft-20261124-130000",),
+    words=None,
+    metavar="FOLDER",
+    takes="a run's folder",
+    word="runs/NeuMF",
+    general=(),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command, config_files, trusts
+from recbole_rawp.cli.command import EVERY, TRUST, Command, config_files, trusts
 from recbole_rawp.cli.printing import show
 from recbole_rawp.errors import InputError
 
@@ -25,4 +25,20 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     return show(run_recbole_rawp(config_file_list=config_files(options), baseline=baseline, argv=argv))
 
 
-COMMAND = Command(run, own=("baseline", "resume", "trust_checkpoint"))
+COMMAND = Command(
+    run,
+    help="trains with a defense, repairs the least robust module, attacks the result on test data, and reports",
+    examples=(
+        "train --model=NeuMF --dataset=ml-100k --baseline",
+        'train -m NeuMF -d ml-100k --defense=awp --epochs=50 --config_files="my.yaml other.yaml"',
+        "train --resume=runs/NeuMF-ml-100k-rawp_ft-20261124-120000",
+    ),
+    more="It writes model.pth, records.csv, report.md, robustness.png and more into one new folder.",
+    general=("model", "dataset", "config_files"),
+    own={
+        "baseline": ("", "also train the plain model; both in one table and one picture"),
+        "resume": ("FOLDER", "go on with the run in this folder, which was killed"),
+        **TRUST,
+    },
+    sections=EVERY,
+)

@@ -38,14 +38,19 @@ def check_gradient(name: str, reason: str | None = None) -> None:
         )
 
 
-def check_model(name: str) -> None:
-    """Raise InputError if there is no gradient-trained model of this name, or what it needs is not installed."""
-    check_gradient(name)
+def names() -> list[str]:
+    """Return the names of RecBole's models, and of ours."""
     sources = Path(recbole.model.__file__).parent.glob("*_recommender/*.py")
     theirs = {
         cls for file in sources for cls in CLASS.findall(file.read_text(encoding="utf-8")) if cls.lower() == file.stem
     }
-    known = theirs | NETWORKS.keys()
+    return sorted(theirs | NETWORKS.keys(), key=str.lower)
+
+
+def check_model(name: str) -> None:
+    """Raise InputError if there is no gradient-trained model of this name, or what it needs is not installed."""
+    check_gradient(name)
+    known = names()
     if name not in known:
         hint = suggestion(name, known)
         own = " One of your own is named package.module:Class, or passed as a class."
