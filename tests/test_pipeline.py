@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,11 @@ def test_defense_none_equals_recboles_own_run_bit_for_bit(name, settings):
 
 def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     first = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="first", epochs=3))
-    assert {path.name for path in Path("first").iterdir()} == FILES | REPAIR | {"model-stage1.pth"}
+    assert {path.name for path in Path("first").iterdir()} == FILES | REPAIR | {"model-stage1.pth", "MODEL_CARD.md"}
+    card = Path("first/MODEL_CARD.md").read_text()
+    assert card.startswith("# NeuMF on toy, hardened by rawp_ft_reference\n") and first["table"] in card
+    assert "training data: " in card and "perturbed in training: " in card and "\nplain" not in card
+    assert all("- " + line.replace("CHECKPOINT", "model.pth") + "\n" in card for line in first["answer"])
     second = run_recbole_rawp(config_file_list=["first/settings.yaml"], config_dict={"rawp_output_dir": "second"})
     assert first["records"] == second["records"]
     with open("first/records.csv", newline="") as file:
@@ -82,6 +87,9 @@ def test_the_baseline_joins_table_picture_and_records(settings):
     }
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
+    assert not Path("alone/MODEL_CARD.md").exists()
+    scores = Path("both/MODEL_CARD.md").read_text().partition("## Clean scores")[2].partition("##")[0]
+    assert re.findall(r"^\| (\w+)", scores, re.MULTILINE) == ["model", "plain", "awp"]
     assert alone["records"] == [r for r in both["records"] if r.defense == "none"]
 
 

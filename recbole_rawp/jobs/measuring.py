@@ -32,7 +32,7 @@ from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen
 from recbole_rawp.host.reached import check_reached
 from recbole_rawp.host.twins import differ, other_weights
 from recbole_rawp.host.weights import moved, perturbed_weights, weights_of
-from recbole_rawp.report import report
+from recbole_rawp.report import model_card, report
 from recbole_rawp.report.answer import answer
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import AFTER, BEFORE, label
@@ -149,6 +149,8 @@ def write(
     run = Run(folder.name, frame, findings.checks, findings.everyone(), facts)
     lines = answer(run, trainer)
     table = report.write(folder, run, command=report.again_command(again), answer=lines, trainer=trainer)
+    if trainer.fits and trainer.defense != "none":
+        model_card.write(folder, run, trainer, lines)
     report.tensorboard(trainer.tensorboard, findings.records)
     trainer.tensorboard.flush()
     return {
