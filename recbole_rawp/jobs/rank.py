@@ -56,12 +56,12 @@ def rank_checkpoint(
     folder = output_folder.claim(config, "rank")
     with output_folder.withdrawn(folder):
         trainer = make_trainer(config, network, folder, data, trained=True)
-    ready(trainer, data)
-    found = [*unseen(content, config), *same_data(content, trainer, data)]
-    checks = [replace(check, defense=content["config"]["defense"] or "none") for check in found]
-    settings = config.settings.fine_tuning
-    weights = perturbed_weights(network, settings.target)
-    rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
+        ready(trainer, data)
+        found = [*unseen(content, config), *same_data(content, trainer, data)]
+        checks = [replace(check, defense=content["config"]["defense"] or "none") for check in found]
+        settings = config.settings.fine_tuning
+        weights = perturbed_weights(network, settings.target)
+        rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
     table = stage2.write_ranking(rows, folder, title=f"{config['model']} on {config['dataset']}")
     result = {"rows": rows, "table": table, "checks": checks, "output_dir": str(folder)}
     if suite is None:

@@ -15,7 +15,7 @@ def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]
     """Write one report on several runs, side by side, into a new folder.
 
     Args:
-        folders: output folders of runs, or of earlier combined reports.
+        folders: output folders of runs, or of earlier combined reports; others are left out, with a warning each.
         output: the new folder; None is `reports/TIME`.
 
     Returns:
@@ -25,6 +25,7 @@ def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]
         InputError: for a folder that cannot be read, different headline metrics, or an output folder in use.
     """
     folders_of_runs.check_free(output)
+    folders = run_files.with_records(folders)
     together = merge(run_files.read_runs(folders))
     home = folders_of_runs.reserve(
         output or folders_of_runs.unused("reports"), "", "", "", environment=together.facts["environment"]

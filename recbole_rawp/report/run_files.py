@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +22,7 @@ from recbole_rawp.evaluation.users import Users
 from recbole_rawp.files import whole, write_text
 from recbole_rawp.threats.setting import SETTING
 
+logger = logging.getLogger()
 MODEL = ["model", "dataset", "defense"]
 
 
@@ -71,6 +74,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(strict, indent=1) + "\n")
 
 
+def with_records(folders: Sequence[str]) -> list[str]:
+    """Return those of some folders that hold records; a line says of each other that it is left out.
+
+    Raises:
+        InputError: if there is no such folder, or none with records.
+    """
+    found = []
+    for folder in folders:
+        home = Path(folder).expanduser()
+        if not home.exists():
+            raise InputError(f"report: there is no folder '{folder}'. Name the output folder of a finished run.")
+        if (home / "records.csv").is_file():
+            found.append(folder)
+        else:
+            again = f"; recbole-rawp train --resume={shlex.quote(folder)} goes on" * (home / "resume.pt").exists()
+            logger.warning(f"report: '{folder}' is left out: it holds no records.csv{again}.")
+    if not found:
+        raise InputError("report: none of the folders holds records.csv. Name the output folder of a finished run.")
+    return found
+
+
 def read_run(folder: str | Path, name: str | None = None) -> Run:
     """Read a run's folder, as `name`; everything but records.csv may be missing.
 
@@ -78,10 +102,6 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         InputError: for a folder without records.csv, or with a file that cannot be read, naming it.
     """
     home = Path(folder).expanduser()
-    if not home.exists():
-        raise InputError(f"report: there is no folder '{folder}'. Name the output folder of a finished run.")
-    if not (home / "records.csv").is_file():
-        raise InputError(f"report: '{folder}' holds no records.csv. Name the output folder of a finished run.")
     checks = [Check(**check) for check in _read(home / "checks.json", _json, [])]
     users = _read(home / "users.npz", per_user.read_users, {})
     facts = _read(home / "report.json", _json, {})

@@ -79,7 +79,7 @@ def compare(
     environment_text = environment.describe(next(iter(made.configs.values()))["device"], argv)
     if not before:
         home = output_folder.reserve(str(home), "", "", "", environment=environment_text)
-    with output_folder.held(home):
+    with output_folder.held(home, "compare"):
         begin(made, wanted, home, environment_text)
         rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS])
         return summary.write(home, list(rows.values()), made.notes)
