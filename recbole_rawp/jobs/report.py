@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from recbole_rawp.errors import InputError
 from recbole_rawp.jobs import output_folder as folders_of_runs
 from recbole_rawp.report import run_files
 from recbole_rawp.report.comparison.merging import merge
@@ -26,7 +27,11 @@ def combine(folders: Sequence[str], output: str | None = None) -> dict[str, Any]
     """
     folders_of_runs.check_free(output)
     folders = run_files.with_records(folders)
-    together = merge(run_files.read_runs(folders))
+    runs = run_files.read_runs(folders)
+    for run in runs:
+        if run.frame["value"].isna().all():
+            raise InputError(f"report: every value of '{run.name}' is NaN. Repeat that run, or leave it out.")
+    together = merge(runs)
     home = folders_of_runs.reserve(
         output or folders_of_runs.unused("reports"), "", "", "", environment=together.facts["environment"]
     )
