@@ -12,6 +12,7 @@ import pytest
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import Check
 from recbole_rawp.evaluation.users import Users, read_users, write_users
+from recbole_rawp.jobs import report
 from recbole_rawp.report import run_files
 from recbole_rawp.report.run_files import Run
 from tests.test_report import COLUMNS, measured, users_of
@@ -90,7 +91,6 @@ DAMAGE = {
     "radius -1": (cell("level", "-1", ONE), "records.csv': line 5: level is '-1.0', not a number >= 0"),
     "radius inf": (cell("level", "inf", ONE), "line 5: level is 'inf'"),
     "no radius": (cell("level", "", ONE), "could not convert"),
-    "all NaN": (cell("value", "nan"), "every value is NaN"),
     "doubled rows": (rows(lambda frame: pd.concat([frame, frame])), "line 26 measures what a line above it does"),
     "two values": (rows(lambda frame: pd.concat([frame, frame.assign(value=0.5)])), "line 26 measures what"),
     "no clean model": (rows(lambda frame: frame[frame["level"] > 0]), "not measured at level 0, the clean model"),
@@ -129,7 +129,7 @@ DAMAGE = {
     "report deep": (written("report.json", b"[" * 100_000), "recursion"),
     "users k": (users(k=lambda _: "x"), "users.npz': invalid literal"),
     "users k -1": (users(k=lambda _: -1), "of the top -1"),
-    "users NaN": (users(values=lambda values: values * np.nan), "values: holds no numbers"),
+    "users NaN": (users(values=lambda values: values * np.nan), "its values are all NaN"),
     "users text": (users(activity=lambda values: values.astype(str)), "activity: holds no numbers"),
     "users short": (users(values=lambda values: values[:-1]), "values: shape"),
     "users overlap": (users(overlap=lambda values: values + 7), "overlap: no shares"),
@@ -162,6 +162,14 @@ def test_users_that_lack_what_the_records_have_are_told(sound, tmp_path):
     write_users(folder / "users.npz", {"universal": Users(**fewer)})
     with pytest.raises(InputError, match="it lacks conditions of records.csv"):
         run_files.read_run(folder)
+
+
+def test_a_run_of_nan_alone_has_no_report(sound, tmp_path):
+    folder = shutil.copytree(sound, tmp_path / "run")
+    cell("value", "nan")(folder)
+    with pytest.raises(InputError, match="every value of 'run' is NaN"):
+        report.combine([str(folder)], str(tmp_path / "both"))
+    assert not (tmp_path / "both").exists()
 
 
 def test_a_sound_folder_is_read_and_single_scores_may_be_nan(sound, tmp_path):

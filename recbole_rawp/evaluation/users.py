@@ -129,11 +129,13 @@ def _users(arrays: dict[str, np.ndarray]) -> Users:
 
 
 def _check_numbers(users: Users) -> None:
-    """Raise ValueError for arrays of another kind, or all NaN, and for numbers that cannot be."""
+    """Raise ValueError for arrays of another kind, and for numbers that cannot be."""
     for name, kinds in {"user": "iu", "activity": "iu", "popularity": "f", "values": "f", "overlap": "f"}.items():
         array = getattr(users, name)
-        if array.dtype.kind not in kinds or (array.size and np.isnan(array).all()):
+        if array.dtype.kind not in kinds:
             raise ValueError(f"{name}: holds no numbers, or some of the wrong kind ({array.dtype}).")
+    if np.isnan(users.popularity).any():
+        raise ValueError("popularity: holds NaN.")
     if users.k < 1 or np.any((users.overlap < 0) | (users.overlap > 1)):
         raise ValueError(f"overlap: no shares, from 0 to 1, of the top {users.k}.")
     if len(set(users.conditions)) < len(users.conditions):

@@ -125,6 +125,8 @@ def check_same(frame: pd.DataFrame, users: Mapping[str, Users]) -> None:
     for scope, part in users.items():
         found = set(map(astuple, part.conditions))
         expect(found <= recorded, "it tells of conditions that records.csv has not")
+        known = frame.loc[frame["metric"].isin(part.metrics), "value"].notna().any()
+        expect(not (known and np.isnan(part.values).all()), "its values are all NaN, those of records.csv are not")
         of_users.setdefault(scope.partition("-")[0], set()).update(found)
     metrics = {metric for part in users.values() for metric in part.metrics}
     for scope, found in of_users.items():
