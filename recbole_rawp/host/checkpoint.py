@@ -65,7 +65,8 @@ def check_digest(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Read the checkpoints in a run's folder, and those that it tells of, before it goes on; InputError as `read`."""
-    for name in sorted({*files.digests(folder), *(path.name for path in folder.glob("*.pth"))}):
+    noted = [name for name in files.digests(folder) if name.endswith(".pth")]
+    for name in sorted({*noted, *(path.name for path in folder.glob("*.pth"))}):
         read(folder / name)
 
 
