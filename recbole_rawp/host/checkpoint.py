@@ -136,10 +136,14 @@ def check_kinds(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 def check_finite(model: nn.Module) -> None:
     """Raise InputError, naming them, for weights that hold NaN or infinity: nothing can be ranked or hardened there."""
-    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if broken:
+    if broken := not_finite(model):
         more = f" and {len(broken) - 1} more" * (len(broken) > 1)
         raise InputError(
             f"checkpoint: {broken[0]}{more} of its weights hold NaN or infinity: its training diverged, or the file "
             "was changed. Train it anew, say with a smaller learning_rate."
         )
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """Return the names of the weights that hold NaN or infinity."""
+    return [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
