@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -72,3 +73,18 @@ def test_every_command_refuses_weights_of_nan_before_it_writes(command, plain, c
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("recbole-rawp: ")]
     assert not Path("out").exists()
     assert len(errors) == 1 and "hold NaN or infinity: its training diverged" in errors[0]
+
+
+def test_a_ranking_of_weights_beyond_measure_fails_its_check(plain, capsys):
+    content = torch.load(plain, weights_only=False)
+    for name in content["state_dict"]:
+        content["state_dict"][name] *= 1e25
+    torch.save(content, "huge.pth")
+    assert main(["rank", "huge.pth", "--rawp_output_dir=out", "--criticality_steps=1"]) == 0
+    assert "SELF-CHECK FAILED (plain): the loss rises by a number (" in capsys.readouterr().out
+
+
+def test_digests_that_are_none_fit_no_file(plain):
+    Path(plain.parent, "digests.json").write_text(json.dumps({plain.name: 5}))
+    with pytest.raises(InputError, match="is not what its run wrote"):
+        checkpoint.read(plain)

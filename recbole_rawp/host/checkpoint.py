@@ -89,7 +89,7 @@ def is_weight(name: Any, value: Any) -> bool:
 def check_digest(path: Path) -> None:
     """Raise InputError if a file is another one than the run wrote into its folder."""
     known = files.digests(path.parent).get(path.name)
-    if known and files.digest(path) not in known:
+    if known is not None and files.digest(path) not in known:
         raise InputError(
             f"checkpoint: '{path}' is not what its run wrote (see {files.DIGESTS} beside it): it is damaged or was "
             "changed. To use it all the same, copy it into another folder."

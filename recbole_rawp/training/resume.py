@@ -46,9 +46,9 @@ def read(file: Path, fingerprint: str) -> State | None:
         InputError: if it is damaged, not what the run wrote, or of a run with other settings.
     """
     known = digests(file.parent).get(file.name)
-    if not file.exists() and not known:
+    if not file.exists() and known is None:
         return None
-    if known and (not file.is_file() or digest(file) not in known):
+    if known is not None and (not file.is_file() or digest(file) not in known):
         raise InputError(
             f"resume: '{file}' {'is damaged or was changed' if file.exists() else 'is gone'}: it is not what its run "
             f"wrote (see {DIGESTS} beside it). {NEW}"
