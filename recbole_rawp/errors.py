@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a job that can go on; the message is the command for that."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the known name closest to `word`, or an empty string."""
     by_lower = {name.lower(): name for name in known}

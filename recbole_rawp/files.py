@@ -87,12 +87,16 @@ def digest(path: Path) -> str:
 
 
 def digests(folder: Path) -> dict[str, list[str]]:
-    """Return the digests that a folder tells of its files; none where it tells none that can be read."""
+    """Return the digests that a folder tells of its files; none where it tells none that can be read.
+
+    A name whose digests are no list keeps an empty one, which no file has.
+    """
     try:
         content = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    found = content.items() if isinstance(content, dict) else ()
+    return {name: known if isinstance(known, list) else [] for name, known in found}
 
 
 def replace_noted(partial: Path, path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from recbole_rawp.evaluation.records import COLUMNS, FAILED, PASSED, Check
 from recbole_rawp.evaluation.self_checks import BUDGET, UNDERTRAINED
-from recbole_rawp.report.answer import answer, as_list
+from recbole_rawp.report.answer import answer
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.sections import radius_search
+from recbole_rawp.report.tables import listed
 from recbole_rawp.report.verdict import distrust
 from recbole_rawp.training.radius.rule import RadiusSearch, Validation
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
@@ -100,7 +101,7 @@ def test_stage_2_says_whether_it_changed_anything(changed, words):
 
 def test_a_budget_that_was_not_kept_and_too_little_training_are_said_and_the_former_is_no_reason_to_distrust():
     checks = [Check("rawp_ft", BUDGET, FAILED, ""), Check("none", UNDERTRAINED, FAILED, "")]
-    text = as_list(answer(run_of({"none": PLAIN, "rawp_ft": HARD}, checks=checks)))
+    text = listed(answer(run_of({"none": PLAIN, "rawp_ft": HARD}, checks=checks)))
     assert "- **Hardening did not keep the clean budget** (rawp_clean_budget)" in text
     assert "- **The model ranks no better than popularity**" in text
     assert distrust(checks[:1]) == "" and "1 self-check failed" in distrust(checks)

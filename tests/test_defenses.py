@@ -200,7 +200,7 @@ def test_a_defense_may_be_a_file_of_ones_own(settings):
         ("typo.yaml", "rawp_raduis: 1", "defense: 'typo.yaml': rawp_raduis: no such option. Did you mean 'rawp_radius"),
         ("theirs.yaml", "epochs: 3", "defense: 'theirs.yaml': epochs: no such option."),
         ("wide.yaml", "attack_radii: [0.1]", "defense: 'wide.yaml': attack_radii: not for a defense to say"),
-        ("value.yaml", "rawp_radius: big", "rawp_radius: 'big' is not valid; expected float > 0 or auto"),
+        ("value.yaml", "rawp_radius: big", "rawp_radius: 'big' is not valid; expected float in (0, 1e6] or auto"),
         ("none.yaml", "rawp_steps: 1", "defense: 'none.yaml' has the name of a defense that ships with the package"),
     ],
 )

@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from recbole_rawp.evaluation.records import Check
 from recbole_rawp.report import html_page
-from recbole_rawp.report.tables import markdown
+from recbole_rawp.report.tables import coded, inert, markdown
+from tests.test_report import measured, written
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -124,6 +126,50 @@ def test_html_stays_text_no_link_runs_code_and_nothing_from_elsewhere_is_shown(t
     parts = ["# t", "<script>alert(1)</script> [a](javascript:alert(1)) ![b](https://x.org/b.png)", "<b>bold</b>"]
     outline = Outline(html_page.render("t", parts, tmp_path))
     assert not outline.of("script") and not outline.of("a") and not outline.of("img") and not outline.of("b")
+
+
+HOSTILE = (
+    "[x](javascript:alert(1)) [y](https://x.org)",
+    "one\n\n# two\n<script>alert(1)</script>",
+    "a\n```\n[z](https://x.org)\n<b>b</b>\n````\n[z]: https://x.org",
+    "![p](https://x.org/p.png) <https://x.org> `code` ``[q](https://x.org)`",
+    "\\`[x](https://x.org)` ![up](../secret.png) [%00](%00) [s](../secret.png)",
+)
+
+
+def test_what_somebody_wrote_is_no_link_no_heading_and_stays_in_its_block(tmp_path, monkeypatch):
+    (tmp_path / "secret.png").write_bytes(PIXEL)
+    settings = {f"key_{number}": text for number, text in enumerate(HOSTILE)}
+    checks = [Check(text, text, "failed", text) for text in HOSTILE]
+    facts = {"notes": HOSTILE, "settings": settings, "environment": HOSTILE[2]}
+    text = written(tmp_path / "run", measured(), checks, **facts)
+    tokens = html_page.MARKDOWN.parse(text)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert not [token for token in inline if token.type == "link_open"]
+    assert {token.attrs["src"] for token in inline if token.type == "image"} == {"robustness.png"}
+    blocks = [token.content for token in tokens if token.type == "fence"]
+    assert len(blocks) == 2 and blocks[1] == HOSTILE[2] + "\n" and blocks[0].count("\nkey_") == len(HOSTILE) - 1
+    assert [token.tag for token in tokens if token.type == "heading_open"].count("h1") == 1
+    assert len([token for token in tokens if token.type == "list_item_open"]) == len(HOSTILE)
+    outline = Outline((tmp_path / "run/report.html").read_text())
+    assert all(attributes["href"].startswith("#") for attributes in outline.of("a"))
+    assert len(outline.of("img")) == 1 and not outline.of("script") and not outline.of("b")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_page_itself_links_to_files_beside_it_alone(text, tmp_path):
+    (tmp_path / "secret.png").write_bytes(PIXEL)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/report.md").touch()
+    html = html_page.render("t", ["# t", text, "[own](report.md)"], tmp_path / "run")
+    links = [attributes["href"] for attributes in Outline(html).of("a")]
+    assert [link for link in links if not link.startswith("#")] == ["report.md"] and not Outline(html).of("img")
+
+
+def test_plain_words_are_not_changed_by_what_keeps_them_inert():
+    for text in ("rawp [a run], 5 % < 6 %, `a[0](x)` and **b**", "[0.1, 0.2]", r"c\d"):
+        assert inert(text) == text
+    assert coded("a `b``c` d") == "``` a `b``c` d ```" and coded("a b") == "`a b`"
 
 
 def test_names_and_patterns_are_shown_as_they_are_written(tmp_path):

@@ -471,15 +471,17 @@ def test_users_whose_split_each_seed_draws_are_told_apart_by_it(tmp_path):
 
 def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(tmp_path):
     written(tmp_path / "good", measured())
-    written(tmp_path / "other", [row | {"metric": "mrr@10"} for row in measured()], metric="mrr@10")
+    written(
+        tmp_path / "other",
+        [row | {"metric": row["metric"].replace("ndcg", "mrr")} for row in measured()],
+        metric="mrr@10",
+    )
     for name, text in (("broken", "model,dataset\n1"), ("words", None), ("empty", "")):
         (tmp_path / name).mkdir()
         text = (tmp_path / "good/records.csv").read_text().replace("0.1,ndcg", "much,ndcg") if text is None else text
         (tmp_path / name / "records.csv").write_text(text)
-    (tmp_path / "none").mkdir()
     good = str(tmp_path / "good")
     for name, reason in (
-        ("none", "holds no records.csv"),
         ("absent", "there is no folder"),
         ("broken", "no column"),
         ("words", "much"),
@@ -492,6 +494,22 @@ def test_a_folder_that_cannot_be_reported_is_refused_in_one_line_and_nothing_is_
     with pytest.raises(InputError, match="in use"):
         job_report.combine([good], str(tmp_path / "good"))
     assert not (tmp_path / "both").exists()
+
+
+def test_what_holds_no_records_is_left_out_with_a_line_each(tmp_path, caplog):
+    written(tmp_path / "good", measured())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed/resume.pt").touch()
+    (tmp_path / "file").touch()
+    others = [str(tmp_path / name) for name in ("empty", "killed", "file")]
+    job_report.combine([*others, str(tmp_path / "good")], str(tmp_path / "both"))
+    assert [f"'{name}' is left out" in line for name, line in zip(others, caplog.messages)] == [True] * 3
+    assert [f"recbole-rawp train --resume={name}" in line for name, line in zip(others, caplog.messages)][:2] == [0, 1]
+    assert "empty" not in (tmp_path / "both/report.md").read_text()
+    with pytest.raises(InputError, match="none of the folders holds records.csv"):
+        job_report.combine(others, str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_two_reports_in_one_second_do_not_collide(tmp_path, monkeypatch):

@@ -259,17 +259,57 @@ def test_a_folder_without_a_run_and_a_damaged_file_are_one_line(finished):
             continue_run("run")
 
 
+EDITED = (
+    (("counters", "start_epoch"), "x", "start_epoch is 'x'"),
+    (("counters", "cur_step"), -1, "cur_step is -1"),
+    (("counters", "best_valid_score"), float("nan"), "best_valid_score is nan"),
+    (("training", "stage"), 7, "stage is 7"),
+    (("training", "masks"), torch.zeros(3), "another version wrote the saved state, or it was edited"),
+    (("training", "search", "path"), 5, "or it was edited"),
+    (("weights",), {}, "does not fit the model"),
+    (("weights",), [], "weights is list"),
+    (("optimizers", "optimizer"), {}, "does not fit the model"),
+    (("optimizer_names",), {"optimizer": "none"}, "does not fit the model"),
+    (("generators",), [torch.zeros(2)], "random generators"),
+    (("rng",), (1, 2), "or it was edited"),
+)
+
+
 def test_the_state_of_another_version_is_refused_in_one_line(settings):
     run_recbole_rawp(config_dict=options(settings, "NeuMF", "auto", **AUTO, defense="rawp"))
+    Path("auto/digests.json").unlink()  # else it is told by that
     state = torch.load("auto/resume.pt", weights_only=True)
     state["training"]["search"]["path"][0]["hurries"] = True
     torch.save(state, "auto/resume.pt")
-    with pytest.raises(InputError, match=r"^resume: another version wrote the saved state \(.*'hurries'\)"):
+    with pytest.raises(InputError, match=r"^resume: another version wrote the saved state, .*'hurries'"):
         continue_run("auto")
-    del state["training"]["search"]["path"][0]["hurries"], state["counters"]["stopping_step"]
+    del state["training"]["search"]["path"][0]["hurries"]
+    for place, value, reason in EDITED:
+        found = state
+        for key in place[:-1]:
+            found = found[key]
+        before, found[place[-1]] = found[place[-1]], value
+        torch.save(state, "auto/resume.pt")
+        with pytest.raises(InputError, match=r"^resume: ") as error:
+            continue_run("auto")
+        assert reason in str(error.value) and "\n" not in str(error.value), error.value
+        found[place[-1]] = before
+    del state["counters"]["stopping_step"]
     torch.save(state, "auto/resume.pt")
-    with pytest.raises(InputError, match=r"^resume: another version wrote the saved state \('stopping_step'\)"):
+    with pytest.raises(InputError, match=r"^resume: 'auto/resume.pt' is damaged \(KeyError: 'stopping_step'\)"):
         continue_run("auto")
+
+
+def test_a_state_that_its_run_did_not_write_is_told_and_so_is_one_that_is_gone(finished):
+    file = finished / "resume.pt"
+    state = torch.load(file, weights_only=True)
+    state["counters"]["best_valid_score"] = 0.5
+    torch.save(state, file)
+    with pytest.raises(InputError, match="'run/resume.pt' is damaged or was changed: it is not what its run wrote"):
+        continue_run("run")
+    file.unlink()
+    with pytest.raises(InputError, match="'run/resume.pt' is gone"):
+        continue_run("run")
 
 
 def test_a_pickle_in_place_of_the_state_is_not_executed(finished):

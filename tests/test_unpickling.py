@@ -171,7 +171,7 @@ def test_a_kill_at_whatever_moment_leaves_a_file_that_is_noted(tmp_path):
 def test_a_run_goes_on_and_is_attacked_only_with_what_it_wrote(settings, capsys):
     run_recbole_rawp(config_dict=settings("NeuMF", defense="none", rawp_output_dir="run", **QUICK))
     file, before = Path("run/model.pth"), Path("run/model.pth").read_bytes()
-    assert list(json.loads(Path("run/digests.json").read_text())) == ["model.pth"]
+    assert list(json.loads(Path("run/digests.json").read_text())) == ["resume.pt", "model.pth"]
     content = checkpoint.read(file)
     assert continue_run("run", argv=[])["best_valid_score"] == content["best_valid_score"]
     zeroed = {name: 0 * weight for name, weight in content["state_dict"].items()}

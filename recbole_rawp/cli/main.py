@@ -13,7 +13,7 @@ import recbole_rawp
 from recbole_rawp.cli.command import Command
 from recbole_rawp.cli.commands import attack, compare, convert, harden, listing, rank, report, train
 from recbole_rawp.cli.usage import complete, help_of
-from recbole_rawp.errors import InputError, suggestion
+from recbole_rawp.errors import InputError, Interrupted, suggestion
 
 COMMANDS: dict[str, Command] = {
     "train": train.COMMAND,  # which is also the command where none is named
@@ -33,7 +33,7 @@ OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENAME
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 with one line on stderr for input that cannot work.
 
-    1: some runs of a comparison failed.
+    1: some runs of a comparison failed. 130: Ctrl-C, with one line on what goes on.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt as stop:
+        again = f"Go on with: {stop}" if isinstance(stop, Interrupted) else "Give the same command again."
+        print(f"\nrecbole-rawp: interrupted. {again}", file=sys.stderr)
+        return 130
     except InputError as error:
         print(f"recbole-rawp: {error}", file=sys.stderr)
         return 2
@@ -69,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Find the command among the words, and run it."""
     from recbole_rawp.config import command_line
-    from recbole_rawp.config.checks import check_values
+    from recbole_rawp.config.checks import check_one_process, check_values
 
+    check_one_process()
     options, rest = command_line.read(arguments)
     name = rest.pop(0) if rest and rest[0] in COMMANDS else "train"
     check_words(name, COMMANDS[name], rest, options)

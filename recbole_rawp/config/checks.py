@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,16 @@ OF_THE_BALL = (
     *("rawp_radius", "rawp_radius_unit", "rawp_radius_jitter", "rawp_granularity", "rawp_direction", "rawp_steps"),
     *("rawp_start", "rawp_ascent_fraction", "rawp_layer_weights"),
 )
+
+
+def check_one_process() -> None:
+    """Raise InputError for one of several processes that torchrun started: each would do the whole job."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1" and os.environ.keys() >= {"RANK", "LOCAL_RANK"}:
+        raise InputError(
+            f"torchrun: robustness is measured in one process, and each of the {count} would do the whole job "
+            "(WORLD_SIZE, RANK and LOCAL_RANK are set). Start the command without torchrun."
+        )
 
 
 def check_values(values: Mapping[str, Any]) -> None:

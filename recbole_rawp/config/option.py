@@ -89,6 +89,9 @@ def is_word(value: Any) -> bool:
 BOOL = Domain("bool", lambda v: isinstance(v, bool))
 NOT_NEGATIVE = number(float, "float >= 0", lambda v: v >= 0)
 POSITIVE = number(float, "float > 0", lambda v: v > 0)
+LARGEST = 1e6  # radius: what is left of a weight then is noise, and not far beyond no number can hold it
+RADIUS = number(float, "float in (0, 1e6]", lambda v: 0 < v <= LARGEST)
+RADIUS_OR_0 = number(float, "float in [0, 1e6]", lambda v: 0 <= v <= LARGEST)
 SHARE = number(float, "float in (0, 1]", lambda v: 0 < v <= 1)
 INNER_SHARE = number(float, "float in (0, 1)", lambda v: 0 < v < 1)
 BELOW_ONE = number(float, "float in [0, 1)", lambda v: 0 <= v < 1)

@@ -16,6 +16,8 @@ from recbole_rawp.config.option import (
     NOT_NEGATIVE,
     PATH,
     POSITIVE,
+    RADIUS,
+    RADIUS_OR_0,
     SHARE,
     SUITE,
     TIMES,
@@ -49,7 +51,7 @@ SECTIONS = (
                "rounding_noise, rawp, rawp_ft, rawp_reference, rawp_ft_reference; or a YAML file of your own."),
     )),
     Section("Stage 1: adversarial training with random, weighted perturbations of weights", (
-        Option("rawp_radius", or_word(AUTO, POSITIVE), 0.1,
+        Option("rawp_radius", or_word(AUTO, RADIUS), 0.1,
                "gamma: size of the perturbation, in rawp_radius_unit; auto finds it in training.", "rawp_radius_unit"),
         Option("rawp_clean_budget", INNER_SHARE, 0.01,
                "Share of the plain model's clean valid score that rawp_radius=auto may cost.", "share of the score"),
@@ -89,7 +91,7 @@ SECTIONS = (
                "Harden stages of pretraining (S3Rec, RaCT), too; else they are plain."),
     )),
     Section("Criticality: how much the loss rises at the worst small change of one module", (
-        Option("criticality_radius", POSITIVE, 0.008,
+        Option("criticality_radius", RADIUS, 0.008,
                "Size of that change, a fraction of the norm of each group.", "share of the norm"),
         Option("criticality_granularity", one_of(("row", "tensor")), "row",
                "What one norm spans: a row (the paper) or a tensor (RiFT, radius 0.1)."),
@@ -111,7 +113,7 @@ SECTIONS = (
         Option("ft_patience", or_null(COUNT), None,
                "Epochs in a row without a better robust valid score, stage 1's included, that end a round; null: none "
                "does (rawp_ft: 2).", "epochs"),
-        Option("ft_radius", or_null(POSITIVE), None,
+        Option("ft_radius", or_null(RADIUS), None,
                "Radius of the perturbation in stage 2, and of the attack that picks its best epoch; null: rawp_radius, "
                "or 0.1 where that is auto and no stage 1 found it.",
                "rawp_radius_unit"),
@@ -131,7 +133,7 @@ SECTIONS = (
         Option("attack", SUITE, "quick",
                "A file of properties/attack: quick, standard, strongest, published, production; or methods as quick "
                "uses them: noise, fgsm, bim, pgd, mim, apgd, random_search, transfer, bf16, int8, int4, pruning, ..."),
-        Option("attack_radii", or_null(list_of(NOT_NEGATIVE, ""), "list of floats >= 0, or null"), None,
+        Option("attack_radii", or_null(list_of(RADIUS_OR_0, ""), "list of floats in [0, 1e6], or null"), None,
                "Radii, in attack_unit; 0 is always measured. Null, here and below: what the suite says.",
                "attack_unit"),
         Option("attack_target", or_null(targets(TARGET), f"{TARGET} | null"), None,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,5 +119,24 @@ def _arrays(users: Users) -> dict[str, np.ndarray]:
 def _users(arrays: dict[str, np.ndarray]) -> Users:
     """Undo `_arrays`."""
     conditions = [Condition(**fields) for fields in json.loads(str(arrays["conditions"]))]
-    own = {"metrics": json.loads(str(arrays["metrics"])), "conditions": conditions, "k": int(arrays["k"])}
-    return Users(**(arrays | own))
+    metrics = json.loads(str(arrays["metrics"]))
+    if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
+        raise ValueError(f"metrics: {metrics!r} are no names.")
+    own: dict[str, Any] = {"metrics": metrics, "conditions": conditions, "k": int(arrays["k"])}
+    users = Users(**(arrays | own))
+    _check_numbers(users)
+    return users
+
+
+def _check_numbers(users: Users) -> None:
+    """Raise ValueError for arrays of another kind, and for numbers that cannot be."""
+    for name, kinds in {"user": "iu", "activity": "iu", "popularity": "f", "values": "f", "overlap": "f"}.items():
+        array = getattr(users, name)
+        if array.dtype.kind not in kinds:
+            raise ValueError(f"{name}: holds no numbers, or some of the wrong kind ({array.dtype}).")
+    if np.isnan(users.popularity).any():
+        raise ValueError("popularity: holds NaN.")
+    if users.k < 1 or np.any((users.overlap < 0) | (users.overlap > 1)):
+        raise ValueError(f"overlap: no shares, from 0 to 1, of the top {users.k}.")
+    if len(set(users.conditions)) < len(users.conditions):
+        raise ValueError("conditions: one is there twice.")

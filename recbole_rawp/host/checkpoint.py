@@ -13,8 +13,10 @@ from torch import nn
 from recbole_rawp import files
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import unpickling
+from recbole_rawp.host.data import fingerprint
 from recbole_rawp.host.quirks import modules_kept
 
+SETTINGS = ("internal_config_dict", "external_config_dict", "final_config_dict")  # of RecBole's Config
 KEYS = ("config", "state_dict", "epoch")
 
 
@@ -47,13 +49,44 @@ def read(file: str | Path, device: Any = "cpu") -> dict[str, Any]:
             f"checkpoint: '{file}' is not a RecBole checkpoint ({', '.join(missing) or 'config'} missing). Name a .pth "
             "file that RecBole saved."
         )
+    if wrong := odd(content):
+        raise InputError(
+            f"checkpoint: '{file}': {wrong}. It was edited, or something else wrote it. Name a .pth file that RecBole "
+            "saved."
+        )
     return content | {"path": str(path.resolve())}
+
+
+def odd(content: Mapping[str, Any]) -> str:
+    """Return what a checkpoint holds that neither RecBole nor we write into one; empty if all is as they write it."""
+    config, state = content["config"], content["state_dict"]
+    if not all(isinstance(vars(config).get(name), dict) for name in SETTINGS):
+        return "its config has no settings"
+    for key in ("model", "dataset"):
+        if not isinstance(config[key], str):
+            return f"its config has {key} {config[key]!r}"
+    if not isinstance(config["eval_args"], (dict, type(None))):
+        return f"its config has eval_args {config['eval_args']!r}"
+    if not fingerprint.is_one(config[fingerprint.KEY]):
+        return f"its {fingerprint.KEY} is none"
+    if not isinstance(state, Mapping) or not all(map(is_weight, state.keys(), state.values())):
+        return "its state_dict holds what is no weight"
+    if type(content["epoch"]) is not int:
+        return f"its epoch is {content['epoch']!r}"
+    if not isinstance(content.get("other_parameter"), (dict, type(None))):
+        return "its other_parameter is no mapping"
+    return ""
+
+
+def is_weight(name: Any, value: Any) -> bool:
+    """Tell whether an entry may stand in torch's state_dict: a tensor, or what a module adds by itself."""
+    return isinstance(name, str) and (isinstance(value, torch.Tensor) or name.endswith("_extra_state"))
 
 
 def check_digest(path: Path) -> None:
     """Raise InputError if a file is another one than the run wrote into its folder."""
     known = files.digests(path.parent).get(path.name)
-    if known and files.digest(path) not in known:
+    if known is not None and files.digest(path) not in known:
         raise InputError(
             f"checkpoint: '{path}' is not what its run wrote (see {files.DIGESTS} beside it): it is damaged or was "
             "changed. To use it all the same, copy it into another folder."
@@ -62,7 +95,8 @@ def check_digest(path: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Read the checkpoints in a run's folder, and those that it tells of, before it goes on; InputError as `read`."""
-    for name in sorted({*files.digests(folder), *(path.name for path in folder.glob("*.pth"))}):
+    noted = [name for name in files.digests(folder) if name.endswith(".pth")]
+    for name in sorted({*noted, *(path.name for path in folder.glob("*.pth"))}):
         read(folder / name)
 
 
@@ -70,8 +104,9 @@ def load_into(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Load the weights of a checkpoint into `model`, whose modules stay its own.
 
     Raises:
-        InputError: if they do not fit: the data are not those that the checkpoint was trained on.
+        InputError: if they do not fit: the data are not those that the checkpoint was trained on; or if they hold NaN.
     """
+    check_kinds(model, checkpoint["state_dict"])
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -82,3 +117,30 @@ def load_into(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         ) from error
     with modules_kept(model):
         model.load_other_parameter(checkpoint.get("other_parameter"))  # type: ignore[operator]
+    check_finite(model)
+
+
+def check_kinds(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise InputError if weights are of another kind than the model's: torch would cut off what these cannot hold."""
+    for name, own in model.state_dict().items():
+        theirs = state.get(name, own)
+        if (theirs.is_floating_point(), theirs.is_complex()) != (own.is_floating_point(), own.is_complex()):
+            raise InputError(
+                f"checkpoint: its {name} is of {theirs.dtype}, and the model's of {own.dtype}. Name a .pth file that "
+                "RecBole saved."
+            )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise InputError, naming them, for weights that hold NaN or infinity: nothing can be ranked or hardened there."""
+    if broken := not_finite(model):
+        more = f" and {len(broken) - 1} more" * (len(broken) > 1)
+        raise InputError(
+            f"checkpoint: {broken[0]}{more} of its weights hold NaN or infinity: its training diverged, or the file "
+            "was changed. Train it anew, say with a smaller learning_rate."
+        )
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """Return the names of the weights that hold NaN or infinity."""
+    return [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]

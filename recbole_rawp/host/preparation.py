@@ -22,6 +22,7 @@ from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import vocabulary
 from recbole_rawp.host.data.files import check_files
+from recbole_rawp.host.data.numbers import check_numbers
 from recbole_rawp.host.data.rows import failure
 from recbole_rawp.host.quirks import check_built
 
@@ -47,6 +48,7 @@ def prepare(config: Config) -> tuple[Data, nn.Module]:
         init_seed(config["seed"], config["reproducibility"])
     start_log(config)
     dataset = load_dataset(config)
+    check_numbers(config, dataset)
     logger.info(dataset)
     with recboles("data loaders"):
         data = Data(*data_preparation(config, dataset))

@@ -49,9 +49,9 @@ def attack_checkpoint(
     with output_folder.withdrawn(folder):
         write_settings([config], folder)
         trainer = make_trainer(config, network, folder, data, trained=True)
-    ready(trainer, data)
-    findings = Findings()
-    attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))
-    findings.checks += [*unseen(content, config), *same_data(content, trainer, data)]
+        ready(trainer, data)
+        findings = Findings()
+        attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))
+        findings.checks += [*unseen(content, config), *same_data(content, trainer, data)]
     dataset, again = data.test._dataset, f"attack {shlex.quote(str(Path(file).resolve()))}"
     return {"checkpoint": file} | write(trainer, folder, findings, candidates, dataset=dataset, again=again)

@@ -32,10 +32,11 @@ from recbole_rawp.host.ranking.candidates import Candidates, check, draw, frozen
 from recbole_rawp.host.reached import check_reached
 from recbole_rawp.host.twins import differ, other_weights
 from recbole_rawp.host.weights import moved, perturbed_weights, weights_of
-from recbole_rawp.report import model_card, report
+from recbole_rawp.report import report
 from recbole_rawp.report.answer import answer
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import AFTER, BEFORE, label
+from recbole_rawp.report.sections import model_card
 from recbole_rawp.report.sections.attacked import fragility
 from recbole_rawp.threats.setting import PER_USER, UNIVERSAL
 from recbole_rawp.threats.threat import Threat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from recbole_rawp.errors import InputError
+from recbole_rawp.config.checks import check_one_process
+from recbole_rawp.errors import InputError, Interrupted
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 
@@ -44,7 +46,8 @@ def reserve(wanted: str | None, model: str, dataset: str, defense: str, *, envir
 
 
 def check_free(wanted: str | None) -> None:
-    """Raise InputError if the output folder `wanted` exists and is not an empty folder."""
+    """Raise InputError if the output folder `wanted` exists and is not an empty folder, or under torchrun."""
+    check_one_process()
     path = Path(wanted).expanduser() if wanted else None
     if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise in_use(str(wanted))
@@ -61,12 +64,14 @@ def unwritable(folder: Path, error: OSError) -> InputError:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, command: str = "train") -> Iterator[None]:
     """Keep other processes out of an output folder, until this one leaves it or is killed.
 
     Raises:
-        InputError: if another one is at work in it, or nothing can be written.
+        InputError: if another one is at work in it, nothing can be written, or torchrun started several.
+        Interrupted: at Ctrl-C, with the `command` that goes on there, if something was written.
     """
+    check_one_process()
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -81,6 +86,10 @@ def held(folder: Path) -> Iterator[None]:
             raise unwritable(folder, error) from error
     try:
         yield
+    except KeyboardInterrupt as stop:
+        if not folder.exists():  # it was withdrawn
+            raise
+        raise Interrupted(f"recbole-rawp {command} --resume={shlex.quote(str(folder))}") from stop
     finally:
         lock.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.errors import InputError
+from recbole_rawp.evaluation.records import FAILED, PASSED, Check
 from recbole_rawp.evaluation.vulnerability import by_module
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
@@ -39,9 +41,9 @@ def rank_checkpoint(
     """Rank the modules of the model in a RecBole checkpoint by criticality; arguments as `harden_checkpoint`.
 
     Returns:
-        `rows` (see `criticality.rank`), `table` (Markdown), `checks` (whether these are the data of its training) and
-        `output_dir`, which holds criticality.csv and .png. With `criticality_threats` also `vulnerability` (a
-        frame, see `evaluation.vulnerability`) and its file.
+        `rows` (see `criticality.rank`), `table` (Markdown), `checks` (whether these are the data of its training, and
+        each rise is a number) and `output_dir`, which holds criticality.csv and .png. With `criticality_threats` also
+        `vulnerability` (a frame, see `evaluation.vulnerability`) and its file.
 
     Raises:
         InputError: as `harden_checkpoint`.
@@ -56,12 +58,14 @@ def rank_checkpoint(
     folder = output_folder.claim(config, "rank")
     with output_folder.withdrawn(folder):
         trainer = make_trainer(config, network, folder, data, trained=True)
-    ready(trainer, data)
-    found = [*unseen(content, config), *same_data(content, trainer, data)]
+        ready(trainer, data)
+        found = [*unseen(content, config), *same_data(content, trainer, data)]
+        settings = config.settings.fine_tuning
+        weights = perturbed_weights(network, settings.target)
+        rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
+    unknown = ", ".join(row.module for row in rows if not math.isfinite(row.rise))
+    found.append(Check("", "the loss rises by a number", FAILED if unknown else PASSED, unknown))
     checks = [replace(check, defense=content["config"]["defense"] or "none") for check in found]
-    settings = config.settings.fine_tuning
-    weights = perturbed_weights(network, settings.target)
-    rows = criticality.rank(trainer, data.train, data.valid, weights=weights, settings=settings.criticality)
     table = stage2.write_ranking(rows, folder, title=f"{config['model']} on {config['dataset']}")
     result = {"rows": rows, "table": table, "checks": checks, "output_dir": str(folder)}
     if suite is None:

@@ -18,12 +18,14 @@ from recbole_rawp.config.settings import Settings, read
 from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
+from recbole_rawp.host.checkpoint import not_finite
 from recbole_rawp.host.preparation import Data, recboles
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.rehearsal import check_evaluation
 from recbole_rawp.host.weights import chosen_weights
 from recbole_rawp.training import warm_up
 from recbole_rawp.training.registration import robustify
+from recbole_rawp.training.stage2.tuning import NOT_A_NUMBER
 from recbole_rawp.training.trainer import RAWPFTTrainer
 
 logger = logging.getLogger()
@@ -98,13 +100,21 @@ def ready(trainer: RAWPFTTrainer, data: Data) -> None:
 
 
 def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:
-    """Train with the configured defense and test; return what `run_recbole` does."""
+    """Train with the configured defense and test; return what `run_recbole` does; InputError if training diverged."""
     config = trainer.config
-    score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
+    try:
+        score, valid_result = trainer.fit(data.train, data.valid, saved=saved, show_progress=config["show_progress"])
+    except (RuntimeError, ValueError) as error:
+        beyond = NOT_A_NUMBER.fullmatch(str(error)) or not_finite(trainer.model)
+        if isinstance(error, InputError) or not beyond:
+            raise
+        raise diverged(trainer, f"{error} in epoch {trainer.state.epoch_begun}") from error
     if saved and not Path(trainer.saved_model_file).exists():
         logger.warning(f"{type(trainer).__name__}: its fit saved no model. The one that it left is saved.")
         trainer._save_checkpoint(config["epochs"] - 1)
     test_result = trainer.evaluate(data.test, load_best_model=saved, show_progress=config["show_progress"])
+    if broken := not_finite(trainer.model):
+        raise diverged(trainer, f"weights became NaN or infinite ({broken[0]})")
     logger.info(set_color("best valid ", "yellow") + f": {valid_result}")
     logger.info(set_color("test result", "yellow") + f": {test_result}")
     return {
@@ -113,3 +123,13 @@ def fit(trainer: RAWPFTTrainer, data: Data, saved: bool) -> dict[str, Any]:
         "best_valid_result": valid_result,
         "test_result": test_result,
     }
+
+
+def diverged(trainer: RAWPFTTrainer, how: str) -> InputError:
+    """Return the error for a training that came to nothing."""
+    defense, rate = trainer.defense, trainer.config["learning_rate"]
+    smaller = "learning_rate" + " or rawp_radius" * (defense != "none")
+    return InputError(
+        f"training diverged: {' '.join(how.split())}, at learning_rate={rate} with defense={defense}. Start a new run "
+        f"with a smaller {smaller}, and look for huge numbers in the data's features."
+    )

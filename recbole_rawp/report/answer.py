@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -146,8 +146,3 @@ def following(last: pd.Series, name: str, *, sought: bool = True) -> str:
             return "Next: `recbole-rawp harden CHECKPOINT` hardens it."
         return "Next: `recbole-rawp attack CHECKPOINT --attack=standard` tries other weights and attacks per user."
     return "Next: `recbole-rawp attack CHECKPOINT --attack=strongest` tries harder."
-
-
-def as_list(lines: Sequence[str]) -> str:
-    """Return the lines as a Markdown list."""
-    return "\n".join(f"- {line}" for line in lines)

@@ -1,7 +1,7 @@
 """Makes one HTML file of a report that needs nothing else.
 
-The same parts as report.md, in CommonMark with tables; HTML in them stays text. Pictures are embedded, as SVG where
-there is one beside the PNG. `page.html.j2` is the frame.
+The same parts as report.md, in CommonMark with tables; HTML in them stays text, and so do links but those to files
+beside the page. Pictures are embedded, as SVG where there is one beside the PNG. `page.html.j2` is the frame.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def bold_alone(renderer: Any, tokens: Sequence[Token], index: int, options: Any,
     return str(renderer.renderToken(tokens, index, options, env)) if token.markup == "**" else token.markup
 
 
-MARKDOWN = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
+MARKDOWN = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table").disable("autolink")
 for kind, rule in {"table": scrolling, "em": bold_alone, "strong": bold_alone}.items():
     MARKDOWN.add_render_rule(f"{kind}_open", rule)
     MARKDOWN.add_render_rule(f"{kind}_close", rule)
@@ -76,6 +76,7 @@ def adapt(tokens: Sequence[Token], folder: Path) -> None:
         elif token.type == "table_close":
             classify(tokens[tables.pop() : i])
         elif token.type == "inline":
+            unlink(token.children or [], folder)
             shown = [embed(child, folder) for child in token.children or () if child.type == "image"]
             if shown == [True] and len(token.children or ()) == 1:  # a picture alone
                 tokens[i - 1].tag = tokens[i + 1].tag = "figure"
@@ -83,13 +84,33 @@ def adapt(tokens: Sequence[Token], folder: Path) -> None:
                 tokens[i - 1].attrSet("class", "warning")
 
 
+def unlink(tokens: Sequence[Token], folder: Path) -> None:
+    """Let links, in place, be words but for those to a file in the folder: somebody's text may hold any."""
+    address, inside = "", False
+    for token in tokens:
+        if token.type == "link_open":
+            address = str(token.attrs["href"])
+            inside = within(folder, address) is not None
+        if token.type in ("link_open", "link_close") and not inside:
+            token.content = f" ({address})" * (token.nesting < 0)
+            token.type, token.tag, token.nesting = "text", "", 0
+
+
+def within(folder: Path, address: str) -> Path | None:
+    """Return the file in the folder, or in one below it, to which an address leads; None if there is none."""
+    try:
+        file = (folder / unquote(address)).resolve()
+        return file if folder.resolve() in file.parents and file.is_file() else None
+    except (OSError, ValueError):  # no name that a file can have
+        return None
+
+
 def embed(image: Token, folder: Path) -> bool:
     """Put the picture that an image names into it, under its words as they stand; tell whether there is one."""
-    path = folder / unquote(str(image.attrs["src"]))
-    vector = path.with_suffix(".svg")
-    source = vector if vector.exists() else path
-    if source.suffix not in TYPES or not source.exists():
-        image.type, image.content = "text", f"({image.content}: {path.name} is missing)"
+    address = str(image.attrs["src"])
+    source = within(folder, f"{address.rpartition('.')[0]}.svg") or within(folder, address)
+    if source is None or source.suffix not in TYPES:
+        image.type, image.content = "text", f"({image.content}: {unquote(address)} is missing)"
         return False
     data = base64.b64encode(source.read_bytes()).decode("ascii")
     image.attrs = {"alt": "", "src": f"data:{TYPES[source.suffix]};base64,{data}"}

@@ -14,10 +14,9 @@ from recbole_rawp.evaluation.records import LOSS, Record
 from recbole_rawp.files import write_text
 from recbole_rawp.report import answer as answers
 from recbole_rawp.report import html_page, run_files, sections
-from recbole_rawp.report.answer import as_list
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import complete, label, models_on_data, named, settings_of, within
-from recbole_rawp.report.tables import latex, table
+from recbole_rawp.report.tables import coded, inert, latex, listed, table
 from recbole_rawp.report.verdict import distrust, verdict
 
 
@@ -38,12 +37,12 @@ def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), t
     frame = complete(run.frame[run.frame["metric"] == metric])
     write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))
     title = f"{models_on_data(frame)} under attack"
-    opening = [f"# {title}"]
+    opening = [f"# {inert(title)}"]
     if not answer or settings_of(frame)[0].words.adversary:  # of the others the answer says as much
-        opening.append(verdict(frame, metric, bigger=bigger, checks=run.checks))
+        opening.append(inert(verdict(frame, metric, bigger=bigger, checks=run.checks)))
     elif doubts := distrust(run.checks):
-        opening.append(doubts.strip())
-    opening += [as_list(answer)] * bool(answer)
+        opening.append(inert(doubts))
+    opening += [listed(answer)] * bool(answer)
     parts = [*opening, *sections.parts(sections.Material(folder, run, frame, trainer, command))]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     write_text(folder / "report.html", html_page.render(title, parts, folder))
@@ -52,14 +51,14 @@ def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), t
 
 def again_command(again: str) -> str:
     """Return the command that repeats a run from its folder."""
-    return f"`recbole-rawp {again} --config_files=settings.yaml`, with `settings.yaml` beside this file"
+    return f"{coded(f'recbole-rawp {again} --config_files=settings.yaml')}, with `settings.yaml` beside this file"
 
 
 def write_merged(home: Path, together: Run, folders: Sequence[str]) -> dict[str, Any]:
     """Write the report on merged runs of `folders` into `home`; return as `jobs.report.combine`."""
-    notes = [f"This report puts together: {', '.join(f'`{folder}`' for folder in folders)}.", *together.facts["notes"]]
+    notes = [f"This report puts together: {', '.join(map(coded, folders))}.", *together.facts["notes"]]
     run = replace(together, facts=together.facts | {"notes": notes})
-    command = f"`{shlex.join(['recbole-rawp', 'report', *folders])}`"
+    command = coded(shlex.join(["recbole-rawp", "report", *folders]))
     text = write(home, run, command=command, answer=answers.answer(run))
     words = verdict(run.frame, run.metric, bigger=run.bigger, checks=run.checks)
     records = [Record(**row) for row in run.frame.to_dict("records")]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zipfile
+import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
-from recbole_rawp.evaluation.records import COLUMNS, Check
+from recbole_rawp.evaluation.records import Check
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.files import whole, write_text
-from recbole_rawp.threats.setting import SETTING
+from recbole_rawp.report import formats
 
-MODEL = ["model", "dataset", "defense"]
+logger = logging.getLogger()
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(strict, indent=1) + "\n")
 
 
+def with_records(folders: Sequence[str]) -> list[str]:
+    """Return those of some folders that hold records; a line says of each other that it is left out.
+
+    Raises:
+        InputError: if there is no such folder, or none with records.
+    """
+    found = []
+    for folder in folders:
+        home = Path(folder).expanduser()
+        if not home.exists():
+            raise InputError(f"report: there is no folder '{folder}'. Name the output folder of a finished run.")
+        if (home / "records.csv").is_file():
+            found.append(folder)
+        else:
+            again = f"; recbole-rawp train --resume={shlex.quote(folder)} goes on" * (home / "resume.pt").exists()
+            logger.warning(f"report: '{folder}' is left out: it holds no records.csv{again}.")
+    if not found:
+        raise InputError("report: none of the folders holds records.csv. Name the output folder of a finished run.")
+    return found
+
+
 def read_run(folder: str | Path, name: str | None = None) -> Run:
     """Read a run's folder, as `name`; everything but records.csv may be missing.
 
@@ -78,57 +98,31 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         InputError: for a folder without records.csv, or with a file that cannot be read, naming it.
     """
     home = Path(folder).expanduser()
-    if not home.exists():
-        raise InputError(f"report: there is no folder '{folder}'. Name the output folder of a finished run.")
-    if not (home / "records.csv").is_file():
-        raise InputError(f"report: '{folder}' holds no records.csv. Name the output folder of a finished run.")
-    checks = [Check(**check) for check in _read(home / "checks.json", _json, [])]
-    users = _read(home / "users.npz", per_user.read_users, {})
-    facts = _read(home / "report.json", _json, {})
-    candidates = _read(home / "candidates.npz", digest, "")
-    return Run(name or str(folder), _read(home / "records.csv", read_records, None), checks, users, facts, candidates)
+    frame = _read(home / "records.csv", formats.read_records, None)
 
+    def read_users(path: Path) -> dict[str, Users]:
+        """Read what the records' means are of."""
+        users = per_user.read_users(path)
+        formats.check_same(frame, users)
+        return users
 
-def digest(path: Path) -> str:
-    """Return a digest of the arrays in an .npz, whatever wrote and packed them."""
-    with np.load(path, allow_pickle=False) as arrays:
-        parts = [repr((name, arrays[name].shape)).encode() + arrays[name].tobytes() for name in sorted(arrays.files)]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def read_records(path: Path) -> pd.DataFrame:
-    """Read records.csv, bit for bit.
-
-    Raises:
-        ValueError: if a column is missing, or holds what it cannot.
-    """
-    texts = dict.fromkeys((*MODEL, *SETTING, "threat", "loss", "metric", "split"), str)
-    numbers = {"level": float, "value": float}
-    frame = pd.read_csv(
-        path,
-        dtype={**texts, **numbers},
-        keep_default_na=False,
-        na_values={"value": ["", "nan"]},
-        float_precision="round_trip",
+    return Run(
+        name or str(folder),
+        frame,
+        _read(home / "checks.json", formats.read_checks, []),
+        _read(home / "users.npz", read_users, {}),
+        _read(home / "report.json", formats.read_facts, {}),
+        _read(home / "candidates.npz", formats.digest, ""),
     )
-    if missing := [name for name in COLUMNS if name not in frame]:
-        raise ValueError(f"no column {', '.join(missing)}")
-    if frame.empty:
-        raise ValueError("no rows")
-    return frame[COLUMNS]
 
 
 def _read(path: Path, read: Any, default: Any) -> Any:
     """Return `read(path)`, or the default if there is no such file; what cannot be read is the user's to mend."""
     try:
         return read(path) if path.exists() else default
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # what a damaged file raises is anybody's guess
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"report: cannot read '{path}': {reason}. Repeat that run, or leave it out.") from error
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:

@@ -1,8 +1,9 @@
-"""Tables of values and shares kept at each level, for Markdown and LaTeX; of self-checks."""
+"""Tables of values and shares kept at each level, for Markdown and LaTeX; of self-checks. Text as Markdown has it."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -26,11 +27,45 @@ from recbole_rawp.report.scores import (
 from recbole_rawp.threats.setting import CLEAN
 
 FALLS = (0.9, 0.5)  # shares of the clean score that the overview looks for
+CODE = re.compile(r"((?<![`\\])`(?!`)[^`]+`(?!`))")
+LIVE = re.compile(r"\][(:]|<(?=[A-Za-z/!?])")  # by which links and HTML are told
+
+
+def inert(text: object) -> str:
+    """Return text that somebody wrote as one line in which no link, picture or HTML begins; `code` and ** stay."""
+    parts = CODE.split(" ".join(str(text).split()))  # every second one is code
+    return "".join(part if i % 2 else LIVE.sub(as_entity, part) for i, part in enumerate(parts))
+
+
+def as_entity(found: re.Match[str]) -> str:
+    """Return what was found with its last character as Markdown does not take for a mark."""
+    return f"{found[0][:-1]}&#{ord(found[0][-1])};"
+
+
+def listed(lines: Sequence[object]) -> str:
+    """Return a Markdown list."""
+    return "\n".join(f"- {inert(line)}" for line in lines)
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Return a block of code that ends where the text does, whatever backticks that holds."""
+    return f"{ticks(text, 3)}{language}\n{text}\n{ticks(text, 3)}"
+
+
+def coded(text: str) -> str:
+    """Return a line of code among words."""
+    text, mark = " ".join(text.split()), ticks(text, 1)
+    return f"{mark} {text} {mark}" if len(mark) > 1 else f"{mark}{text}{mark}"
+
+
+def ticks(text: str, fewest: int) -> str:
+    """Return more backticks than the text has in a row."""
+    return "`" * max(fewest, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
-    """Return a Markdown table; a bar in a cell is escaped."""
-    escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
+    """Return a Markdown table; a bar in a cell is escaped, and its text `inert`."""
+    escaped = [[inert(cell).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
     return tabulate(escaped[1:], headers=escaped[0], tablefmt="github", disable_numparse=True)
 
 

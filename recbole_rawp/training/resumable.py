@@ -160,7 +160,7 @@ class ResumableTrainer(AdjustableTrainer):
             )
         try:
             self.put_trained(captured)
-        except RuntimeError as error:
+        except Exception as error:  # what does not fit may raise anything
             raise InputError(
                 f"resume: the saved state does not fit the model on this data: {' '.join(str(error).split())} Use the "
                 "data that the run began with."
@@ -170,12 +170,17 @@ class ResumableTrainer(AdjustableTrainer):
             if captured["training"]["memory"] is not None:
                 self.hardening.build(self)  # draws masks: their generator is put back next
             self.state.restore(captured["training"], self.device)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"resume: another version wrote the saved state ({error}). Start a new run.") from error
-        put_generators(self.arguments.loaders, captured["generators"])
-        python, numpy, cpu, cuda = captured["rng"]
-        numpy = (numpy[0], numpy[1].numpy().astype(np.uint32), *numpy[2:])
-        restoring.set_rng_state((python, numpy, cpu, cuda))
+            put_generators(self.arguments.loaders, captured["generators"])
+            python, numpy, cpu, cuda = captured["rng"]
+            numpy = (numpy[0], numpy[1].numpy().astype(np.uint32), *numpy[2:])
+            restoring.set_rng_state((python, numpy, cpu, cuda))
+        except InputError:
+            raise
+        except Exception as error:  # what does not fit may raise anything
+            raise InputError(
+                f"resume: another version wrote the saved state, or it was edited ({type(error).__name__}: "
+                f"{' '.join(str(error).split()).rstrip('.')}). Start a new run."
+            ) from error
 
 
 def generators_of(loaders: list[Any]) -> list[torch.Generator]:

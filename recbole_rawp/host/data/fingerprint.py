@@ -50,6 +50,15 @@ def rows_of(dataset: Any) -> str:
     return f"{len(feat)} rows, digest {hashlib.sha256(np.sort(mixed).tobytes()).hexdigest()[:16]}"
 
 
+def is_one(value: Any) -> bool:
+    """Tell whether a checkpoint's value is what `of` returns."""
+    return value is None or (
+        isinstance(value, dict)
+        and value.keys() == {"ids", "rows"}
+        and all(isinstance(part, dict) and all(isinstance(x, str) for x in part.values()) for part in value.values())
+    )
+
+
 def differences(then: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Say what the data have otherwise than they had; where ids moved, rows cannot be compared.
 

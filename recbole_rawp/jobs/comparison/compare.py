@@ -79,7 +79,7 @@ def compare(
     environment_text = environment.describe(next(iter(made.configs.values()))["device"], argv)
     if not before:
         home = output_folder.reserve(str(home), "", "", "", environment=environment_text)
-    with output_folder.held(home):
+    with output_folder.held(home, "compare"):
         begin(made, wanted, home, environment_text)
         rows = run_all(made, home, [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS])
         return summary.write(home, list(rows.values()), made.notes)
@@ -234,12 +234,26 @@ def finished(row: Mapping[str, Any] | None, home: Path) -> bool:
 
 
 def read_rows(home: Path) -> Rows:
-    """Return the rows that were written, by the names of their runs."""
+    """Return the rows that were written, by the names of their runs.
+
+    Raises:
+        InputError: if they cannot be read, or are no rows of runs.
+    """
     file = home / ROWS
     if not file.exists():
         return {}
     words = ("model", "dataset", "defense", "folder", "status", "reason", "metric", "attacked")
     types = dict.fromkeys(words, str)
-    frame = pd.read_csv(file, dtype=types, float_precision="round_trip", keep_default_na=False, na_values=[""])
-    known = frame.fillna({word: "" for word in words if word in frame})
-    return {row["folder"]: row for row in known.to_dict("records")}
+    try:
+        frame = pd.read_csv(file, dtype=types, float_precision="round_trip", keep_default_na=False, na_values=[""])
+        known = frame.fillna({word: "" for word in words if word in frame})
+        rows = {row["folder"]: row for row in known.to_dict("records")}
+        if len(rows) < len(known) or not known["status"].isin((FINISHED, FAILED)).all():
+            raise ValueError("a run is there twice, or neither finished nor failed")
+        known.loc[known["status"] == FINISHED, "seconds"].astype(float)
+    except Exception as error:  # what a damaged file raises is anybody's guess
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"resume: cannot read '{file}': {reason}. Remove it: what was trained is kept, and attacked again."
+        ) from error
+    return rows

@@ -13,7 +13,8 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
 from recbole_rawp.evaluation.records import COLUMNS, FAILED, Check
 from recbole_rawp.evaluation.users import Users
-from recbole_rawp.report.run_files import MODEL, Run
+from recbole_rawp.report.formats import MODEL
+from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import bare, complete, renamed
 from recbole_rawp.threats.setting import SETTING
 

@@ -16,7 +16,7 @@ from recbole_rawp.report.comparison import paired_tests, pareto
 from recbole_rawp.report.comparison.merging import merge
 from recbole_rawp.report.comparison.tables import ModelOnData, cells, latex, numbers, points, test_table
 from recbole_rawp.report.scores import label, meaning, percent
-from recbole_rawp.report.tables import markdown
+from recbole_rawp.report.tables import coded, fenced, inert, listed, markdown
 from recbole_rawp.report.verdict import gain
 
 FEW = 10  # seeds below which an interval over them is rough
@@ -48,8 +48,8 @@ def write(home: Path, rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> 
     words = " ".join(sentence(group) for group in groups) or "No run is finished."
     title = "Defenses compared: " + (", ".join(group.title for group in groups) or "nothing yet")
     parts = [
-        f"# {title}",
-        f"{distrust(done)}{words} {caution(groups)}".strip(),
+        f"# {inert(title)}",
+        inert(f"{distrust(done)}{words} {caution(groups)}"),
         *(part for group in groups for part in section(group, tables[group.title], tests)),
         *foundations(frame, failed, notes, home),
     ]
@@ -179,17 +179,17 @@ def test_key(tests: pd.DataFrame, count: int) -> str:
 def foundations(frame: pd.DataFrame, failed: dict[str, str], notes: Sequence[str], home: Path) -> list[str]:
     """Return the parts of the report on what ran, what failed, and how it is repeated."""
     done = int((frame["status"] == FINISHED).sum())
-    lost = "\n".join(f"- FAILED {name}: {reason}" for name, reason in failed.items())
+    lost = listed([f"FAILED {name}: {reason}" for name, reason in failed.items()])
     again = shlex.join(["recbole-rawp", "compare", f"--resume={home}"])
     return [
         "## Runs",
         f"{done} of {len(frame)} runs finished. Each has a folder of its own here, with settings, model and report. "
         "Whatever training chooses it chooses on validation data. Test data are only reported: the radius of picture "
         "and table of differences, where the defenses differ most on them, is for the eye, too.",
-        *([lost, f"`{again}` tries again what failed, and keeps the rest."] if failed else []),
-        *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
+        *([lost, f"{coded(again)} tries again what failed, and keeps the rest."] if failed else []),
+        *(["## Notes", listed(notes)] if notes else []),
         "## What was asked for",
-        f"```yaml\n{(home / 'comparison.yaml').read_text(encoding='utf-8').strip()}\n```",
+        fenced((home / "comparison.yaml").read_text(encoding="utf-8").strip(), "yaml"),
         "## Environment",
-        f"```\n{(home / 'environment.txt').read_text(encoding='utf-8').strip()}\n```",
+        fenced((home / "environment.txt").read_text(encoding="utf-8").strip()),
     ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from recbole_rawp.report.sections.section import Material, section
-from recbole_rawp.report.tables import check_table
+from recbole_rawp.report.tables import check_table, fenced, listed
 
 
 @section(90)
@@ -14,10 +17,15 @@ def foundations(material: Material) -> list[str]:
     return [
         "## Self-checks",
         check_table(run.checks),
-        *(["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []),
+        *(["## Notes", listed(notes)] if notes else []),
         "## Settings",
-        "```yaml\n" + "\n".join(f"{k}: {'null' if v is None else v}" for k, v in settings.items()) + "\n```",
+        fenced("\n".join(f"{k}: {setting(v)}" for k, v in settings.items()), "yaml"),
         f"Repeat with: {material.command}.",
         "## Environment",
-        f"```\n{run.facts['environment']}\n```",
+        fenced(run.facts["environment"]),
     ]
+
+
+def setting(value: Any) -> str:
+    """Return a setting's value; further lines of it are indented, so that none looks like another setting."""
+    return "null" if value is None else re.sub(r"\n(?! )", "\n  ", str(value))

@@ -28,8 +28,12 @@ LEARNERS: dict[str, Any] = {
     "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
 }
-# What RecBole says of such a loss, and torch of such a gradient, in the mode that importing RecBole's SINE switches on.
-NOT_A_NUMBER = re.compile(r"Training loss is nan|Function '\w+' returned nan values in its \d+th output\.")
+# What RecBole says of such a loss; and torch of such a gradient, in the mode that importing RecBole's SINE switches on,
+# and of such a step.
+NOT_A_NUMBER = re.compile(
+    r"Training loss is nan|Function '\w+' returned nan values in its \d+th output\.|value cannot be converted to type "
+    r"\w+ without overflow"
+)
 Parameters = dict[str, nn.Parameter]
 
 

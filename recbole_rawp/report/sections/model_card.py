@@ -1,4 +1,7 @@
-"""Writes the card of a hardened model, which goes with its checkpoint: data, training, scores, limits, use."""
+"""Writes the card of a hardened model, which goes with its checkpoint: data, training, scores, limits, use.
+
+It is no section of the report: it registers none.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,9 @@ import yaml
 from recbole_rawp.evaluation.records import FAILED, LOSS
 from recbole_rawp.files import write_text
 from recbole_rawp.host.data import fingerprint
-from recbole_rawp.report.answer import as_list
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import bare, complete, label, named
-from recbole_rawp.report.tables import markdown, table
+from recbole_rawp.report.tables import fenced, inert, listed, markdown, table
 from recbole_rawp.threats.setting import CLEAN
 
 NAME = "MODEL_CARD.md"
@@ -36,15 +38,15 @@ def write(folder: Path, run: Run, trainer: Any, answer: Sequence[str]) -> None:
 def parts(run: Run, trainer: Any, answer: Sequence[str]) -> Iterator[str]:
     """Yield the parts of the card, Markdown."""
     config, frame = trainer.config, complete(run.frame[run.frame["metric"] == run.metric])
-    yield f"# {config['model']} on {config['dataset']}, hardened by {label(trainer.defense)}"
-    yield as_list([line.replace("CHECKPOINT", "model.pth") for line in answer])
-    yield "## Model\n\n" + as_list(list(sizes(trainer)))
-    yield "## Data\n\n" + as_list(list(data(config)))
-    yield "## Training\n\n" + as_list(list(training(trainer))) + f"\n\n```\n{run.facts['environment']}\n```"
+    yield "# " + inert(f"{config['model']} on {config['dataset']}, hardened by {label(trainer.defense)}")
+    yield listed([line.replace("CHECKPOINT", "model.pth") for line in answer])
+    yield "## Model\n\n" + listed(list(sizes(trainer)))
+    yield "## Data\n\n" + listed(list(data(config)))
+    yield "## Training\n\n" + listed(list(training(trainer))) + f"\n\n{fenced(run.facts['environment'])}"
     yield "## Clean scores on test data\n\n" + clean(run)
     yield f"## {run.metric.upper()} under attack, and the share kept\n\n" + table(frame, run.metric, bigger=run.bigger)
     broken = [f"self-check failed: {check.name} ({check.detail})" for check in run.checks if check.status == FAILED]
-    yield "## Limits\n\n" + as_list([*broken, *LIMITS])
+    yield "## Limits\n\n" + listed([*broken, *LIMITS])
     yield (
         "## Use\n\n`model.pth` is a checkpoint of RecBole: `load_data_and_model('model.pth')` of `recbole.quick_start` "
         "reads it (after `recbole_rawp.compat.apply()` on torch >= 2.6). `settings.yaml` beside it repeats the run."
