@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -22,7 +23,7 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.quirks.earlier_runs import begun_from
 from recbole_rawp.host.ranking.measurement import UNROUNDED, measuring, ranked
-from recbole_rawp.training.resume import FREE
+from recbole_rawp.training.resume import BATCH, FREE
 
 
 def settings_of(
@@ -151,4 +152,9 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
                 f"{key}: {value!r}, but the run in '{folder}' has {written.get(key)!r}. A run goes on as it "
                 f"began: leave --{key} out, or start a new run."
             )
+    if config[BATCH] != written.get(BATCH, config[BATCH]):
+        logging.getLogger().warning(
+            f"{BATCH}: {config[BATCH]} from here on, {written[BATCH]} before. The result is the same but where scoring "
+            "draws random numbers (uniN evaluation, models such as DiffRec), which come in another order."
+        )
     return config

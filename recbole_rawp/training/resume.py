@@ -16,7 +16,11 @@ from recbole_rawp.files import whole
 
 State = dict[str, Any]
 NAME = "resume.pt"
-FREE = ("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir")  # do not change the result
+BATCH = "eval_batch_size"
+FREE = (  # do not change the result; that one only where scoring draws random numbers
+    *("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir"),
+    *(BATCH, "log_wandb", "wandb_project"),
+)
 KEYS = (
     "fingerprint",
     "counters",
