@@ -13,6 +13,7 @@ from typing import Any
 from recbole.config import Config
 
 from recbole_rawp.config.properties import defaults
+from recbole_rawp.config.yaml_files import read_mapping
 from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import FAILED, NOT_APPLICABLE, PASSED, Check
@@ -141,6 +142,8 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
     file = folder / "settings.yaml"
     if not file.is_file():
         raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
+    if missing := {"model", "dataset"} - read_mapping(str(file), option="resume").keys():
+        raise InputError(f"resume: '{file}' names no {' and no '.join(sorted(missing))}. Put back what the run wrote.")
     config = RAWPConfig(argv=argv, begun=file)
     written = {**defaults(config["defense"], config.begun), **config.begun}
     shared = str(written["attack_candidates"])

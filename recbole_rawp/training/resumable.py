@@ -68,21 +68,18 @@ class ResumableTrainer(AdjustableTrainer):
         self.trained_before: State | None = None
         self.fingerprint = ""
 
-    def write_into(self, folder: Path, *, fingerprint: str | None = None) -> None:
+    def write_into(self, folder: Path, *, fingerprint: str | None = None, killed: State | None = None) -> None:
         """Save the best model as `model.pth` in a folder, and what a killed run needs, from which `fit` goes on.
 
         Args:
             folder: that of the run.
             fingerprint: of its settings; None: only the model is saved.
-
-        Raises:
-            InputError: if what is there is damaged, or of a run with other settings.
+            killed: the state that a killed run left there.
         """
         self.saved_model_file = str(folder / "model.pth")
         self.notes_digests = fingerprint is not None
         if fingerprint is not None:
-            self.fingerprint, self.resume_file = fingerprint, folder / resume.NAME
-            self.killed = resume.read(self.resume_file, fingerprint)
+            self.fingerprint, self.resume_file, self.killed = fingerprint, folder / resume.NAME, killed
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight.
