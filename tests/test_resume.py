@@ -148,6 +148,7 @@ def test_a_kill_in_validation_costs_no_epoch(name, special, words, settings, mon
 
     After a kill by memory a run goes on with smaller batches, which rank alike.
     """
+    caplog.set_level("WARNING")
     monkeypatch.setattr(rule, "FIRST", 4)
     monkeypatch.setattr(rule, "FEWEST", 3)
     passes, validations = [0], [0]
