@@ -87,16 +87,24 @@ def digest(path: Path) -> str:
 
 
 def digests(folder: Path) -> dict[str, list[str]]:
-    """Return the digests that a folder tells of its files; none where it tells none that can be read.
+    """Return the digests that a folder tells of its files; none where it tells none.
 
-    A name whose digests are no list keeps an empty one, which no file has.
+    Raises:
+        InputError: if the file that tells them is damaged.
     """
+    file = folder / DIGESTS
     try:
-        content = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
         return {}
-    found = content.items() if isinstance(content, dict) else ()
-    return {name: known if isinstance(known, list) else [] for name, known in found}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not all(isinstance(known, list) for known in content.values()):
+        raise InputError(
+            f"checkpoint: '{file}', which tells what the files beside it were, is damaged. To use them all the same, "
+            "delete it."
+        )
+    return content
 
 
 def replace_noted(partial: Path, path: Path) -> None:

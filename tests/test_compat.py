@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib.util
 import io
 import subprocess
@@ -191,6 +192,18 @@ def test_recbole_finds_numpys_old_names_before_its_config_puts_them_back_and_oth
     for module, name in (("somebody", "float"), ("recbole.evaluator.metrics", "no_such_name")):
         with pytest.raises(AttributeError):
             call_from(module, getattr, np, name)
+
+
+def test_the_settings_of_a_distributed_run_are_of_one_process_where_there_is_one(monkeypatch):
+    class Config:
+        pass
+
+    assert awaited.mend_distributed(types.SimpleNamespace(Config=Config)) == ["Config.__setstate__"]
+    for initialized in (False, True):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda now=initialized: now)
+        config = Config()
+        config.final_config_dict = {"single_spec": False}
+        assert copy.copy(config).final_config_dict == {"single_spec": not initialized}
 
 
 def test_recboles_models_get_preloaded_vectors_in_single_precision_and_others_as_recbole_gives_them():

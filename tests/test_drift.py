@@ -51,7 +51,7 @@ def test_noise_is_as_large_as_the_way_tensor_by_tensor():
     ("given", "message"),
     [
         ({"attack": ["drift"]}, "^attack_checkpoint: drift goes to another checkpoint of the same model, and none is"),
-        ({"attack": ["drift"], "attack_checkpoint": "gone.pth"}, "^checkpoint: there is no file '.*gone.pth'"),
+        ({"attack": ["drift"], "attack_checkpoint": "gone.pth"}, "^attack_checkpoint: there is no file '.*gone.pth'"),
         ({"attack": ["drift"], "attack_checkpoint": "wide.pth"}, "^attack_checkpoint: the weights in '.*wide.pth' are"),
     ],
 )

@@ -136,6 +136,49 @@ def test_runs_killed_at_arbitrary_moments_end_bit_equal(name, special, settings,
     assert special is not AUTO or name != "NeuMF" or phases == {"plain", "search", 2}
 
 
+UNI = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "uni5"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "special", "words"),
+    [("NeuMF", {}, ["--eval_batch_size=62"]), ("RecVAE", UNI, [])],
+)
+def test_a_kill_in_validation_costs_no_epoch(name, special, words, settings, monkeypatch, caplog):
+    """Also where validation draws random numbers (uniN), and an epoch has several passes (RecVAE).
+
+    After a kill by memory a run goes on with smaller batches, which rank alike.
+    """
+    caplog.set_level("WARNING")
+    monkeypatch.setattr(rule, "FIRST", 4)
+    monkeypatch.setattr(rule, "FEWEST", 3)
+    passes, validations = [0], [0]
+    train, validate = Trainer._train_epoch, Trainer._valid_epoch
+
+    def counting(*args, **kwargs):
+        passes[0] += 1
+        return train(*args, **kwargs)
+
+    def killing(*args, **kwargs):
+        result = validate(*args, **kwargs)
+        validations[0] += 1
+        if validations[0] == 2:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(Trainer, "_train_epoch", counting)
+    quick = {**special, "defense": "rawp", "attack": ["mim"]}
+    run_recbole_rawp(config_dict=options(settings, name, "whole", **quick))
+    whole, passes[0] = passes[0], 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_valid_epoch", killing)
+        with pytest.raises(Killed):
+            run_recbole_rawp(config_dict=options(settings, name, "killed", **quick))
+    continue_run("killed", argv=words)
+    assert passes[0] == whole
+    assert equal(content("whole"), content("killed"))
+    assert bool(words) == ("eval_batch_size: 62 from here on, 8192 before" in caplog.text)
+
+
 def test_a_run_killed_after_a_refusal_ends_bit_equal(settings, monkeypatch):
     decide = RadiusSearch.decide
 

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,14 @@ def test_a_run_of_the_same_settings_has_the_same_clean_scores(settings):
     tried, run = objective_function(config), recbole_rawp.run_recbole_rawp(config_dict=config)
     assert tried["test_result"] == run["test_result"]
     assert tried["best_valid_result"].items() >= run["best_valid_result"].items()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_ray_is_told_each_metric_by_its_name(asks, monkeypatch):
+    """Ray's tune takes what a trial returns for its report, in which the metric of a scheduler has to be."""
+    monkeypatch.setitem(sys.modules, "ray.tune", SimpleNamespace(is_session_enabled=lambda: asks))
+    result = {"best_valid_score": 0.1, "best_valid_result": {"mrr@10": 0.4, "robust mrr@10": 0.1}}
+    assert trial.with_metrics(result) == result | (result["best_valid_result"] if asks else {})
 
 
 def test_the_best_epoch_is_scored_not_the_last(settings, monkeypatch):

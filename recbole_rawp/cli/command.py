@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recbole_rawp.errors import InputError
-
 EVERY = ("Defense", "Stage 1", "Criticality", "Stage 2", "Evaluation under attack", "Output")  # sections of options
 TRUST = {"trust_checkpoint": ("", "load a checkpoint that holds what RecBole's do not need, and let its code run")}
 
@@ -50,8 +48,5 @@ def config_files(options: dict[str, Any]) -> list[str] | None:
 
 
 def trusts(options: dict[str, Any]) -> bool:
-    """Tell whether the checkpoint's code may run; InputError for a value that is neither true nor false."""
-    value = options.get("trust_checkpoint", False)
-    if not isinstance(value, bool):
-        raise InputError(f"--trust_checkpoint: {value!r} is neither true nor false. Leave the value out.")
-    return value
+    """Tell whether the checkpoint's code may run."""
+    return bool(options.get("trust_checkpoint", False))

@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nrecbole-rawp: interrupted. {again}", file=sys.stderr)
         return 130
     except InputError as error:
+        if preparation := sys.modules.get("recbole_rawp.host.preparation"):
+            preparation.withdraw_log()
         print(f"recbole-rawp: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -98,6 +100,8 @@ def check_words(name: str, command: Command, rest: list[str], options: dict[str,
 
 def check_options(name: str, options: dict[str, Any]) -> None:
     """Raise InputError for an option of another command, and for what no command can do."""
+    from recbole_rawp.config.command_line import FLAGS
+
     owners: dict[str, list[str]] = {}
     for command, found in COMMANDS.items():
         for key in found.own:
@@ -105,6 +109,9 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     for key, commands in owners.items():
         if key in options and name not in commands:
             raise InputError(f"--{key}: goes with {' and '.join(commands)}, not with {name}. Leave it out.")
+    for key in FLAGS:
+        if not isinstance(options.get(key, True), bool):
+            raise InputError(f"--{key}: {options[key]!r} is neither true nor false. Leave the value out.")
     if "baseline" in options and "resume" in options:
         raise InputError("--baseline: a run that goes on knows whether it has one. Leave it out.")
     if any(options.get(key, 1) not in (1, -1) for key in ("nproc", "world_size")):

@@ -104,7 +104,7 @@ def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
     known = set(recbole_keys) | UNLISTED
     for key in given:
         if not isinstance(key, str):
-            raise InputError(f"{key!r}: option names are words.")
+            raise InputError(f"{key!r}: option names are words. Leave that line out.")
         if key in COMMAND_LINE_ONLY:
             raise InputError(f"{key}: not a setting. Use --{key}, or the argument of the function.")
         if key in OPTIONS or key in known:

@@ -19,6 +19,7 @@ def read_mapping(path: str, *, option: str, loader: Any = yaml.SafeLoader, hint:
     """Return the keys and values that a YAML file holds; InputError as `read_yaml`, or if there are none."""
     content = read_yaml(path, option=option, loader=loader)
     if not isinstance(content, dict):
+        hint = hint or " Write an option on each line, as epochs: 10."
         raise InputError(f"{option}: '{path}' holds no 'key: value' lines.{hint}")
     return content
 
@@ -31,5 +32,8 @@ def read_yaml(path: str, *, option: str, loader: Any = yaml.SafeLoader) -> Any:
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{option}: cannot read '{path}': {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise InputError(f"{option}: cannot read '{path}': {error.strerror}. Name a YAML file.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{option}: cannot read '{path}': {reason}. Mend it: YAML, saved as UTF-8.") from error

@@ -109,8 +109,9 @@ def load_into(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     check_kinds(model, checkpoint["state_dict"])
     try:
         model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split("\n")[1:2]).strip().rstrip(".")
+    except (RuntimeError, TypeError) as error:  # TypeError: no dictionary at all
+        lines = str(error).split("\n")
+        reason = " ".join(lines[1:2] or lines).strip().rstrip(".")
         raise InputError(
             f"checkpoint: its weights do not fit the model on this data ({reason}). Use the data and options it was "
             "trained with: --data_path names another folder."

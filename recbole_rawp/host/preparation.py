@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from recbole_rawp.host.quirks import check_built
 
 logger = logging.getLogger()
 _handlers: list[logging.Handler] = []  # those that RecBole added for our run before
+_new: list[logging.FileHandler] = []  # of logs of which no trainer stands yet
 
 
 class Data(NamedTuple):
@@ -97,8 +98,28 @@ def start_log(config: Config) -> None:
             f"state: {config['state']!r} is not valid; expected info, warning or another level."
         ) from error
     _handlers[:] = [handler for handler in logger.handlers if handler not in others]
+    opened = [handler for handler in _handlers if isinstance(handler, logging.FileHandler)]
+    _new.extend(handler for handler in opened if handler.stream and not handler.stream.tell())
     logger.info(command(getattr(config, "argv", None)))
     logger.info(config)
+
+
+def keep_log() -> None:
+    """Let the log stay, whatever comes: the trainer stands."""
+    _new.clear()
+
+
+def withdraw_log() -> None:
+    """Leave no log behind of what was refused before a trainer stood."""
+    for handler in _new:
+        logger.removeHandler(handler)
+        handler.close()
+        file = Path(handler.baseFilename)
+        with suppress(OSError):
+            file.unlink()
+            file.parent.rmdir()
+            file.parent.parent.rmdir()
+    _new.clear()
 
 
 def load_dataset(config: Config) -> Any:

@@ -53,7 +53,10 @@ def other_weights(model: nn.Module, config: Any, file: str) -> Weights:
     Raises:
         InputError: if there is none, or it is of another model or data set, or its weights have other names or shapes.
     """
-    theirs = checkpoint.read(file)["config"]
+    try:
+        theirs = checkpoint.read(file)["config"]
+    except InputError as error:
+        raise InputError(f"attack_checkpoint: {str(error).removeprefix('checkpoint: ')}") from error
     for key in ("model", "dataset"):
         if theirs[key] != config[key]:
             raise InputError(

@@ -13,6 +13,7 @@ from typing import Any
 from recbole.config import Config
 
 from recbole_rawp.config.properties import defaults
+from recbole_rawp.config.yaml_files import read_mapping
 from recbole_rawp.core.restoring import SEED
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import FAILED, NOT_APPLICABLE, PASSED, Check
@@ -23,7 +24,7 @@ from recbole_rawp.host.preparation import Data
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.quirks.earlier_runs import begun_from
 from recbole_rawp.host.ranking.measurement import UNROUNDED, measuring, ranked
-from recbole_rawp.training.resume import FREE
+from recbole_rawp.training.resume import BATCH, FREE
 
 logger = logging.getLogger()
 SAVED = ("dataset_save_path", "dataloaders_save_path")  # pickles of RecBole's, which may run code
@@ -162,6 +163,8 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
     file = folder / "settings.yaml"
     if not file.is_file():
         raise InputError(f"resume: '{folder}' holds no settings.yaml. Name the output folder of a run.")
+    if missing := {"model", "dataset"} - read_mapping(str(file), option="resume").keys():
+        raise InputError(f"resume: '{file}' names no {' and no '.join(sorted(missing))}. Put back what the run wrote.")
     config = RAWPConfig(argv=argv, begun=file)
     written = {**defaults(config["defense"], config.begun), **config.begun}
     shared = str(written["attack_candidates"])
@@ -173,4 +176,9 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
                 f"{key}: {value!r}, but the run in '{folder}' has {written.get(key)!r}. A run goes on as it "
                 f"began: leave --{key} out, or start a new run."
             )
+    if config[BATCH] != written.get(BATCH, config[BATCH]):
+        logging.getLogger().warning(
+            f"{BATCH}: {config[BATCH]} from here on, {written[BATCH]} before. The result is the same but where scoring "
+            "draws random numbers (uniN evaluation, models such as DiffRec), which come in another order."
+        )
     return config

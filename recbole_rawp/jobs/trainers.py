@@ -19,11 +19,11 @@ from recbole_rawp.config.suites import written
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.host.checkpoint import not_finite
-from recbole_rawp.host.preparation import Data, recboles
+from recbole_rawp.host.preparation import Data, keep_log, recboles
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.rehearsal import check_evaluation
 from recbole_rawp.host.weights import chosen_weights
-from recbole_rawp.training import warm_up
+from recbole_rawp.training import resume, warm_up
 from recbole_rawp.training.registration import robustify
 from recbole_rawp.training.stage2.tuning import NOT_A_NUMBER
 from recbole_rawp.training.trainer import RAWPFTTrainer
@@ -83,14 +83,18 @@ def make_trainer(
         trained: whether the model is, and so must have scores.
 
     Raises:
-        InputError: for settings with which RecBole cannot make it, or not evaluate.
+        InputError: for settings with which RecBole cannot make it, or not evaluate; or if the state is damaged, or of
+            a run with other settings.
     """
     config["checkpoint_dir"] = str(folder)
+    known = fingerprint(folder, config) if saved else None
+    killed = None if known is None else resume.read(folder / resume.NAME, known)
     with recboles("trainer"):
         trainer = robustify(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-    trainer.write_into(folder, fingerprint=fingerprint(folder, config) if saved else None)
+    trainer.write_into(folder, fingerprint=known, killed=killed)
     for loader in (data.valid, data.test):
         check_evaluation(trainer, train_data=data.train, eval_data=loader, trained=trained)
+    keep_log()
     return trainer
 
 

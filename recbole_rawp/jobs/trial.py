@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,8 @@ def objective_function(
     Returns:
         `model`; `best_valid_score`, that score, unrounded, infinitely bad where scores are NaN; `valid_score_bigger`;
         `best_valid_result`, every valid metric, clean and (its name after `robust`) under the attack; `test_result`,
-        clean and never used; `attack`, the radius and steps of the attack; `output_dir`, None unless `saved`.
+        clean and never used; `attack`, the radius and steps of the attack; `output_dir`, None unless `saved`. In a
+        trial of ray's tune each valid metric stands beside them, too.
 
     Raises:
         InputError: for anything in the input that cannot work, before any training.
@@ -64,15 +66,24 @@ def objective_function(
         clean, robust = scores.clean_metrics(), scores.robust_metrics()
         test_result = trainer.evaluate(data.test)
     score, bigger = robust[trainer.valid_metric], config["valid_metric_bigger"]
-    return {
-        "model": config["model"],
-        "best_valid_score": (-math.inf if bigger else math.inf) if math.isnan(score) else score,
-        "valid_score_bigger": bigger,
-        "best_valid_result": rounded(clean | {f"robust {name}": value for name, value in robust.items()}, config),
-        "test_result": test_result,
-        "attack": {"radius": attack.recipe.radius, "steps": attack.attack_steps},
-        "output_dir": str(folder) if saved else None,
-    }
+    return with_metrics(
+        {
+            "model": config["model"],
+            "best_valid_score": (-math.inf if bigger else math.inf) if math.isnan(score) else score,
+            "valid_score_bigger": bigger,
+            "best_valid_result": rounded(clean | {f"robust {name}": value for name, value in robust.items()}, config),
+            "test_result": test_result,
+            "attack": {"radius": attack.recipe.radius, "steps": attack.attack_steps},
+            "output_dir": str(folder) if saved else None,
+        }
+    )
+
+
+def with_metrics(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a trial returns; to ray's tune, which asks for metrics by their names, with those of valid data."""
+    tune = sys.modules.get("ray.tune")
+    asked = tune is not None and tune.is_session_enabled()
+    return {**result["best_valid_result"], **result} if asked else result
 
 
 def fixed_attack(config: RAWPConfig) -> FineTuning:

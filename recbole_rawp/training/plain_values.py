@@ -40,3 +40,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.astype(np.int64) if value.dtype.kind == "u" else value)
     return value
+
+
+def loads(value: Any) -> bool:
+    """Tell whether `weights_only=True` loads what `plain` makes of a number, a tensor, nothing, or several of these."""
+    if type(value) in (list, tuple):
+        return all(map(loads, value))
+    return value is None or isinstance(value, (bool, int, float, str, np.number, torch.Tensor))

@@ -34,7 +34,7 @@ State = dict[str, Any]
 
 
 class Saving(Callback):
-    """Writes the state before each epoch, and when all is done."""
+    """Writes the state before each epoch, and when all is done; `seams.validations` does before each validation."""
 
     def on_epoch_begin(self, trainer: Any, train_data: Any, epoch: int) -> None:
         """Write the state before the epoch."""
@@ -50,8 +50,9 @@ class ResumableTrainer(AdjustableTrainer):
     """A trainer whose training can stop at any moment, and go on.
 
     Attributes:
-        resume_file: where the state is written before each epoch; None (the default) writes none.
+        resume_file: where the state is written before each epoch and validation; None (the default) writes none.
         killed: the state that a killed run left there, from which `fit` goes on; None after that.
+        trained_before: that state, if its epoch was trained and not yet validated, until the loop begins.
     """
 
     state: TrainingState
@@ -64,23 +65,21 @@ class ResumableTrainer(AdjustableTrainer):
         self.outside = Outside(model)
         self.resume_file: Path | None = None
         self.killed: State | None = None
+        self.trained_before: State | None = None
         self.fingerprint = ""
 
-    def write_into(self, folder: Path, *, fingerprint: str | None = None) -> None:
+    def write_into(self, folder: Path, *, fingerprint: str | None = None, killed: State | None = None) -> None:
         """Save the best model as `model.pth` in a folder, and what a killed run needs, from which `fit` goes on.
 
         Args:
             folder: that of the run.
             fingerprint: of its settings; None: only the model is saved.
-
-        Raises:
-            InputError: if what is there is damaged, or of a run with other settings.
+            killed: the state that a killed run left there.
         """
         self.saved_model_file = str(folder / "model.pth")
         self.notes_digests = fingerprint is not None
         if fingerprint is not None:
-            self.fingerprint, self.resume_file = fingerprint, folder / resume.NAME
-            self.killed = resume.read(self.resume_file, fingerprint)
+            self.fingerprint, self.resume_file, self.killed = fingerprint, folder / resume.NAME, killed
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Load a RecBole checkpoint as RecBole does; the optimizer goes on training every weight.
@@ -94,19 +93,23 @@ class ResumableTrainer(AdjustableTrainer):
         else:
             self.state.hardened = True
 
-    def save_state(self, epoch: int) -> None:
-        """Write the state before an epoch, where it is wanted; RecBole's pretraining does not pass through `fit`."""
+    def save_state(self, epoch: int, trained: tuple[int, Any] | None = None) -> None:
+        """Write the state before an epoch, where it is wanted; RecBole's pretraining does not pass through `fit`.
+
+        `trained` is that epoch, and what it returned, if it is over and only its validation is left.
+        """
         if self.resume_file is None or self.pretraining:
             return
         if self.state.stage == 1:
             self.state.count_seconds()
-        resume.write(self.resume_file, self.captured(epoch=epoch))
+        resume.write(self.resume_file, self.captured(epoch=epoch) | {"trained": plain(trained)})
 
     def go_on(self) -> None:
         """Restore what a killed run left, if there is something, and once."""
         killed, self.killed = self.killed, None
         if killed is not None:
             self.restore(killed)
+            self.trained_before = killed if killed.get("trained") else None
 
     def trained(self) -> State:
         """Return what a batch changes, the model and its optimizers; tensors are not copied."""

@@ -16,7 +16,11 @@ from recbole_rawp.files import DIGESTS, complete, digest, digests, replace_noted
 
 State = dict[str, Any]
 NAME = "resume.pt"
-FREE = ("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir")  # do not change the result
+BATCH = "eval_batch_size"
+FREE = (  # do not change the result; that one only where scoring draws random numbers
+    *("state", "show_progress", "data_path", "gpu_id", "rawp_output_dir"),
+    *(BATCH, "log_wandb", "wandb_project"),
+)
 KINDS: dict[str, Any] = {
     "fingerprint": str,
     "counters": dict,

@@ -29,6 +29,7 @@ from recbole_rawp.training.radius.checks import check_scored
 from recbole_rawp.training.resumable import ResumableTrainer, Saving
 from recbole_rawp.training.seams.calls import FIT, named, taken
 from recbole_rawp.training.seams.epochs import HookedEpochs
+from recbole_rawp.training.seams.validations import kept_apart
 from recbole_rawp.training.seams.watching import watch
 from recbole_rawp.training.stage2.repair import Stage2
 from recbole_rawp.training.state import TrainingState
@@ -175,7 +176,8 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         options = {"verbose": given.verbose, "saved": saved, "show_progress": given.show_progress}
         options = taken(fit, options | {"callback_fn": validated})
         self.saves = saved
-        self.fitted = fit(given.train_data, given.valid_data, **options, **given.more)
+        with kept_apart(self):
+            self.fitted = fit(given.train_data, given.valid_data, **options, **given.more)
         self.saves = True
         self.state.count_seconds()
 

@@ -14,8 +14,6 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     """Train or go on, attack and report; see `USAGE`."""
     from recbole_rawp.jobs.train import continue_run, run_recbole_rawp
 
-    if not isinstance(options.get("baseline", True), bool):
-        raise InputError(f"--baseline: {options['baseline']!r} is neither true nor false. Leave the value out.")
     if "resume" in options:
         return show(continue_run(str(options["resume"]), argv=argv, trust_checkpoint=trusts(options)))
     for key in ("model", "dataset"):

@@ -1,4 +1,4 @@
-"""Mends modules when they are imported: RecBole's quick start, its Dataset, and dgl.
+"""Mends modules when they are imported: RecBole's quick start, its Config and Dataset, and dgl.
 
 Each takes seconds to import, and most runs need none but the Dataset: so each is waited for.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from recbole_rawp.host.compat.callers import called_from_recbole
 
@@ -93,6 +94,28 @@ def mend_preloaded(module: Any) -> list[str]:
     return ["Dataset.get_preload_weight"]
 
 
+# --- RecBole 1.2.1: the Config in a checkpoint of a distributed run says that it is one, so that whatever is made of it
+#     in one process asks for a process group. Remove when RecBole asks whether there is one.
+
+
+def mend_distributed(module: Any) -> list[str]:
+    """Let a Config that is read where there is no process group be of one process.
+
+    Returns the names of the shims applied.
+    """
+    if hasattr(module.Config, "__setstate__"):
+        return []
+
+    def setstate(config: Any, state: dict[str, Any]) -> None:
+        vars(config).update(state)
+        settings = state.get("final_config_dict", {})
+        if settings.get("single_spec") is False and not (dist.is_available() and dist.is_initialized()):
+            settings["single_spec"] = True
+
+    module.Config.__setstate__ = setstate
+    return ["Config.__setstate__"]
+
+
 # --- dgl >= 0.7 and 1.0: `edge_subgraph` lost `preserve_nodes`, `adjacency_matrix` its forms of scipy; KGAT calls both.
 #     dgl takes seconds to import and only KGAT needs it, so that its import, whenever it comes, is waited for.
 #     Remove when KGAT builds its graph without them.
@@ -141,7 +164,11 @@ def scipy_adjacency(adjacency_matrix: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-MENDED: dict[str, Callable[[Any], list[str]]] = {"recbole.data.dataset.dataset": mend_preloaded, "dgl": old_dgl_calls}
+MENDED: dict[str, Callable[[Any], list[str]]] = {
+    "recbole.config.configurator": mend_distributed,
+    "recbole.data.dataset.dataset": mend_preloaded,
+    "dgl": old_dgl_calls,
+}
 
 
 def then_mended(mend: Callable[[Any], list[str]], execute: Callable[..., Any], module: types.ModuleType) -> None:

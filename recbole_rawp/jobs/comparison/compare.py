@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from recbole_rawp import files
 from recbole_rawp.config import command_line
 from recbole_rawp.config.command_line import GRID
 from recbole_rawp.config.properties import name_of
-from recbole_rawp.config.yaml_files import is_yaml
+from recbole_rawp.config.yaml_files import is_yaml, read_mapping
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import environment
 from recbole_rawp.jobs import output_folder, train
@@ -101,12 +100,14 @@ def read_grid(home: Path) -> dict[str, Any]:
     if not file.is_file():
         output_folder.check_free(str(home))
         return {}
-    try:
-        before = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-        before["defenses"] = [str(home / name) if is_yaml(name) else name for name in before["defenses"]]
-        return before
-    except (OSError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"resume: cannot read '{file}': {' '.join(str(error).split())}. Start anew.") from error
+    nothing: dict[str, Any] = {**dict.fromkeys(GRID), "config_files": [], "options": {}}
+    before = nothing | read_mapping(str(file), option="resume", hint=" Start anew.")
+    for key in nothing:
+        kind = dict if key == "options" else list
+        if not isinstance(before[key], kind):
+            raise InputError(f"resume: '{file}': {key}: {before[key]!r} is no {kind.__name__}. Start anew.")
+    before["defenses"] = [str(home / name) if is_yaml(name) else name for name in before["defenses"]]
+    return before
 
 
 def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
