@@ -16,6 +16,7 @@ BY_DOMAIN: dict[str, tuple[str, ...]] = {  # what each domain must refuse, as ty
     "bool": ("maybe", "2", "[]", "null"),
     "float >= 0": ("-1", "nan", "much", "[1]"),
     "float > 0": ("0", "-0.1", "inf", "much"),
+    "float in (0, 1e6]": ("0", "-0.1", "inf", "1e7", "much"),
     "float in (0, 1]": ("0", "1.01", "nan", "half"),
     "float in (0, 1)": ("0", "1", "-0.1", "half"),
     "float in [0, 1)": ("1", "-0.1", "nan", "half"),

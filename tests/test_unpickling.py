@@ -39,7 +39,7 @@ class Harm:
 
 def spoilt(file, content):
     """Put something that runs code into a checkpoint."""
-    torch.save(content | {"other_parameter": Harm()}, file)
+    torch.save(content | {"other_parameter": {"x": Harm()}}, file)
     return str(file)
 
 
