@@ -44,14 +44,16 @@ TOY = {
 
 @pytest.fixture(autouse=True)
 def clean_slate(tmp_path, monkeypatch):
-    """Isolate a test: folder, threads, command line, log handlers."""
+    """Isolate a test: folder, threads, command line, handlers and level of the log."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["test"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    handlers = logging.getLogger().handlers[:]
+    log = logging.getLogger()
+    handlers, level = log.handlers[:], log.level
     yield
-    logging.getLogger().handlers[:] = handlers
+    log.handlers[:] = handlers
+    log.setLevel(level)  # which RecBole sets where it finds no handler
     torch.set_num_threads(threads)
 
 

@@ -120,7 +120,7 @@ def test_runs_are_put_side_by_side(settings, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attack"], "attack: name the checkpoint, as in `recbole-rawp attack saved/NeuMF.pth`"),
+        (["attack"], "attack: name a .pth file that RecBole saved, hardened or not, as in `recbole-rawp"),
         (["attack", "none.pth"], "checkpoint: there is no file 'none.pth'"),
         (["attack", "PLAIN", "--attack=standrad"], "attack: there is no suite 'standrad'. Did you mean 'standard'?"),
         (["attack", "PLAIN", "--attack_target=mpl*"], "attack_target: pattern 'mpl*' matches no weight of NeuMF"),

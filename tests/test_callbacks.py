@@ -17,6 +17,7 @@ ROOT = Path(recbole_rawp.__file__).parent
 PUT_BACK = {
     "host/ranking/measurement.py": {"evaluator", "log_wandb", "eval_batch_collect"},
     "host/ranking/item_chunks.py": {"setattr", "vars"},
+    "training/seams/validations.py": {"setattr", "vars", "trained_before"},
     "evaluation/each_user.py": {"tot_item_num"},
 }
 

@@ -73,7 +73,7 @@ def test_what_is_no_checkpoint_is_one_line_and_status_2(plain, tmp_path, capsys)
     torch.save([1, 2], "list.pth")
     for command in ("rank", "harden"):
         for words, message in (
-            ([], f"{command}: name the checkpoint"),
+            ([], f"{command}: name a .pth file"),
             (["none.pth"], "checkpoint: there is no file 'none.pth'"),
             (["half.pth"], "checkpoint: 'half.pth' cannot be read"),
             (["text.pth"], "checkpoint: 'text.pth' cannot be read"),

@@ -86,5 +86,5 @@ def test_a_ranking_of_weights_beyond_measure_fails_its_check(plain, capsys):
 
 def test_digests_that_are_none_fit_no_file(plain):
     Path(plain.parent, "digests.json").write_text(json.dumps({plain.name: 5}))
-    with pytest.raises(InputError, match="is not what its run wrote"):
+    with pytest.raises(InputError, match="which tells what the files beside it were, is damaged"):
         checkpoint.read(plain)

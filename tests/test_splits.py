@@ -117,8 +117,8 @@ def test_saved_loaders_change_nothing_of_ours_and_a_killed_run_goes_on(settings,
     Path("saved").rename("saved before")
     save_state = RAWPFTTrainer.save_state
 
-    def kill(self, epoch):
-        save_state(self, epoch)
+    def kill(self, epoch, **between):
+        save_state(self, epoch, **between)
         if epoch == 2:
             raise KeyboardInterrupt
 
