@@ -45,12 +45,12 @@ def copy(source: Path, target: Path) -> None:
     whole(target, lambda partial: shutil.copyfile(source, partial))
 
 
-def whole(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all; InputError as `complete`."""
+def whole(path: Path, save: Callable[[Path], Any], *, noted: bool = False) -> None:
+    """Write a file whole or not at all, and note its digest if that is wanted; InputError as `complete`."""
     partial = path.with_name(path.name + ".partial")
     with complete(path, partial):
         save(partial)
-        os.replace(partial, path)
+        (replace_noted if noted else os.replace)(partial, path)
 
 
 @contextmanager

@@ -90,3 +90,9 @@ def test_what_recbole_brings_into_bounds_and_numbers_in_lists_and_interactions()
     )
     with pytest.raises(InputError, match=r"mine.inter': line 5: '1 inf' in column 'weight'"):
         checked(inter, USER + USERS.format("2"), numerical_features=["weight"], normalize_all=False)
+
+
+def test_such_a_number_is_told_without_a_line_where_the_separator_has_several_letters():
+    inter, user = ((part).replace("\t", "::") for part in (INTER + BODY, USER + USERS.format("inf")))
+    with pytest.raises(InputError, match="^numerical_features: 'age' holds no numbers that a model can take"):
+        checked(inter, user, normalize_all=False, field_separator="::")

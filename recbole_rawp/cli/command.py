@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-EVERY = ("Defense", "Stage 1", "Criticality", "Stage 2", "Evaluation under attack", "Output")  # sections of options
+from recbole_rawp.config.schema import SECTIONS
+
+EVERY = tuple(section.name for section in SECTIONS)
 TRUST = {"trust_checkpoint": ("", "load a checkpoint that holds what RecBole's do not need, and let its code run")}
+ON_A_CHECKPOINT: dict[str, Any] = {  # what the commands on one have in common
+    "words": 1,
+    "metavar": "CHECKPOINT",
+    "takes": "a .pth file that RecBole saved, hardened or not",
+    "word": "saved/NeuMF.pth",
+    "own": TRUST,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Command:
         general: options of several commands that it takes, see `usage.GENERAL`.
         own: options that other commands do not have, unless they name them too -> what stands for the value (empty
             where there need be none), and the meaning.
-        sections: beginnings of the titles of those of our options that it looks at.
+        sections: names of those of our options that it looks at.
     """
 
     run: Callable[..., int]
@@ -45,6 +54,11 @@ class Command:
 def config_files(options: dict[str, Any]) -> list[str] | None:
     """Return the config files that were named."""
     return options["config_files"].split() if options.get("config_files") else None
+
+
+def of_checkpoint(options: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """Return what a job on a checkpoint is asked for beside the file."""
+    return {"config_file_list": config_files(options), "argv": argv, "trust_checkpoint": trusts(options)}
 
 
 def trusts(options: dict[str, Any]) -> bool:

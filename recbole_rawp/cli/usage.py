@@ -52,7 +52,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             one.add_argument("words", metavar=command.metavar, help=command.takes, choices=command.choices or None)
         for option in (*command.general, *command.own):
             add_option(one, option, *(command.own.get(option) or GENERAL[option]))
-        for section in (section for section in SECTIONS if section.title.partition(":")[0] in command.sections):
+        for section in (section for section in SECTIONS if section.name in command.sections):
             group = one.add_argument_group(section.title)
             for ours in section.options:
                 text = f"{ours.meaning} ({ours.expected}; {literal(ours.default)})"
@@ -110,6 +110,6 @@ def complete(commands: Mapping[str, Command]) -> None:
 
 def values_of(option: str) -> list[str]:
     """Return the words that an option may have; none where there are more than words."""
-    if folder := {"defense": "defense", "attack": "attack"}.get(option):
-        return sorted(file.stem for file in (shipped.properties() / folder).glob("*.yaml"))
+    if option in ("defense", "attack"):  # whose folders have their names
+        return shipped.names(option)
     return OPTIONS[option].expected.split(" | ") if option in OPTIONS and " | " in OPTIONS[option].expected else []

@@ -51,6 +51,11 @@ class Section:
     title: str
     options: tuple[Option, ...]
 
+    @property
+    def name(self) -> str:
+        """The title without what explains it."""
+        return self.title.partition(":")[0]
+
 
 def number(kind: type, words: str, accepts: Callable[[float], bool]) -> Domain:
     """Return the finite numbers of `kind` that pass (an int passes for a float, a bool for neither)."""

@@ -10,7 +10,7 @@ import yaml
 
 from recbole_rawp.config.command_line import literal
 from recbole_rawp.config.schema import OF_A_DEFENSE, OPTIONS, no_such
-from recbole_rawp.config.shipped import properties
+from recbole_rawp.config.shipped import names, properties
 from recbole_rawp.config.yaml_files import is_yaml, read_mapping
 from recbole_rawp.errors import InputError, suggestion
 
@@ -40,11 +40,11 @@ def of_defense(defense: str) -> dict[str, Any]:
     """
     if is_yaml(defense):
         return _own(defense)
-    names = defenses()
-    if defense not in names:
+    known = defenses()
+    if defense not in known:
         raise InputError(
-            f"defense: no file properties/defense/{defense}.yaml.{suggestion(str(defense), names)} "
-            f"Known: {', '.join(names)}"
+            f"defense: no file properties/defense/{defense}.yaml.{suggestion(str(defense), known)} "
+            f"Known: {', '.join(known)}"
         )
     return _shipped(f"defense/{defense}.yaml")
 
@@ -56,9 +56,7 @@ def name_of(defense: str) -> str:
 
 def defenses() -> list[str]:
     """Return the names of the defenses that ship with the package."""
-    return sorted(
-        Path(entry.name).stem for entry in (properties() / "defense").iterdir() if entry.name.endswith(".yaml")
-    )
+    return names("defense")
 
 
 def _shipped(name: str) -> dict[str, Any]:

@@ -10,3 +10,8 @@ def properties() -> Path:
     package = Path(__file__).parent.parent
     installed = package / "properties"
     return installed if installed.is_dir() else package.parent / "properties"
+
+
+def names(folder: str) -> list[str]:
+    """Return the names of our YAML files in one of its folders: `defense`, `attack`, `published`."""
+    return sorted(file.stem for file in (properties() / folder).glob("*.yaml"))

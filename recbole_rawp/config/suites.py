@@ -12,7 +12,7 @@ import yaml
 
 from recbole_rawp.config.command_line import Typed
 from recbole_rawp.config.schema import OPTIONS
-from recbole_rawp.config.shipped import properties
+from recbole_rawp.config.shipped import names, properties
 from recbole_rawp.config.yaml_files import is_yaml, read_yaml
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
@@ -128,7 +128,7 @@ def written(found: Sequence[Threat]) -> str:
 
 def suites() -> list[str]:
     """Return the names of the suites that ship with the package."""
-    return sorted(Path(entry.name).stem for entry in (properties() / "attack").iterdir())
+    return names("attack")
 
 
 def _check(entry: Mapping[str, Any], where: str) -> None:

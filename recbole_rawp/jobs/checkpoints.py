@@ -177,7 +177,7 @@ def settings_in(folder: Path, *, argv: Sequence[str] | None = None) -> RAWPConfi
                 f"began: leave --{key} out, or start a new run."
             )
     if config[BATCH] != written.get(BATCH, config[BATCH]):
-        logging.getLogger().warning(
+        logger.warning(
             f"{BATCH}: {config[BATCH]} from here on, {written[BATCH]} before. The result is the same but where scoring "
             "draws random numbers (uniN evaluation, models such as DiffRec), which come in another order."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from tabulate import tabulate
@@ -42,7 +42,7 @@ def as_entity(found: re.Match[str]) -> str:
     return f"{found[0][:-1]}&#{ord(found[0][-1])};"
 
 
-def listed(lines: Sequence[object]) -> str:
+def listed(lines: Iterable[object]) -> str:
     """Return a Markdown list."""
     return "\n".join(f"- {inert(line)}" for line in lines)
 

@@ -94,9 +94,10 @@ class AdjustableTrainer(Trainer):
     def evaluate(self, eval_data: Any, *rest: Any, **options: Any) -> Any:
         """Evaluate as RecBole does; its signature and result, or those of the user's own."""
         evaluate = super().evaluate
+        options |= named(evaluate, rest, EVALUATE, behind=1)
         usual = taken(evaluate, {key: options.pop(key) for key in EVALUATE if key in options})
         with quirks.modules_kept(self.model):
-            result = evaluate(eval_data, **named(evaluate, rest, EVALUATE, behind=1), **usual, **options)
+            result = evaluate(eval_data, **usual, **options)
         for module in self.model.modules():
             drop_cached_weights(module)
         return result

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recbole_rawp.errors import InputError
-from recbole_rawp.files import DIGESTS, complete, digest, digests, replace_noted
+from recbole_rawp.files import DIGESTS, digest, digests, whole
 
 State = dict[str, Any]
 NAME = "resume.pt"
@@ -37,10 +37,7 @@ NEW = "Start a new run; model.pth beside it, if there is one, holds the best mod
 
 def write(file: Path, state: State) -> None:
     """Write the state, whole or not at all, and note its digest."""
-    partial = file.with_name(file.name + ".partial")
-    with complete(file, partial):
-        torch.save(state, partial)
-        replace_noted(partial, file)
+    whole(file, lambda path: torch.save(state, path), noted=True)
 
 
 def read(file: Path, fingerprint: str) -> State | None:

@@ -24,8 +24,8 @@ def files(folder: str) -> Iterator[tuple[str, str]]:
     """Yield the YAML files of a folder of ours, each with the first sentence of its comment."""
     from recbole_rawp.config import shipped
 
-    for file in sorted((shipped.properties() / folder).glob("*.yaml")):
-        yield file.stem, first_sentence(file)
+    for name in shipped.names(folder):
+        yield name, first_sentence(shipped.properties() / folder / f"{name}.yaml")
 
 
 def first_sentence(file: Path) -> str:

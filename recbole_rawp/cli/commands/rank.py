@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import TRUST, Command, config_files, trusts
+from recbole_rawp.cli.command import ON_A_CHECKPOINT, Command, of_checkpoint
 from recbole_rawp.cli.printing import show_failed
 
 
@@ -13,9 +13,7 @@ def run(options: dict[str, Any], checkpoint: str, *, argv: Sequence[str]) -> int
     """Print the modules of the model in a checkpoint, least robust first."""
     from recbole_rawp.jobs.rank import rank_checkpoint
 
-    result = rank_checkpoint(
-        checkpoint, config_file_list=config_files(options), argv=argv, trust_checkpoint=trusts(options)
-    )
+    result = rank_checkpoint(checkpoint, **of_checkpoint(options, argv))
     folder = result["output_dir"]
     print(f"\n{result['table']}\n")
     show_failed(result["checks"])
@@ -27,10 +25,6 @@ COMMAND = Command(
     run,
     help="ranks the modules of the model in a checkpoint, least robust first",
     examples=("rank saved/NeuMF.pth", "rank saved/NeuMF.pth --criticality_threats=modules"),
-    words=1,
-    metavar="CHECKPOINT",
-    takes="a .pth file that RecBole saved, hardened or not",
-    word="saved/NeuMF.pth",
-    own=TRUST,
+    **ON_A_CHECKPOINT,
     sections=("Criticality", "Output"),
 )

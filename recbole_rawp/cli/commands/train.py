@@ -11,7 +11,7 @@ from recbole_rawp.errors import InputError
 
 
 def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
-    """Train or go on, attack and report; see `USAGE`."""
+    """Train or go on, attack and report."""
     from recbole_rawp.jobs.train import continue_run, run_recbole_rawp
 
     if "resume" in options:

@@ -1,8 +1,9 @@
-"""Reads the first lines of RecBole's atomic files, and says in one line what is wrong with them."""
+"""Reads RecBole's atomic files: headers, saying in one line what is wrong with them, and rows."""
 
 from __future__ import annotations
 
 import codecs
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -101,6 +102,26 @@ def misread(path: Path, encoding: str) -> Iterator[tuple[int, bytes]]:
                 line.decode(encoding)
             except UnicodeDecodeError:
                 yield number, line
+
+
+def rows_of(header: Header, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and cells of each row; none where a separator has several letters, which csv does not read.
+
+    Raises:
+        InputError: for a line that cannot be read.
+    """
+    if len(layout.separator) != 1:
+        return
+    try:
+        with open(header.path, encoding=layout.encoding, newline="") as file:
+            rows = csv.reader(file, delimiter=layout.separator)
+            next(rows)
+            for row in rows:
+                yield rows.line_num, row
+    except UnicodeDecodeError as error:
+        raise undecodable(header.path, layout.encoding) from error
+    except csv.Error as error:
+        raise broken(header.path, f"line {rows.line_num}: {error}", "Mend the line.") from error
 
 
 def check_separator(path: Path, first: str, layout: Layout) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from recbole.config import Config
 
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.data import files, headers
-from recbole_rawp.host.data.headers import Header, Layout, broken
+from recbole_rawp.host.data.headers import broken
 
 LARGEST = math.sqrt(float(np.finfo(np.float32).max))  # whose square is one still
 
@@ -41,21 +39,12 @@ def unusable(config: Config, field: str) -> InputError:
     layout = files.layout_of(config)
     for path in files.paths(config).values():
         header = headers.read(path, layout)
-        for number, cell in cells(header, field, layout) if field in header.columns else ():
+        for number, row in headers.rows_of(header, layout) if field in header.columns else ():
+            cell = dict(zip(header.columns, row)).get(field, "")
             if any(is_large(part) for part in cell.split(str(config["seq_separator"]))):
                 what = f"line {number}: {cell!r} in column '{field}' is no number that a model can take"
                 return broken(path, what, f"Mend the value, or leave {field} out of numerical_features.")
     return InputError(f"numerical_features: '{field}' holds no numbers that a model can take. Leave it out.")
-
-
-def cells(header: Header, field: str, layout: Layout) -> Iterator[tuple[int, str]]:
-    """Yield line and text of each cell of a column."""
-    place = list(header.columns).index(field)
-    with open(header.path, encoding=layout.encoding, newline="") as file:
-        rows = csv.reader(file, delimiter=layout.separator)
-        next(rows)
-        for row in rows:
-            yield from ((rows.line_num, cell) for cell in row[place : place + 1])
 
 
 def is_large(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from typing import Any
 
 from recbole.config import Config
@@ -40,21 +39,11 @@ def check_rows(header: Header, layout: Layout, inner: str) -> None:
     Args:
         inner: RecBole's `seq_separator`, which parts the numbers in a cell.
     """
-    if len(layout.separator) != 1:
-        return
     numbers = {place: name for place, (name, kind) in enumerate(header.columns.items()) if kind.startswith("float")}
-    try:
-        with open(header.path, encoding=layout.encoding, newline="") as file:
-            rows = csv.reader(file, delimiter=layout.separator)
-            next(rows)
-            for row in rows:
-                check_quotes(header, rows.line_num, row)
-                for place, name in numbers.items():
-                    check_cell(header, rows.line_num, name, row[place : place + 1], inner)
-    except UnicodeDecodeError as error:
-        raise headers.undecodable(header.path, layout.encoding) from error
-    except csv.Error as error:
-        raise headers.broken(header.path, f"line {rows.line_num}: {error}", "Mend the line.") from error
+    for number, row in headers.rows_of(header, layout):
+        check_quotes(header, number, row)
+        for place, name in numbers.items():
+            check_cell(header, number, name, row[place : place + 1], inner)
 
 
 def check_quotes(header: Header, number: int, row: list[str]) -> None:

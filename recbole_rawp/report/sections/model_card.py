@@ -40,9 +40,9 @@ def parts(run: Run, trainer: Any, answer: Sequence[str]) -> Iterator[str]:
     config, frame = trainer.config, complete(run.frame[run.frame["metric"] == run.metric])
     yield "# " + inert(f"{config['model']} on {config['dataset']}, hardened by {label(trainer.defense)}")
     yield listed([line.replace("CHECKPOINT", "model.pth") for line in answer])
-    yield "## Model\n\n" + listed(list(sizes(trainer)))
-    yield "## Data\n\n" + listed(list(data(config)))
-    yield "## Training\n\n" + listed(list(training(trainer))) + f"\n\n{fenced(run.facts['environment'])}"
+    yield "## Model\n\n" + listed(sizes(trainer))
+    yield "## Data\n\n" + listed(data(config))
+    yield "## Training\n\n" + listed(training(trainer)) + f"\n\n{fenced(run.facts['environment'])}"
     yield "## Clean scores on test data\n\n" + clean(run)
     yield f"## {run.metric.upper()} under attack, and the share kept\n\n" + table(frame, run.metric, bigger=run.bigger)
     broken = [f"self-check failed: {check.name} ({check.detail})" for check in run.checks if check.status == FAILED]
