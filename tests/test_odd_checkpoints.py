@@ -88,3 +88,19 @@ def test_digests_that_are_none_fit_no_file(plain):
     Path(plain.parent, "digests.json").write_text(json.dumps({plain.name: 5}))
     with pytest.raises(InputError, match="which tells what the files beside it were, is damaged"):
         checkpoint.read(plain)
+
+
+def test_a_module_may_keep_extra_state_of_any_kind():
+    class Keeping(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"seen": 3}
+
+        def set_extra_state(self, state):
+            self.seen = state["seen"]
+
+        def load_other_parameter(self, parameter):
+            pass
+
+    model = Keeping(2, 3)
+    checkpoint.load_into(model, {"state_dict": Keeping(2, 3).state_dict()})
+    assert model.seen == 3

@@ -180,3 +180,15 @@ def test_arguments_that_are_other_than_recboles_come_where_they_belong(settings,
     assert trainer.got == [1, 2, False, 3, False, 0, False, 0, 4, False, 5]  # validated between
     with pytest.raises(TypeError, match="fit"):
         trainer.fit(data.train, data.valid, False, 3, False, 6, 7, 8)
+
+
+def test_an_evaluate_that_names_nothing_beside_the_data_is_called_with_these_alone(settings):
+    class Wide(Trainer):
+        def evaluate(self, eval_data, *args):
+            assert not args
+            return super().evaluate(eval_data, load_best_model=False)
+
+    data, model = prepare(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    trainer = type("Ours", (RAWPFTTrainer, Wide), {})(Config(config_dict=settings("NeuMF", defense="none")), model)
+    trainer.eval_collector.data_collect(data.train)
+    assert trainer.evaluate(data.test, False) == trainer.evaluate(data.test, load_best_model=False)

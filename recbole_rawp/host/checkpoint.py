@@ -125,6 +125,8 @@ def check_kinds(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Raise InputError if weights are of another kind than the model's: torch would cut off what these cannot hold."""
     for name, own in model.state_dict().items():
         theirs = state.get(name, own)
+        if not isinstance(own, torch.Tensor) or not isinstance(theirs, torch.Tensor):  # a module's extra state
+            continue
         if (theirs.is_floating_point(), theirs.is_complex()) != (own.is_floating_point(), own.is_complex()):
             raise InputError(
                 f"checkpoint: its {name} is of {theirs.dtype}, and the model's of {own.dtype}. Name a .pth file that "
