@@ -185,3 +185,12 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     command = f"'{sys.executable}' '{ROOT}/run_recbole_rawp.py' --help | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.startswith("usage: recbole-rawp COMMAND ...") and done.stderr == ""
+
+
+@pytest.mark.parametrize("typed, threads", [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
+def test_commands_take_one_thread_unless_the_environment_says_otherwise(typed, threads):
+    code = "from recbole_rawp.cli.main import main; main(['-V']); import torch; print(torch.get_num_threads())"
+    others = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=others | typed)
+    assert done.stdout.split()[-1] == threads, done.stderr

@@ -168,9 +168,17 @@ def test_users_that_lack_what_the_records_have_are_told(sound, tmp_path):
 def test_a_run_of_nan_alone_has_no_report(sound, tmp_path):
     folder = shutil.copytree(sound, tmp_path / "run")
     cell("value", "nan")(folder)
-    with pytest.raises(InputError, match="every value of 'run' is NaN"):
+    with pytest.raises(InputError, match="each value of these runs is NaN"):
         report.combine([str(folder)], str(tmp_path / "both"))
     assert not (tmp_path / "both").exists()
+
+
+def test_a_run_of_nan_alone_is_left_out_of_a_report_on_several(sound, tmp_path, caplog):
+    folder = shutil.copytree(sound, tmp_path / "run")
+    cell("value", "nan")(folder)
+    both = report.combine([str(folder), str(sound)], str(tmp_path / "both"))
+    assert len(both["records"]) == len(run_files.read_run(sound).frame)
+    assert "'run' is left out: each of its values is NaN" in caplog.text
 
 
 def test_a_sound_folder_is_read_and_single_scores_may_be_nan(sound, tmp_path):

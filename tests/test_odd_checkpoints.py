@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,21 @@ def test_odd_content_is_one_line(plain, settings):
         assert "\n" not in str(error.value)
     checkpoint.load_into(trainer.model, checkpoint.read(plain))  # which none of them spoiled
     assert all(torch.isfinite(weight).all() for weight in whole.values())
+
+
+def test_a_count_of_numpys_and_a_frozen_mask_of_infinity_are_not_odd(plain, settings):
+    trainer, _ = made(RAWPConfig(config_dict=settings("NeuMF", defense="none")))
+    content = torch.load(plain, weights_only=False)
+    content["epoch"] = np.int64(3)
+    weights(lambda weight: torch.full_like(weight, -math.inf))(content)
+    torch.save(content, "masked.pth")
+    mask = trainer.model.get_parameter(WEIGHT)
+    mask.requires_grad = False
+    checkpoint.load_into(trainer.model, checkpoint.read("masked.pth"))
+    assert (mask == -math.inf).all()
+    content["state_dict"][WEIGHT].fill_(math.nan)
+    with pytest.raises(InputError, match="hold NaN"):
+        checkpoint.load_into(trainer.model, content)
 
 
 @pytest.mark.parametrize("command", ["attack", "rank", "harden"])

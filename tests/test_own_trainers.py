@@ -180,6 +180,8 @@ def test_arguments_that_are_other_than_recboles_come_where_they_belong(settings,
     assert trainer.got == [1, 2, False, 3, False, 0, False, 0, 4, False, 5]  # validated between
     with pytest.raises(TypeError, match="fit"):
         trainer.fit(data.train, data.valid, False, 3, False, 6, 7, 8)
+    with pytest.raises(TypeError, match="multiple values for argument 'saved'"):
+        trainer.fit(data.train, data.valid, False, saved=True)
 
 
 def test_an_evaluate_that_names_nothing_beside_the_data_is_called_with_these_alone(settings):

@@ -88,6 +88,7 @@ def test_the_baseline_joins_table_picture_and_records(settings):
     assert yaml.safe_load(Path("both/baseline/settings.yaml").read_text())["defense"] == "none"
     alone = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="alone", defense="none"), baseline=True)
     assert not Path("alone/MODEL_CARD.md").exists()
+    assert "- radius: 0.1\n- at most " in Path("both/MODEL_CARD.md").read_text()
     scores = Path("both/MODEL_CARD.md").read_text().partition("## Clean scores")[2].partition("##")[0]
     assert re.findall(r"^\| (\w+)", scores, re.MULTILINE) == ["model", "plain", "awp"]
     assert alone["records"] == [r for r in both["records"] if r.defense == "none"]

@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     1: some runs of a comparison failed. 130: Ctrl-C, with one line on what goes on.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # One thread on CPUs, so that a run repeats and threads do not wait for each other; read where torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")  # nothing a user can mend
     try:
         if "_ARGCOMPLETE" in os.environ:  # a shell asks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def odd(content: Mapping[str, Any]) -> str:
         return f"its {fingerprint.KEY} is none"
     if not isinstance(state, Mapping) or not all(map(is_weight, state.keys(), state.values())):
         return "its state_dict holds what is no weight"
-    if type(content["epoch"]) is not int:
+    if not isinstance(content["epoch"], Integral) or isinstance(content["epoch"], bool):  # numpy's count, too
         return f"its epoch is {content['epoch']!r}"
     if not isinstance(content.get("other_parameter"), (dict, type(None))):
         return "its other_parameter is no mapping"
@@ -145,5 +146,10 @@ def check_finite(model: nn.Module) -> None:
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """Return the names of the weights that hold NaN or infinity."""
-    return [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    """Return the names of the weights that hold NaN, or infinity, which a frozen mask may hold."""
+    return [name for name, weight in model.named_parameters() if not finite(weight)]
+
+
+def finite(weight: nn.Parameter) -> bool:
+    """Tell whether a weight holds what training can leave behind."""
+    return bool((torch.isfinite(weight) if weight.requires_grad else ~torch.isnan(weight)).all())

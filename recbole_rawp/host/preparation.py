@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import colorama
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
@@ -101,6 +102,8 @@ def start_log(config: Config) -> None:
     opened = [handler for handler in _handlers if isinstance(handler, logging.FileHandler)]
     _new.extend(handler for handler in opened if handler.stream and not handler.stream.tell())
     logger.info(command(getattr(config, "argv", None)))
+    if config["device"].type == "cpu":
+        logger.info(f"torch threads: {torch.get_num_threads()} (the environment variable OMP_NUM_THREADS sets them)")
     logger.info(config)
 
 

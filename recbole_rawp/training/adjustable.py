@@ -94,7 +94,7 @@ class AdjustableTrainer(Trainer):
     def evaluate(self, eval_data: Any, *rest: Any, **options: Any) -> Any:
         """Evaluate as RecBole does; its signature and result, or those of the user's own."""
         evaluate = super().evaluate
-        options |= named(evaluate, rest, EVALUATE, behind=1)
+        options = named(evaluate, rest, options, EVALUATE, behind=1)
         usual = taken(evaluate, {key: options.pop(key) for key in EVALUATE if key in options})
         with quirks.modules_kept(self.model):
             result = evaluate(eval_data, **usual, **options)

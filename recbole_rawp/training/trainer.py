@@ -136,7 +136,7 @@ class RAWPTrainer(HookedEpochs, ResumableTrainer):
         if self.perturbable:  # RecBole's own run brings the data as late as this
             vocabulary.note(self.model, self.config, getattr(train_data, "_dataset", None))
         self.fits += 1
-        options |= named(super().fit, rest, FIT, behind=2)
+        options = named(super().fit, rest, options, FIT, behind=2)
         callback_fn = options.pop("callback_fn", None)
         self.arguments = FitArguments.of(train_data, valid_data, options)
         self.config[fingerprint.KEY] = fingerprint.of(train_data, valid_data)  # so that each checkpoint tells

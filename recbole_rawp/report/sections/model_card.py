@@ -77,17 +77,23 @@ def flow(value: Any) -> str:
 
 def training(trainer: Any) -> Iterator[str]:
     """Yield how it was trained."""
-    search, config = trainer.state.search, trainer.config
+    search, config, recipe = trainer.state.search, trainer.config, trainer.settings.training.recipe
     if search is not None and search.chosen is not None:
         budget = f"{config['rawp_clean_budget']:.2%} of the clean valid score"
         yield f"radius found: {search.chosen.radius:.3g}, with a budget of {budget}"
-    else:
+    elif recipe.change is not None:
+        level = config["rawp_perturbation_level"]
+        yield f"perturbation: {config['rawp_perturbation']}" + f" at {level}" * (level is not None)
+    elif recipe.perturbs:
         yield f"radius: {config['rawp_radius']}"
+    if config["rawp_weight_clip"] is not None:
+        yield f"weights within a bound of {config['rawp_weight_clip']}"
     progress = trainer.state.progress
     if progress is not None:
         yield "stage 2: " + ("the least robust module was repaired" if progress.changed() else "nothing was changed")
-    keys = ("epochs", "train_batch_size", "learner", "learning_rate", "seed")
-    yield ", ".join(f"{key} {config[key]}" for key in keys)
+    stops = f", less where the valid score stops rising (stopping_step {config['stopping_step']})"
+    yield f"at most {config['epochs']} epochs{stops * (config['stopping_step'] > 0)}"
+    yield ", ".join(f"{key} {config[key]}" for key in ("train_batch_size", "learner", "learning_rate", "seed"))
 
 
 def clean(run: Run) -> str:

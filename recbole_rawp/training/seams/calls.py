@@ -33,15 +33,22 @@ def taken(method: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in options.items() if takes(method, name)}
 
 
-def named(method: Callable[..., Any], rest: Sequence[Any], usual: Sequence[str], *, behind: int) -> dict[str, Any]:
-    """Return the `rest` that was passed by position `behind` so many, by a method's names for it, or the `usual` ones.
+def named(
+    method: Callable[..., Any], rest: Sequence[Any], options: Mapping[str, Any], usual: Sequence[str], *, behind: int
+) -> dict[str, Any]:
+    """Return the options, and the `rest` that was passed by position `behind` so many, by name.
+
+    The names are the method's for it, or the `usual` ones.
 
     Raises:
-        TypeError: if that is more than either takes.
+        TypeError: if that is more than either takes, or something is passed twice.
     """
     known = parameters(method)
     own = [name for name, parameter in (known or {}).items() if parameter.kind in BY_POSITION][behind:]
     names = own if len(own) >= len(rest) else usual
     if len(rest) > len(names):
         raise TypeError(f"{method.__qualname__}() takes {behind + len(names)} arguments, not {behind + len(rest)}.")
-    return dict(zip(names, rest))
+    by_name = dict(zip(names, rest))
+    if twice := by_name.keys() & options.keys():
+        raise TypeError(f"{method.__qualname__}() got multiple values for argument '{min(twice)}'.")
+    return by_name | dict(options)

@@ -23,7 +23,7 @@ class HookedEpochs:
     def _train_epoch(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Run an epoch as RecBole does, or the user's own; what that takes beside data and epoch is passed on."""
         epoch = super()._train_epoch  # type: ignore[misc]
-        given = kwargs | named(epoch, args, EPOCH, behind=2)
+        given = named(epoch, args, kwargs, EPOCH, behind=2)
         route = LossRoute(self.model, given.pop("loss_func", None))
         if self.asked_for_loss:
             raise LossFound(route.given)
