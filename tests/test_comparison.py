@@ -102,7 +102,7 @@ def test_the_command_that_goes_on_can_be_typed_again():
 def test_the_sentence_names_those_that_none_beats_also_among_equals(report):
     values = {"none": 0.05, "awp": 0.1, "rawp": 0.1}  # all 0.2 when clean: plain is no worse than the others in that
     words = report(*(finished(name, 1, {0.0: 0.2, 0.1: value}) for name, value in values.items())).splitlines()[2]
-    beaten = "of 3 defenses none is as good in both scores, and better in one, as"
+    beaten = "of 3 defenses no other is better in both scores than"
     assert f"{beaten} **awp** (clean 0.2000, attacked 0.1000, 50% kept), **rawp** (clean" in words
     alone = report(finished("sam", 1, {0.0: 0.2, 0.1: 0.1})).splitlines()[2]
     assert "strongest attack at radius 0.1: **sam** (clean 0.2000" in alone

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from recbole_rawp import files
+from recbole_rawp.cli.commands import report as command
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import COLUMNS, Check, Condition
 from recbole_rawp.evaluation.users import Users
@@ -510,6 +511,13 @@ def test_what_holds_no_records_is_left_out_with_a_line_each(tmp_path, caplog):
     with pytest.raises(InputError, match="none of the folders holds records.csv"):
         job_report.combine(others, str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_quoted_pattern_stands_for_the_folders_that_match_it(tmp_path, monkeypatch):
+    for name in ("b", "a", "a[1]"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert command.matched(["b", "a*", "a[1]", "c*", "d"]) == ["b", "a", "a[1]", "a[1]", "c*", "d"]
 
 
 def test_two_reports_in_one_second_do_not_collide(tmp_path, monkeypatch):

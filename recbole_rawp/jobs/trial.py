@@ -89,8 +89,8 @@ def with_metrics(result: dict[str, Any]) -> dict[str, Any]:
 def fixed_attack(config: RAWPConfig) -> FineTuning:
     """Return the settings of the attack that scores: those that all trials of a search share.
 
-    Else a trial with a smaller `rawp_radius`, or a defense of another target, would sit an easier exam. Shared are the
-    files, the command line and the defaults; where `config_dict` names the model itself, it is shared, too.
+    Else a trial with a smaller `rawp_radius`, or a defense of another target, would meet an easier attack. Shared are
+    the files, the command line and the defaults; where `config_dict` names the model itself, it is shared, too.
     """
     shared: dict[str, Any] = config.file_config_dict | config.cmd_config_dict
     if "model" in config.variable_config_dict:

@@ -52,7 +52,7 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         kept_by(n, wide, worst[level], metric) + left_by_control(n, kept, level, setting) for n in spoken(worst[level])
     ]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
-    chosen = f" Of the {setting.words.nouns} tried the models differ most at this one." * (len(worst) > 1)
+    chosen = f" At this one, of the {setting.words.nouns} tried, the models differ most." * (len(worst) > 1)
     said = f"When {setting.words.happens(setting, level, attackers(variants))}, {ends}{'; '.join(parts)}."
     return said + chosen + gain(worst[level])
 

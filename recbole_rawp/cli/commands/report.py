@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
 from typing import Any
 
 from recbole_rawp.cli.command import Command
@@ -16,13 +18,22 @@ def run(options: dict[str, Any], *folders: str, argv: Sequence[str]) -> int:
 
     for key in options.keys() - {"rawp_output_dir"}:
         raise InputError(f"--{key}: report takes folders and --rawp_output_dir alone. Leave it out.")
-    return show(reports.combine(folders, options.get("rawp_output_dir")))
+    return show(reports.combine(matched(folders), options.get("rawp_output_dir")))
+
+
+def matched(folders: Sequence[str]) -> list[str]:
+    """Return the folders, in the place of a quoted pattern those that match it; one that matches none stays."""
+    found = [[folder] if Path(folder).exists() else sorted(glob(folder, recursive=True)) for folder in folders]
+    return [name for folder, names in zip(folders, found) for name in names or [folder]]
 
 
 COMMAND = Command(
     run,
     help="puts what runs found side by side in one report",
-    examples=("report runs/NeuMF-ml-100k-none-20261124-120000 runs/NeuMF-ml-100k-rawp_ft-20261124-130000",),
+    examples=(
+        "report runs/NeuMF-ml-100k-none-20261124-120000 runs/NeuMF-ml-100k-rawp_ft-20261124-130000",
+        "report 'runs/NeuMF-*'",
+    ),
     words=None,
     metavar="FOLDER",
     takes="a run's folder",

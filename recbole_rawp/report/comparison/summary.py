@@ -87,7 +87,7 @@ def sentence(group: ModelOnData) -> str:
         for name in front
     ]
     count = len(group.defenses)
-    beaten = f"of {count} defenses none is as good in both scores, and better in one, as " * (count > 1)
+    beaten = f"of {count} defenses no other is better in both scores than " * (count > 1)
     return (
         f"{group.title}, {group.metric} on test data, strongest attack at {group.noun} {group.telling:g}: "
         f"{beaten}{', '.join(parts)}. {meaning(group.metric, bigger=group.bigger)}{gain(kept)}"
