@@ -18,6 +18,7 @@ from recbole_rawp.config.command_line import read as command_line
 from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
+from tests.own_models import MyDeep
 
 REFERENCE = (shipped.properties() / "rawp.yaml").read_text()
 
@@ -144,6 +145,16 @@ def test_a_near_miss_of_a_recbole_key_warns_and_a_key_of_the_users_own_does_not(
     assert [r.message for r in caplog.records if "Did you mean" in r.message] == [
         "learning_rat: not an option that RecBole knows. Did you mean 'learning_rate'?"
     ]
+
+
+def test_a_model_of_the_users_own_may_have_an_option_that_is_spelt_nearly_as_one_of_ours(caplog):
+    RAWPConfig(MyDeep, "ml-100k", config_dict={"warm_up_epochs": 2}, argv=[])
+    assert [r.message for r in caplog.records if "Did you mean" in r.message] == [
+        "warm_up_epochs: not an option that RecBole knows. Did you mean 'rawp_warmup_epochs'?"
+    ]
+    for key, model in (("warm_up_epochs", "NeuMF"), ("rawp_raduis", MyDeep)):
+        with pytest.raises(InputError, match=f"{key}: no such option"):
+            RAWPConfig(model, "ml-100k", config_dict={key: 2}, argv=[])
 
 
 def test_defence_is_understood_and_keeps_its_priority(monkeypatch, tmp_path):

@@ -74,6 +74,34 @@ def test_a_field_that_a_trainers_loss_adds_to_the_batch_is_not_missed(settings, 
     assert trainer.state.progress.ranking and trainer.objective is not None
 
 
+class Prepared(MyDeep):
+    """One whose loss needs a graph that the trainer makes after a warm-up, as SEPT's of RecBole-GNN does."""
+
+    def other_loss(self, interaction):
+        return MyDeep.calculate_loss(self, interaction)
+
+    def calculate_loss(self, interaction):
+        return self.graph * MyDeep.calculate_loss(self, interaction)
+
+
+class Preparing(Trainer):
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        if epoch_idx < self.config["warm_up_epochs"]:
+            loss_func = self.model.other_loss
+        else:
+            self.model.graph = 2.0
+        return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+
+
+def test_a_loss_that_the_trainer_has_not_prepared_yet_gives_way_to_the_one_it_passes(settings):
+    for warm_up, name in ((9, "other_loss"), (0, "calculate_loss")):
+        config, data, model = ready(settings, Prepared, warm_up_epochs=warm_up)
+        trainer = robustify(Preparing)(config, model)
+        trainer.fit(data.train, data.valid)
+        assert trainer.state.progress.ranking and trainer.objective is not None
+        assert loss_of(trainer, data.train).__name__ == name
+
+
 def test_a_model_and_a_trainer_without_a_loss_are_refused_before_training(settings, monkeypatch):
     config, data, model = ready(settings, Lossless)
     with pytest.raises(InputError, match="^model: Lossless has no calculate_loss. Write it, or put a LosslessTrainer"):

@@ -99,8 +99,12 @@ def _word_hint(option: Option, value: Any) -> str:
     return suggestion(value, option.expected.split(" | ")) if isinstance(value, str) and "|" in option.expected else ""
 
 
-def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
-    """Raise InputError for a misspelt key of ours; warn about a near miss of a key of RecBole's."""
+def check_names(given: Iterable[str], recbole_keys: Iterable[str], *, own: bool = False) -> None:
+    """Raise InputError for a misspelt key of ours; warn about a near miss of a key of RecBole's.
+
+    Args:
+        own: whether the model is of the user's own: it may have an option that is spelt nearly as one of ours.
+    """
     known = set(recbole_keys) | UNLISTED
     for key in given:
         if not isinstance(key, str):
@@ -111,7 +115,7 @@ def check_names(given: Iterable[str], recbole_keys: Iterable[str]) -> None:
             continue
         ours = difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.8)
         theirs = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if key.startswith(PREFIXES) or (ours and not theirs):
+        if key.startswith(PREFIXES) or (ours and not theirs and not own):
             raise InputError(no_such(key))
-        if theirs:
-            logger.warning(f"{key}: not an option that RecBole knows. Did you mean '{theirs[0]}'?")
+        if theirs or ours:
+            logger.warning(f"{key}: not an option that RecBole knows. Did you mean '{(theirs or ours)[0]}'?")

@@ -186,7 +186,7 @@ def measure(threat: Threat, side: Universal | EachUser, outcome: Outcome, bar: t
 
 def progress(threats: tuple[Threat, ...], shown: bool) -> tqdm:
     """Return the bar over variants and levels, with the time that is left."""
-    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
+    form = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
     return tqdm(total=sum(map(points, threats)), bar_format=form, ncols=100, disable=not shown)
 
 

@@ -89,7 +89,7 @@ class RAWPConfig(Config):
         except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
             reason = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise InputError(f"RecBole refuses the settings: {' '.join(str(reason).split())}") from error
-        check_names(self.external_config_dict, self._recbole_keys())
+        check_names(self.external_config_dict, self._recbole_keys(), own=classes.is_own(self.model_class))
         self._settings = options.made(self._ours())
         check_metric(self)
         check_run(self)

@@ -140,10 +140,15 @@ def check_findable(model_class: type) -> None:
         )
 
 
+def is_own(model_class: type) -> bool:
+    """Tell whether a class is of the user's own: neither RecBole's nor ours."""
+    return not model_class.__module__.startswith(OURS)
+
+
 def spelled(model_class: type) -> str:
     """Return what names a class as a setting: RecBole's and ours by name, others as `package.module:Class`."""
     place = model_class.__module__
-    if place.startswith(OURS):
+    if not is_own(model_class):
         return model_class.__name__
     if place == "__main__" and is_found(model_class):
         place = script() or place

@@ -13,6 +13,9 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.host import quirks
 from recbole_rawp.host.batches import fixed_batches
 
+# A loss that takes no batch, is not written, or wants a field that the trainer's loss adds to the batch.
+ABSENT = (NotImplementedError, KeyError)
+
 
 class LossFound(Exception):
     """Ends the epoch of a trainer that was asked for its loss, before it begins."""
@@ -30,31 +33,34 @@ def loss_of(trainer: Any, train_data: Any) -> LossFunction:
     """
     loss: LossFunction = quirks.training_loss(trainer.model)
     (batch,) = fixed_batches(train_data, 1, trainer.device)
-    if works(trainer.model, loss, batch):
+    wrong = failure(trainer.model, loss, batch)
+    if wrong is None:
         return loss
     passed = loss_passed(trainer, train_data)
-    if passed is None or not works(trainer.model, passed, batch):
-        raise InputError(
-            f"model: calculate_loss of {type(trainer.model).__name__} cannot be called with a batch alone, and "
-            f"{type(trainer).__name__} passes no other loss to super()._train_epoch. Write one of them."
-        )
-    return passed
+    if passed is not None:
+        failed = failure(trainer.model, passed, batch)
+        if failed is None or (isinstance(wrong, ABSENT) and not isinstance(failed, ABSENT)):
+            return passed
+    if not isinstance(wrong, ABSENT):  # what else is wrong with it training shows
+        return loss
+    raise InputError(
+        f"model: calculate_loss of {type(trainer.model).__name__} cannot be called with a batch alone, and "
+        f"{type(trainer).__name__} passes no other loss to super()._train_epoch. Write one of them."
+    )
 
 
-def works(model: Any, loss: LossFunction, batch: Any) -> bool:
-    """Tell whether a loss is there, and takes a batch as it is; what else is wrong with it training shows."""
+def failure(model: Any, loss: LossFunction, batch: Any) -> Exception | None:
+    """Return what a loss raises at a batch as it is; None if it takes it. One of ABSENT: there is no such loss."""
     try:
         inspect.signature(loss).bind(batch)
-    except TypeError:
-        return False
+    except TypeError as error:
+        return NotImplementedError(str(error))
     try:
         with restoring.rng(), restoring.state(model), torch.no_grad():
             loss(batch)
-    except (NotImplementedError, KeyError):  # none, or a field that the trainer's loss adds to a batch
-        return False
-    except Exception:
-        return True
-    return True
+    except Exception as error:  # a user's code
+        return error
+    return None
 
 
 def loss_passed(trainer: Any, train_data: Any) -> LossFunction | None:
