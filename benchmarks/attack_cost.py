@@ -43,11 +43,12 @@ from torch.nn import functional
 from recbole_rawp.config.settings import Attack
 from recbole_rawp.core.selection import matrices
 from recbole_rawp.evaluation import robustness
-from recbole_rawp.evaluation.user_rows import Rows, rectangle, take
+from recbole_rawp.evaluation.user_rows import Rows, take
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import Data, prepare
 from recbole_rawp.host.ranking import candidates
+from recbole_rawp.host.ranking.ranking_batches import rectangle
 from recbole_rawp.model.mlp import HIDDEN, MLP
 from recbole_rawp.threats.adversarial.per_user.batch import grouped
 from recbole_rawp.threats.adversarial.per_user.engine import UserBatch

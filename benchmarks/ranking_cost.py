@@ -54,7 +54,7 @@ def main(model: str = "BPR", items: str = "100000") -> None:
         own |= {"load_col": {"inter": ["user_id", "item_id"]}, "metrics": ["NDCG"], "valid_metric": "NDCG@10"}
         config = RAWPConfig(model, "many", config_dict=own, argv=[])
         data, network = prepare(config)
-        trainer = make_trainer(config, network, Path(folder) / "out", saved=False)
+        trainer = make_trainer(config, network, Path(folder) / "out", data)
         before = megabytes()
         with measuring(trainer, *data):
             weights = perturbed_weights(network, "all")

@@ -81,7 +81,7 @@ def measured(model: str, method: str, radii: list[float] = RADII) -> dict[str, A
     data = data._replace(test=data.valid)
     candidates = check_attack(config, network, data)
     checkpoint.load_into(network, content)
-    trainer = make_trainer(config, network, RUNS / f"{model}-{method.replace(' ', '-')}", saved=False)
+    trainer = make_trainer(config, network, RUNS / f"{model}-{method.replace(' ', '-')}", data)
     begun, search = time.process_time(), None
     if method == "plain":
         ready(trainer, data)
