@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from recbole_rawp.training.registration import register, robustify, unregister
     from recbole_rawp.training.trainer import RAWPFTTrainer, RAWPTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "InputError",
     "RAWPConfig",
