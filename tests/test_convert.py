@@ -15,7 +15,7 @@ from recbole_rawp.config.shipped import properties
 from recbole_rawp.errors import InputError
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.preparation import prepare
-from recbole_rawp.jobs import convert
+from recbole_rawp.jobs.data_sets import convert
 from tests.conftest import TOY
 
 USERS, ITEMS = 23, 131

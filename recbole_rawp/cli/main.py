@@ -11,7 +11,7 @@ from typing import Any
 
 import recbole_rawp
 from recbole_rawp.cli.command import Command
-from recbole_rawp.cli.commands import attack, compare, convert, harden, listing, rank, report, train
+from recbole_rawp.cli.commands import attack, compare, convert, fetch, harden, listing, rank, report, train
 from recbole_rawp.cli.usage import complete, help_of
 from recbole_rawp.errors import InputError, Interrupted, suggestion
 
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "report": report.COMMAND,
     "compare": compare.COMMAND,
     "convert": convert.COMMAND,
+    "fetch": fetch.COMMAND,
     "list": listing.COMMAND,
 }
 

@@ -150,10 +150,11 @@ def load_dataset(config: Config) -> Any:
             raise failure(config, error) from error
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+        fetch = f" `recbole-rawp fetch ml-1m --data_path={folder.parent}` gets it from GroupLens."
         raise InputError(
             f"dataset: there is no folder '{folder}', and RecBole could not download '{config['dataset']}' "
             f"({' '.join(str(error).split())}). Put {config['dataset']}.inter into it, or set --data_path to the "
-            "folder that holds it."
+            f"folder that holds it.{fetch * (config['dataset'] == 'ml-1m')}"
         ) from error
 
 

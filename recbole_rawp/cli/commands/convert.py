@@ -11,8 +11,8 @@ from recbole_rawp.errors import InputError
 
 def run(options: dict[str, Any], prefix: str, *, argv: Sequence[str]) -> int:
     """Make RecBole's files of a published split, and say what they hold."""
-    from recbole_rawp.jobs.convert import SEED
-    from recbole_rawp.jobs.convert import convert as converted
+    from recbole_rawp.jobs.data_sets.convert import SEED
+    from recbole_rawp.jobs.data_sets.convert import convert as converted
 
     for key in options.keys() - {"dataset", "data_path", "seed"}:
         raise InputError(f"--{key}: convert takes --dataset, --data_path and --seed alone. Leave it out.")
