@@ -36,6 +36,7 @@ FILES = {
     "report.json",
 }
 FILES |= {"robustness.png", "robustness.svg", "records.csv", "records.json", "table.tex", "users.npz", "checks.json"}
+WORK = ("training", "attacks")
 REPAIR = {f"{name}.{kind}" for name in ("criticality", "interpolation") for kind in ("csv", "png")} | {"tuning.csv"}
 
 pytestmark = pytest.mark.drawn
@@ -78,9 +79,12 @@ def test_one_folder_holds_everything_and_settings_repeat_the_run(settings):
     assert load_data_and_model("first/model.pth")[1].state_dict()
 
 
-def test_the_baseline_joins_table_picture_and_records(settings):
+def test_the_baseline_joins_table_picture_and_records(settings, caplog):
+    caplog.set_level("INFO")
     both = run_recbole_rawp(config_dict=quick(settings, rawp_output_dir="both", defense="awp"), baseline=True)
     assert [r.defense for r in both["records"]] == sorted((r.defense for r in both["records"]), reverse=True)
+    places = [line for line in caplog.messages if line.startswith("Model ")]
+    assert places == [f"Model {which}: {what}." for which in ("1 of 2, plain", "2 of 2, awp") for what in WORK]
     assert both["table"].count("| plain ") == 3 and both["table"].count("| awp ") == 5
     assert {"settings.yaml", "suite.yaml", "model.pth", "resume.pt", "digests.json"} == {
         path.name for path in Path("both/baseline").iterdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,10 +33,13 @@ from recbole_rawp.jobs.trainers import (
     ready,
     write_settings,
 )
+from recbole_rawp.report.scores import label
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.training.radius.checks import check_searchable
 from recbole_rawp.training.stage2.progress import summary
 from recbole_rawp.training.trainer import RAWPFTTrainer
+
+logger = logging.getLogger()
 
 ORIGINAL = "original.pth"  # in a folder of `harden`: a copy of the checkpoint
 
@@ -119,7 +123,8 @@ def run(
     runs = with_baseline(config) if baseline else [config]
     content = None if stage_1 is None else checkpoint.read(stage_1, config["device"])
     with ExitStack() as stack:
-        for current in runs:
+        for number, current in enumerate(runs, 1):
+            which = f"Model {number} of {len(runs)}, {label(current.settings.training.defense)}"
             data, network, candidates = _checked(config, current, content, findings)
             new = None
             if folder is None:  # nothing is written before the input is known to work
@@ -135,9 +140,11 @@ def run(
             else:
                 if content is not None:
                     _begin_with(trainer, content)
+                logger.info(f"{which}: training.")
                 result = fit(trainer, data, saved)
                 if current is not config:
                     content = _plain_model(config, trainer)
+            logger.info(f"{which}: attacks.")
             attack(trainer, data, candidates, findings, twins_of(folder, network, config))
             findings.checks += radius_search.checks(trainer)
         assert folder is not None
