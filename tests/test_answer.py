@@ -12,10 +12,12 @@ import pytest
 from recbole_rawp.evaluation.records import COLUMNS, FAILED, PASSED, Check
 from recbole_rawp.evaluation.self_checks import BUDGET, UNDERTRAINED
 from recbole_rawp.report.answer import answer
+from recbole_rawp.report.comparison.merging import merge
 from recbole_rawp.report.run_files import Run
+from recbole_rawp.report.scores import shares_kept
 from recbole_rawp.report.sections import radius_search
 from recbole_rawp.report.tables import listed
-from recbole_rawp.report.verdict import distrust
+from recbole_rawp.report.verdict import distrust, verdict
 from recbole_rawp.training.radius.rule import RadiusSearch, Validation
 from recbole_rawp.training.stage2.criticality import ModuleCriticality
 from recbole_rawp.training.stage2.progress import Progress
@@ -23,6 +25,7 @@ from tests.test_report import SETTING, users_of
 
 PLAIN = {"noise": (0.2, 0.2, 0.198, 0.19), "apgd": (0.2, 0.16, 0.02, 0.0)}
 HARD = {"noise": (0.196, 0.196, 0.196, 0.196), "apgd": (0.196, 0.196, 0.18, 0.147)}
+FACTS = {"settings": {}, "notes": [], "environment": ""}
 LEVELS = (0.0, 0.05, 0.1, 0.2)
 
 
@@ -121,4 +124,59 @@ def test_several_models_and_scores_without_a_share_have_no_answer():
     run = run_of({"none": PLAIN})
     other = run.frame.assign(model="N")
     assert answer(Run("r", pd.concat([run.frame, other]), [], {}, run.facts)) == []
-    assert answer(run_of({"none": {"apgd": (0.0, 0.0, 0.0, 0.0)}})) == []
+    assert answer(run_of({"none": {"apgd": (0.0, 0.0, 0.0, 0.0)}})) == [
+        "**plain** ranks no better than chance by NDCG@10, so there is nothing to lose.",
+        "Next: train it for longer, or look at its settings.",
+    ]
+
+
+def test_each_model_is_judged_by_all_that_it_met_itself():
+    plain = {"fgsm": (0.3, 0.29, 0.27, 0.25), "pgd": (0.3, 0.2, 0.02, 0.0)}
+    first, second, paid, _ = answer(run_of({"none": plain, "rawp": {"fgsm": plain["fgsm"]}}, users=False))
+    assert first.startswith("**plain** is fragile from radius 0.1 on: there it keeps 7% of its NDCG@10 under the worst")
+    assert second.startswith("**rawp** is not fragile up to radius 0.2: it keeps 83% or more of its NDCG@10 under fgsm")
+    assert paid.endswith("it keeps 90% instead of 7% at 0.1.")
+
+
+def test_scores_of_nan_under_attack_are_lost_and_hide_no_level():
+    first, *_ = answer(run_of({"none": {"apgd": (0.3, np.nan, 0.29, 0.28)}}, users=False))
+    assert first.startswith("**plain** is fragile from radius 0.05 on: there it keeps 0% of its NDCG@10")
+
+
+def test_the_worst_of_several_seeds_is_the_mean_of_each_seeds_worst():
+    seeds = [{"fgsm": (0.3, 0.06), "pgd": (0.3, 0.24)}, {"fgsm": (0.3, 0.24), "pgd": (0.3, 0.06)}]
+    frame = pd.concat([run_of({"none": curves}).frame.assign(seed=n) for n, curves in enumerate(seeds)])
+    assert shares_kept(frame, "ndcg@10", bigger=True)[1].loc["none", 0.05] == pytest.approx(0.2)
+    frame.loc[(frame["seed"] == 1) & (frame["level"] == 0), "value"] = 0.0  # nothing to lose there
+    assert shares_kept(frame, "ndcg@10", bigger=True)[1].loc["none"].isna().all()
+
+
+def test_the_verdict_names_what_only_the_hardened_model_met():
+    curves = {"none": {"fgsm": (0.3, 0.2)}, "rawp": {"fgsm": (0.3, 0.29), "transfer": (0.3, 0.05)}}
+    said = verdict(run_of(curves).frame, "ndcg@10", bigger=True)
+    assert "carried over from the plain twin" in said.partition("**")[0] and "**rawp** keeps 17%" in said
+
+
+def test_runs_that_measured_one_thing_otherwise_are_told_apart_whatever_their_losses():
+    one, other = (run_of({"none": {"apgd": values}}, loss="ranking") for values in ((0.3, 0.1), (0.3, 0.01)))
+    training = run_of({"none": {"apgd": (0.3, 0.2)}}, loss="training").frame
+    one = replace(one, name="a", frame=pd.concat([one.frame, training]))
+    for runs in ((one, replace(other, name="b")), (replace(other, name="b"), one)):
+        runs = [replace(run, users={}, facts=run.facts | FACTS) for run in runs]
+        assert set(merge(runs).frame["defense"]) == {"none [a]", "none [b]"}
+
+
+def test_where_hardening_harms_is_said_too_and_each_hardened_model_has_its_line():
+    curves = {"rawp": (0.2, 0.2, 0.19, 0.18), "none": (0.3, 0.15, 0.24, 0.24), "awp": (0.3, 0.159, 0.03, 0.24)}
+    lines = answer(run_of({name: {"apgd": values} for name, values in curves.items()}, users=False))
+    assert lines[3:5] == [
+        "Hardening by **rawp** costs 33.3% of the clean NDCG@10 (0.3000 to 0.2000; no interval, for it is no mean over "
+        "users); it keeps 100% instead of 50% at 0.05.",
+        "Hardening by **awp** gains 0.0% of the clean NDCG@10 (0.3000 to 0.3000; no interval, for it is no mean over "
+        "users); it keeps 53% instead of 50% at 0.05, and **loses: 10% instead of 80% at 0.1**.",
+    ]
+
+
+def test_a_plain_model_that_scores_0_has_no_share_that_hardening_costs():
+    run = run_of({"none": {"apgd": (0.0, 0.0, 0.0, 0.0)}, "rawp": {"apgd": (0.1, 0.1, 0.1, 0.1)}}, users=False)
+    assert "Hardening leaves a clean NDCG@10 of 0.1000, where the plain model has 0." in answer(run)

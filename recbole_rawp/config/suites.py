@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from recbole_rawp.config.yaml_files import is_yaml, read_yaml
 from recbole_rawp.core.selection import TARGETS, among_weights
 from recbole_rawp.errors import InputError, suggestion
 from recbole_rawp.threats.setting import PER_USER
-from recbole_rawp.threats.threat import KINDS, VARIANTS, Threat
+from recbole_rawp.threats.threat import KINDS, VARIANTS, Threat, joined
 
 logger = logging.getLogger()
 FILES = ("attack", "attack_checkpoint", "criticality_threats")  # options that may be one
@@ -30,15 +29,10 @@ def threats(options: Mapping[str, Any]) -> tuple[Threat, ...]:
     Raises:
         InputError: for a suite that cannot be read, or a combination that does not exist.
     """
-    found: dict[Any, Threat] = {}
-    for entry in read(options["attack"]):
-        threat = _threat(entry, options)
-        same = replace(threat, variants=())  # type: ignore[type-var]  # those that differ in methods alone are one
-        variants = (*found[same].variants, *threat.variants) if same in found else threat.variants
-        found[same] = replace(threat, variants=tuple(dict.fromkeys(variants)))  # type: ignore[type-var]
-    _check_names(found.values())
-    _tell_unused(found.values(), options)
-    return tuple(found.values())
+    found = joined(_threat(entry, options) for entry in read(options["attack"]))
+    _check_names(found)
+    _tell_unused(found, options)
+    return found
 
 
 def _tell_unused(found: Iterable[Threat], options: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from recbole_rawp.evaluation.users import Users
 from recbole_rawp.report.bearing import bearing
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import (
+    BEFORE,
     bare,
     by_threat,
     complete,
@@ -23,6 +24,7 @@ from recbole_rawp.report.scores import (
     is_control,
     label,
     named,
+    own_least_kept,
     percent,
     settings_of,
     shares_kept,
@@ -31,6 +33,7 @@ from recbole_rawp.report.scores import (
 from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
 
 WHOLE = 0.995  # rounds to all of it
+HOPELESS = "Next: train it for longer, or look at its settings."
 BOUGHT = 0.02  # share of the score: less than that more is nothing bought
 
 
@@ -43,18 +46,38 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
     if any(frame[name].nunique() > 1 for name in ("model", "dataset", "seed")):
         return []
     wide = by_threat(frame, metric)
-    kept, worst = shares_kept(frame, metric, bigger=bigger)
+    kept, _ = shares_kept(frame, metric, bigger=bigger)
+    worst = own_least_kept(frame, metric, bigger=bigger)
     sought = settings_of(frame)[0].words.adversary
-    worst = worst[[level for level in worst if level != CLEAN and (not sought or np.isfinite(worst[level]).all())]]
-    if worst.empty or not len(worst.columns):
+    hopeless = worst.get(CLEAN, worst.sum(axis=1)).isna()  # nothing to lose
+    worst = worst[[level for level in worst if level != CLEAN and not np.isinf(worst[level]).any()]].fillna(0.0)
+    if worst.empty or not (len(worst.columns) or not sought):
         return []
-    plain, last = worst.index[0], worst.index[-1]
-    lines = [fragility(name, worst.loc[name], kept, frame, metric) for name in worst.index if sought]
+    lines = [
+        hopelessness(name, metric) if hopeless[name] else fragility(name, worst.loc[name], kept, frame, metric)
+        for name in worst.index
+        if sought
+    ]
     lines += bearing(frame, metric, bigger=bigger)
-    if bare(plain) == "none" and bare(last) != "none":
-        gained = f"; {bought(worst.loc[plain], worst.loc[last])}" if sought else ""
-        lines.append(f"Hardening {cost(run, plain, last, wide)}{gained}.")
-    return [*lines, *repaired(trainer), *failed(run), following(worst.loc[last], last, sought=sought)]
+    last, hardened = worst.index[-1], final(worst.index)
+    plain = next((name for name in worst.index if bare(name) == "none"), "")
+    for name in hardened if plain else ():
+        whose = f" by **{label(name)}**" * (len(hardened) > 1)
+        compared = sought and not hopeless[plain] and not hopeless[name]
+        gained = f"; {bought(worst.loc[plain], worst.loc[name])}" if compared else ""
+        lines.append(f"Hardening{whose} {cost(run, plain, name, wide)}{gained}.")
+    after = HOPELESS if hopeless[last] else following(worst.loc[last], last, sought=sought)
+    return [*lines, *repaired(trainer), *failed(run), after]
+
+
+def final(names: Sequence[str]) -> list[str]:
+    """Return the hardened models as they are in the end, not as they were before their repair."""
+    return [name for name in names if bare(name) != "none" and BEFORE not in name]
+
+
+def hopelessness(name: str, metric: str) -> str:
+    """Say that a model has nothing to lose."""
+    return f"**{label(name)}** ranks no better than chance by {metric.upper()}, so there is nothing to lose."
 
 
 def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> str:
@@ -81,6 +104,8 @@ def fragility(name: str, worst: pd.Series, kept: pd.DataFrame, frame: pd.DataFra
 def cost(run: Run, plain: str, last: str, wide: pd.DataFrame) -> str:
     """Say what share of the clean score hardening cost, with its interval over users where there are such values."""
     before, after = (float(wide.loc[name][CLEAN].mean()) for name in (plain, last))
+    if before == 0:
+        return f"leaves a clean {run.metric.upper()} of {after:.4f}, where the plain model has 0"
     share = (before - after) / before if run.bigger else (after - before) / before
     sign, does, what = (1, "costs", "cost") if share > 0 else (-1, "gains", "gain")
     words = f"{does} {abs(share):.1%} of the clean {run.metric.upper()} ({before:.4f} to {after:.4f}"
@@ -92,10 +117,10 @@ def cost(run: Run, plain: str, last: str, wide: pd.DataFrame) -> str:
 
 def cost_interval(run: Run, plain: str, last: str, before: float) -> tuple[float, float] | None:
     """Return the bounds of the cost, a share of the plain model's score, by bootstrap over users; None without them."""
-    users: Users | None = run.users.get(UNIVERSAL)
+    setting = settings_of(run.frame)[0]
+    users: Users | None = run.users.get(setting.scope or UNIVERSAL)
     if users is None or run.metric not in users.metrics:
         return None
-    setting = settings_of(run.frame)[0]
     conditions = within(named(pd.DataFrame(users.conditions), like=run.frame), setting)
     clean = conditions[conditions["level"] == CLEAN].drop_duplicates("defense").reset_index().set_index("defense")
     if not {plain, last} <= set(clean.index):
@@ -107,14 +132,17 @@ def cost_interval(run: Run, plain: str, last: str, before: float) -> tuple[float
 
 
 def bought(plain: pd.Series, last: pd.Series) -> str:
-    """Say where hardening helps most, or that it does not."""
+    """Say where hardening helps most, or that it does not, and where it harms most."""
     more = last - plain
+    level = more.idxmin()
+    harm = f", and **loses: {percent(last[level])} instead of {percent(plain[level])} at {level:g}**"
+    harm *= more[level] <= -BOUGHT
     if plain.min() >= 1 - BOUGHT:
-        return "the plain model was not fragile at these levels, so there was nothing to buy"
+        return f"the plain model was not fragile at these levels, so there was nothing to buy{harm}"
     if more.max() < BOUGHT:
-        return "**it buys nothing at these levels**"
+        return f"**it buys nothing at these levels**{harm}"
     level = more.idxmax()
-    return f"it keeps {percent(last[level])} instead of {percent(plain[level])} at {level:g}"
+    return f"it keeps {percent(last[level])} instead of {percent(plain[level])} at {level:g}{harm}"
 
 
 def repaired(trainer: Any) -> Iterator[str]:

@@ -158,39 +158,55 @@ def percent(share: float) -> str:
 
 
 def shares_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the mean share that each variant leaves in the first setting, and `least_kept` of them."""
-    kept = over_seeds(shares(by_threat(frame, metric), bigger=bigger, metric=metric))
-    return kept, least_kept(tried(kept, frame, metric))
+    """Return the mean share that each variant leaves in the first setting, and `least_kept`, to compare models by."""
+    seeds = shares(by_threat(frame, metric), bigger=bigger, metric=metric)
+    return over_seeds(seeds), least_kept(tried(seeds, frame, metric))
+
+
+def own_least_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:
+    """Return what is left of each model in the first setting, as `least_kept`, under all that this model met."""
+    seeds = tried(shares(by_threat(frame, metric), bigger=bigger, metric=metric), frame, metric)
+    models = seeds.groupby(level="defense", sort=False)
+    return pd.concat([least_kept(own) for _, own in models]) if len(seeds) else least_kept(seeds)
 
 
 def shares_of_tried(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:
     """Return the mean share that each variant leaves in the first setting; infinity where it was not tried."""
-    return tried(over_seeds(shares(by_threat(frame, metric), bigger=bigger, metric=metric)), frame, metric)
+    seeds = tried(shares(by_threat(frame, metric), bigger=bigger, metric=metric), frame, metric)
+    return mean_of_tried(seeds, ["defense", "threat"])
 
 
-def tried(kept: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the means of shares with infinity where a threat was not tried, which no minimum takes."""
-    measured = by_level(series(frame, metric).map(lambda _: True)).notna().groupby(level=["defense", "threat"]).any()
-    return kept.where(measured.reindex(kept.index)[kept.columns], math.inf)
+def tried(seeds: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the shares of each seed with infinity where a threat was not tried, which no minimum takes."""
+    measured = by_level(series(frame, metric).map(lambda _: True)).notna()
+    return seeds.where(measured.reindex(seeds.index)[seeds.columns], math.inf)
 
 
-def least_kept(kept: pd.DataFrame) -> pd.DataFrame:
-    """Return what the strongest variant that all models met leaves of each at each level, from means of shares.
+def least_kept(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Return what the strongest variant that all models met leaves of each at each level, mean over seeds.
 
-    One that is carried over from a twin counts for the models that have one. NaN counts most; infinity, where none was
-    tried, least.
+    The strongest of each seed: its mean is no more than that of any one variant. A variant that is carried over from a
+    twin counts for the models that have one. NaN counts most; infinity, where none was tried, least.
     """
-    met = [*common_variants(kept), *(name for name in kept.index.unique("threat") if is_carried(name))]
-    worst = kept[kept.index.isin(met, level="threat")].groupby(level="defense", sort=False)
-    return worst.agg(lambda column: column.min(skipna=False))
+    met = [*common_variants(seeds), *(name for name in seeds.index.unique("threat") if is_carried(name))]
+    each = seeds[seeds.index.isin(met, level="threat")].groupby(level=["defense", "seed"], sort=False)
+    return mean_of_tried(each.agg(lambda column: column.min(skipna=False)), "defense")
+
+
+def mean_of_tried(seeds: pd.DataFrame, level: str | list[str]) -> pd.DataFrame:
+    """Return the means over the seeds in which something was tried; NaN in one of them makes NaN, none infinity."""
+    untried = seeds == math.inf
+    found = seeds.mask(untried).groupby(level=level, sort=False).mean()
+    found = found.mask(seeds.isna().groupby(level=level, sort=False).any())
+    return found.mask(untried.groupby(level=level, sort=False).all(), math.inf)
 
 
 def common_variants(kept: pd.DataFrame) -> list[str]:
     """Return the variants other than controls, those alone that all models met if there are any; else the controls."""
     every = list(kept.index.unique("threat"))
     names = [name for name in every if not is_control(name)] or every
-    models = kept.index.unique("defense")
-    return [name for name in names if all((model, name) in kept.index for model in models)] or names
+    models, there = kept.index.unique("defense"), set(kept.index.droplevel([*kept.index.names[2:]]))
+    return [name for name in names if all((model, name) in there for model in models)] or names
 
 
 def control_of(kept: pd.DataFrame, defense: str) -> str | None:

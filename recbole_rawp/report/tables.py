@@ -14,14 +14,13 @@ from recbole_rawp.report.scores import (
     by_threat,
     control_of,
     label,
-    least_kept,
     models_on_data,
     over_seeds,
+    own_least_kept,
     percent,
     series,
     settings_of,
     shares,
-    tried,
     within,
 )
 from recbole_rawp.threats.setting import CLEAN
@@ -110,7 +109,7 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     for setting in settings_of(frame):
         wide = by_threat(within(frame, setting), metric)
         kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
-        for name, worst in least_kept(tried(kept, within(frame, setting), metric)).iterrows():
+        for name, worst in own_least_kept(within(frame, setting), metric, bigger=bigger).iterrows():
             control = control_of(kept, name)
             noise = None if control is None else kept.loc[(name, control)]
             clean = wide.loc[name][CLEAN].mean()
@@ -126,14 +125,19 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
         "attacked",
         "defense",
         f"clean {metric.upper()}",
-        *(f"keeps {share:.0%} or less from" for share in FALLS),
+        *(f"keeps less than {share:.0%} from" for share in FALLS),
     ]
     return markdown(rows, headers)
 
 
 def falls(worst: pd.Series, noise: pd.Series | None, share: float, *, noun: str = "radius") -> str:
-    """Return the first measured level that leaves no more than `share`, and what noise leaves there."""
-    low = [level for level in worst.index if level != CLEAN and not worst[level] > share]  # NaN is low
+    """Return the first measured level that leaves less than `share`, and what noise leaves there.
+
+    n/a where there is nothing to lose.
+    """
+    if pd.isna(worst[CLEAN]):
+        return percent(worst[CLEAN])
+    low = [level for level in worst.index if level != CLEAN and not worst[level] >= share]  # NaN is low
     if not low:
         return f"no {noun} up to {max(worst.index[worst < math.inf], default=0):g}"
     return f"{low[0]:g}" + ("" if noise is None else f" (control: {percent(noise[low[0]])})")

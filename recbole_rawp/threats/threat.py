@@ -6,9 +6,9 @@ A new kind of threat is one file in this folder: a subclass of `Threat` and one 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
@@ -179,6 +179,16 @@ class Threat(ABC):
 
 VARIANTS: dict[str, Variant] = {}
 KINDS: dict[str, type[Threat]] = {}  # variant -> the class of threats that has it
+
+
+def joined(threats: Iterable[Threat]) -> tuple[Threat, ...]:
+    """Return the threats, of those that differ in variants alone one with all of these."""
+    found: dict[Threat, Threat] = {}
+    for threat in threats:
+        same = replace(threat, variants=())  # type: ignore[type-var]
+        variants = (*found[same].variants, *threat.variants) if same in found else threat.variants
+        found[same] = replace(threat, variants=tuple(dict.fromkeys(variants)))  # type: ignore[type-var]
+    return tuple(found.values())
 
 
 def register(kind: type[Threat], variants: Mapping[str, Variant], words: Mapping[str, Words]) -> None:

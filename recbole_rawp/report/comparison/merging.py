@@ -18,7 +18,7 @@ from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import bare, complete, renamed
 from recbole_rawp.threats.setting import SETTING
 
-CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "loss", "level", "metric"]  # one value each
+CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "loss", "steps", "level", "metric"]  # one value each
 
 
 def merge(runs: Sequence[Run]) -> Run:
@@ -111,7 +111,8 @@ def shared(values: Mapping[str, Any], *, between: str = "; ") -> str:
 
 def clashing(runs: Sequence[Run]) -> set[tuple[str, ...]]:
     """Return (model, dataset, defense) for which two runs have different values at one place."""
-    frame = pd.concat([complete(run.frame) for run in runs], ignore_index=True)
+    frames = [complete(run.frame).assign(threat=run.frame["threat"]) for run in runs]  # names as all runs have them
+    frame = pd.concat(frames, ignore_index=True)
     different = frame.groupby(CURVE, dropna=False)["value"].transform(lambda values: values.nunique(dropna=False)) > 1
     return set(frame.loc[different, MODEL].itertuples(index=False, name=None))
 
