@@ -15,7 +15,7 @@ from recbole_rawp.report.answer import answer
 from recbole_rawp.report.comparison.merging import merge
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import shares_kept
-from recbole_rawp.report.sections import radius_search
+from recbole_rawp.report.sections import model_card, radius_search
 from recbole_rawp.report.tables import listed
 from recbole_rawp.report.verdict import distrust, verdict
 from recbole_rawp.training.radius.rule import RadiusSearch, Validation
@@ -148,7 +148,7 @@ def test_the_worst_of_several_seeds_is_the_mean_of_each_seeds_worst():
     frame = pd.concat([run_of({"none": curves}).frame.assign(seed=n) for n, curves in enumerate(seeds)])
     assert shares_kept(frame, "ndcg@10", bigger=True)[1].loc["none", 0.05] == pytest.approx(0.2)
     frame.loc[(frame["seed"] == 1) & (frame["level"] == 0), "value"] = 0.0  # nothing to lose there
-    assert shares_kept(frame, "ndcg@10", bigger=True)[1].loc["none"].isna().all()
+    assert all(found.loc["none"].isna().all(axis=None) for found in shares_kept(frame, "ndcg@10", bigger=True))
 
 
 def test_the_verdict_names_what_only_the_hardened_model_met():
@@ -166,6 +166,17 @@ def test_runs_that_measured_one_thing_otherwise_are_told_apart_whatever_their_lo
         assert set(merge(runs).frame["defense"]) == {"none [a]", "none [b]"}
 
 
+def test_seeds_of_models_that_were_hardened_otherwise_are_not_averaged():
+    def ran(name, seed, radius, defense="rawp"):
+        run = run_of({defense: {"apgd": (0.3, 0.1)}})
+        facts = run.facts | FACTS | {"settings": {"rawp_radius": radius, "rawp_output_dir": name}}
+        return replace(run, name=name, frame=run.frame.assign(seed=seed), users={}, facts=facts)
+
+    assert set(merge([ran("a", 1, 0.1), ran("b", 2, 0.1)]).frame["defense"]) == {"rawp"}
+    assert set(merge([ran("a", 1, 0.1), ran("b", 2, 1.0)]).frame["defense"]) == {"rawp [a]", "rawp [b]"}
+    assert set(merge([ran("a", 1, 0.1, "none"), ran("b", 2, 1.0, "none")]).frame["defense"]) == {"none"}
+
+
 def test_where_hardening_harms_is_said_too_and_each_hardened_model_has_its_line():
     curves = {"rawp": (0.2, 0.2, 0.19, 0.18), "none": (0.3, 0.15, 0.24, 0.24), "awp": (0.3, 0.159, 0.03, 0.24)}
     lines = answer(run_of({name: {"apgd": values} for name, values in curves.items()}, users=False))
@@ -180,3 +191,13 @@ def test_where_hardening_harms_is_said_too_and_each_hardened_model_has_its_line(
 def test_a_plain_model_that_scores_0_has_no_share_that_hardening_costs():
     run = run_of({"none": {"apgd": (0.0, 0.0, 0.0, 0.0)}, "rawp": {"apgd": (0.1, 0.1, 0.1, 0.1)}}, users=False)
     assert "Hardening leaves a clean NDCG@10 of 0.1000, where the plain model has 0." in answer(run)
+
+
+def test_the_card_tells_clean_scores_of_all_items_from_those_among_candidates():
+    curves = {"universal": (0.06, 0.1), "per_user": (0.4, 0.1)}
+    everyone, each = (run_of({"rawp": {"fgsm": curves[s]}}, scope=s, users=False) for s in curves)
+    assert "0.4000" in model_card.clean(each) and "Among the candidates of attacks per user." in model_card.clean(each)
+    both = model_card.clean(replace(each, frame=pd.concat([each.frame, everyone.frame])))
+    assert "0.0600" in both and "0.4000" not in both and "candidates" not in both
+    hard = run_of({"none": {"fgsm": (0.4, 0.1)}, "rawp": {"fgsm": (0.3, 0.1)}}, scope="per_user", users=False)
+    assert "Hardening costs 25.0% of the clean NDCG@10 among sampled candidates (" in answer(hard)[2]

@@ -30,7 +30,7 @@ from recbole_rawp.report.scores import (
     shares_kept,
     within,
 )
-from recbole_rawp.threats.setting import CLEAN, UNIVERSAL
+from recbole_rawp.threats.setting import CLEAN, PER_USER, UNIVERSAL
 
 WHOLE = 0.995  # rounds to all of it
 HOPELESS = "Next: train it for longer, or look at its settings."
@@ -108,7 +108,8 @@ def cost(run: Run, plain: str, last: str, wide: pd.DataFrame) -> str:
         return f"leaves a clean {run.metric.upper()} of {after:.4f}, where the plain model has 0"
     share = (before - after) / before if run.bigger else (after - before) / before
     sign, does, what = (1, "costs", "cost") if share > 0 else (-1, "gains", "gain")
-    words = f"{does} {abs(share):.1%} of the clean {run.metric.upper()} ({before:.4f} to {after:.4f}"
+    among = " among sampled candidates" * (settings_of(run.frame)[0].scope == PER_USER)
+    words = f"{does} {abs(share):.1%} of the clean {run.metric.upper()}{among} ({before:.4f} to {after:.4f}"
     if (bounds := cost_interval(run, plain, last, before)) is None:
         return f"{words}; no interval, for it is no mean over users)"
     low, high = sorted(sign * bound for bound in bounds)

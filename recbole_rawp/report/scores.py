@@ -160,7 +160,7 @@ def percent(share: float) -> str:
 def shares_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the mean share that each variant leaves in the first setting, and `least_kept`, to compare models by."""
     seeds = shares(by_threat(frame, metric), bigger=bigger, metric=metric)
-    return over_seeds(seeds), least_kept(tried(seeds, frame, metric))
+    return mean_shares(seeds), least_kept(tried(seeds, frame, metric))
 
 
 def own_least_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:
@@ -227,6 +227,12 @@ def telling_level(worst: pd.DataFrame) -> float | None:
 def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
     """Return the means over seeds, a row per (defense, threat)."""
     return wide.groupby(level=["defense", "threat"], sort=False).mean()
+
+
+def mean_shares(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Return `over_seeds` of shares; NaN where one seed's model had nothing to lose, for the mean is of all."""
+    hopeless = seeds[CLEAN].isna().groupby(level=["defense", "threat"], sort=False).any()
+    return over_seeds(seeds).mask(hopeless, axis=0)
 
 
 def known_means(seeds: pd.DataFrame, level: int | list[str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from recbole_rawp.report.scores import (
     by_threat,
     control_of,
     label,
+    mean_shares,
     models_on_data,
     over_seeds,
     own_least_kept,
@@ -88,7 +89,7 @@ def cells(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[list[str],
     """Return headers and rows, a row per model and variant: means over seeds, `-` where nothing was measured."""
     wide = by_threat(frame, metric)
     setting, levels = settings_of(frame)[0], [level for level in wide.columns if level != CLEAN]
-    values, kept = over_seeds(wide), over_seeds(shares(wide, bigger=bigger, metric=metric))
+    values, kept = over_seeds(wide), mean_shares(shares(wide, bigger=bigger, metric=metric))
     measured = set(series(frame, metric).index.droplevel("seed"))
     rows = [
         [
@@ -108,7 +109,7 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     rows = []
     for setting in settings_of(frame):
         wide = by_threat(within(frame, setting), metric)
-        kept = over_seeds(shares(wide, bigger=bigger, metric=metric))
+        kept = mean_shares(shares(wide, bigger=bigger, metric=metric))
         for name, worst in own_least_kept(within(frame, setting), metric, bigger=bigger).iterrows():
             control = control_of(kept, name)
             noise = None if control is None else kept.loc[(name, control)]

@@ -20,15 +20,20 @@ from recbole_rawp.threats.setting import SETTING
 
 CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "loss", "steps", "level", "metric"]  # one value each
 
+HARDENING = ("rawp_", "ft_")  # options of ours that make another model
+FREE = ("rawp_output_dir", "rawp_keep_plain")  # but for these
+
 
 def merge(runs: Sequence[Run]) -> Run:
-    """Return several runs as one; models that two of them measured differently are told apart by their folders.
+    """Return several runs as one.
+
+    Models that two of them measured or hardened differently are told apart by their folders.
 
     Raises:
         InputError: if the headline metrics differ, or are unknown.
     """
     facts = common_facts(runs)
-    clashes = clashing(runs)
+    clashes = clashing(runs) | hardened_otherwise(runs)
     runs = [tagged(run, clashes) for run in runs]
     frame = pd.concat([run.frame.assign(folder=i) for i, run in enumerate(runs)], ignore_index=True)
     settings = frame.groupby(list(SETTING))["folder"].transform("nunique")  # what most of them have comes first
@@ -73,7 +78,7 @@ def unlike(runs: Sequence[Run]) -> list[Check]:
     known = [run for run in runs if "eval_args" in run.facts.get("settings", {})]  # older folders do not tell
     for dataset in dict.fromkeys(name for run in known for name in run.frame["dataset"]):
         mine = {run.name: run.facts["settings"] for run in known if dataset in set(run.frame["dataset"])}
-        for key in (*MEASURED, "attack_negatives"):
+        for key in (*MEASURED, "attack_negatives", "attack_users", "attack_batches"):
             values = {name: settings.get(key) for name, settings in mine.items()}
             if len(set(map(str, values.values()))) > 1:
                 detail = f"{key}: {shared(values)}"
@@ -115,6 +120,18 @@ def clashing(runs: Sequence[Run]) -> set[tuple[str, ...]]:
     frame = pd.concat(frames, ignore_index=True)
     different = frame.groupby(CURVE, dropna=False)["value"].transform(lambda values: values.nunique(dropna=False)) > 1
     return set(frame.loc[different, MODEL].itertuples(index=False, name=None))
+
+
+def hardened_otherwise(runs: Sequence[Run]) -> set[tuple[str, ...]]:
+    """Return (model, dataset, defense) that two runs hardened by other options: their seeds are of no one model."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        settings = run.facts.get("settings", {})
+        own = {key: settings[key] for key in sorted(settings) if key.startswith(HARDENING) and key not in FREE}
+        for place in run.frame[MODEL].drop_duplicates().itertuples(index=False, name=None):
+            if place[-1] != "none" and own:
+                found.setdefault(place, set()).add(str(own))
+    return {place for place, ways in found.items() if len(ways) > 1}
 
 
 def tagged(run: Run, clashes: set[tuple[str, ...]]) -> Run:

@@ -17,7 +17,7 @@ from recbole_rawp.host.data import fingerprint
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.scores import bare, complete, label, named
 from recbole_rawp.report.tables import fenced, inert, listed, markdown, table
-from recbole_rawp.threats.setting import CLEAN
+from recbole_rawp.threats.setting import CLEAN, PER_USER
 
 NAME = "MODEL_CARD.md"
 LIMITS = (
@@ -100,7 +100,9 @@ def clean(run: Run) -> str:
     """Return the table of all metrics of the models of the run, as they are."""
     rows = named(complete(run.frame))
     rows = rows[(rows["level"] == CLEAN) & (rows["split"] == "test") & (rows["metric"] != LOSS)]
+    each = rows["scope"] == PER_USER  # these rank sampled candidates
+    rows, note = (rows[~each], "") if not each.all() else (rows, "\n\nAmong the candidates of attacks per user.")
     wide = rows.drop_duplicates(["defense", "metric"]).pivot(index="defense", columns="metric", values="value")
     wide = wide.reindex(sorted(wide.index, key=lambda name: bare(name) != "none"))
     cells = [[label(name), *(f"{value:.4f}" for value in row)] for name, row in zip(wide.index, wide.to_numpy())]
-    return markdown(cells, ["model", *(str(metric).upper() for metric in wide.columns)])
+    return markdown(cells, ["model", *(str(metric).upper() for metric in wide.columns)]) + note
