@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_rawp.config.schema import SECTIONS
+from recbole_rawp.errors import InputError
 
 EVERY = tuple(section.name for section in SECTIONS)
 TRUST = {"trust_checkpoint": ("", "load a checkpoint that holds what RecBole's do not need, and let its code run")}
@@ -49,6 +50,12 @@ class Command:
     general: tuple[str, ...] = ("config_files",)
     own: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     sections: tuple[str, ...] = ("Output",)
+
+
+def check_alone(options: Mapping[str, Any], known: set[str], takes: str) -> None:
+    """Raise InputError for an option of a command that reads no settings, if it is none of the known ones."""
+    for key in options.keys() - known:
+        raise InputError(f"--{key}: {takes} alone. Leave it out.")
 
 
 def config_files(options: dict[str, Any]) -> list[str] | None:

@@ -151,10 +151,17 @@ def run(
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"
         dataset = data.test._dataset
         result |= write(trainer, folder, findings, candidates, dataset=dataset, again=again)
-        state = trainer.state
-        result["seconds"] = state.seconds + (state.progress.seconds if state.progress else 0.0)
-        result["search"] = radius_search.outcome(state.search, trainer.valid_metric) if state.search else ""
-        return result | {"repair": summary(state.progress, trainer.valid_metric) if state.progress else []}
+        return result | _told(trainer)
+
+
+def _told(trainer: RAWPFTTrainer) -> dict[str, Any]:
+    """Return how long a training took, and what search and repair came to, in words."""
+    state, metric = trainer.state, trainer.valid_metric
+    return {
+        "seconds": state.seconds + (state.progress.seconds if state.progress else 0.0),
+        "search": radius_search.outcome(state.search, metric) if state.search else "",
+        "repair": summary(state.progress, metric) if state.progress else [],
+    }
 
 
 def _checked(

@@ -49,9 +49,9 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
     kept, _ = shares_kept(frame, metric, bigger=bigger)
     worst = own_least_kept(frame, metric, bigger=bigger)
     sought = settings_of(frame)[0].words.adversary
-    hopeless = worst.get(CLEAN, worst.sum(axis=1)).isna()  # nothing to lose
-    worst = worst[[level for level in worst if level != CLEAN and not np.isinf(worst[level]).any()]].fillna(0.0)
-    if worst.empty or not (len(worst.columns) or not sought):
+    hopeless, levels = worst[CLEAN].isna(), [level for level in worst if level != CLEAN]
+    worst = worst[[level for level in levels if not sought or not np.isinf(worst[level]).any()]].fillna(0.0)
+    if worst.empty:
         return []
     lines = [
         hopelessness(name, metric) if hopeless[name] else fragility(name, worst.loc[name], kept, frame, metric)

@@ -159,27 +159,27 @@ def percent(share: float) -> str:
 
 def shares_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the mean share that each variant leaves in the first setting, and `least_kept`, to compare models by."""
-    seeds = shares(by_threat(frame, metric), bigger=bigger, metric=metric)
-    return mean_shares(seeds), least_kept(tried(seeds, frame, metric))
+    seeds = shares_of_seeds(frame, metric, bigger=bigger)
+    kept = mean_of_tried(seeds, ["defense", "threat"])
+    return kept.mask(kept == math.inf), least_kept(seeds)
 
 
 def own_least_kept(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:
     """Return what is left of each model in the first setting, as `least_kept`, under all that this model met."""
-    seeds = tried(shares(by_threat(frame, metric), bigger=bigger, metric=metric), frame, metric)
-    models = seeds.groupby(level="defense", sort=False)
-    return pd.concat([least_kept(own) for _, own in models]) if len(seeds) else least_kept(seeds)
+    models = shares_of_seeds(frame, metric, bigger=bigger).groupby(level="defense", sort=False)
+    return pd.concat([least_kept(own) for _, own in models])
 
 
 def shares_of_tried(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:
     """Return the mean share that each variant leaves in the first setting; infinity where it was not tried."""
-    seeds = tried(shares(by_threat(frame, metric), bigger=bigger, metric=metric), frame, metric)
-    return mean_of_tried(seeds, ["defense", "threat"])
+    return mean_of_tried(shares_of_seeds(frame, metric, bigger=bigger), ["defense", "threat"])
 
 
-def tried(seeds: pd.DataFrame, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the shares of each seed with infinity where a threat was not tried, which no minimum takes."""
+def shares_of_seeds(frame: pd.DataFrame, metric: str, *, bigger: bool) -> pd.DataFrame:
+    """Return each seed's shares in the first setting; infinity where a threat was not tried, which no minimum takes."""
+    found = shares(by_threat(frame, metric), bigger=bigger, metric=metric)
     measured = by_level(series(frame, metric).map(lambda _: True)).notna()
-    return seeds.where(measured.reindex(seeds.index)[seeds.columns], math.inf)
+    return found.where(measured.reindex(found.index)[found.columns], math.inf)
 
 
 def least_kept(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -188,8 +188,7 @@ def least_kept(seeds: pd.DataFrame) -> pd.DataFrame:
     The strongest of each seed: its mean is no more than that of any one variant. A variant that is carried over from a
     twin counts for the models that have one. NaN counts most; infinity, where none was tried, least.
     """
-    met = [*common_variants(seeds), *(name for name in seeds.index.unique("threat") if is_carried(name))]
-    each = seeds[seeds.index.isin(met, level="threat")].groupby(level=["defense", "seed"], sort=False)
+    each = seeds[seeds.index.isin(counted(seeds), level="threat")].groupby(level=["defense", "seed"], sort=False)
     return mean_of_tried(each.agg(lambda column: column.min(skipna=False)), "defense")
 
 
@@ -201,11 +200,17 @@ def mean_of_tried(seeds: pd.DataFrame, level: str | list[str]) -> pd.DataFrame:
     return found.mask(untried.groupby(level=level, sort=False).all(), math.inf)
 
 
+def counted(kept: pd.DataFrame) -> list[str]:
+    """Return the variants that `least_kept` takes: those that all models met, and those carried over from a twin."""
+    return list(dict.fromkeys([*common_variants(kept), *filter(is_carried, kept.index.unique("threat"))]))
+
+
 def common_variants(kept: pd.DataFrame) -> list[str]:
     """Return the variants other than controls, those alone that all models met if there are any; else the controls."""
     every = list(kept.index.unique("threat"))
     names = [name for name in every if not is_control(name)] or every
-    models, there = kept.index.unique("defense"), set(kept.index.droplevel([*kept.index.names[2:]]))
+    models = kept.index.unique("defense")
+    there = set(zip(kept.index.get_level_values("defense"), kept.index.get_level_values("threat")))
     return [name for name in names if all((model, name) in there for model in models)] or names
 
 
@@ -227,12 +232,6 @@ def telling_level(worst: pd.DataFrame) -> float | None:
 def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
     """Return the means over seeds, a row per (defense, threat)."""
     return wide.groupby(level=["defense", "threat"], sort=False).mean()
-
-
-def mean_shares(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Return `over_seeds` of shares; NaN where one seed's model had nothing to lose, for the mean is of all."""
-    hopeless = seeds[CLEAN].isna().groupby(level=["defense", "threat"], sort=False).any()
-    return over_seeds(seeds).mask(hopeless, axis=0)
 
 
 def known_means(seeds: pd.DataFrame, level: int | list[str]) -> pd.DataFrame:

@@ -14,14 +14,13 @@ from recbole_rawp.report.scores import (
     by_threat,
     control_of,
     label,
-    mean_shares,
     models_on_data,
     over_seeds,
     own_least_kept,
     percent,
     series,
     settings_of,
-    shares,
+    shares_kept,
     within,
 )
 from recbole_rawp.threats.setting import CLEAN
@@ -89,7 +88,7 @@ def cells(frame: pd.DataFrame, metric: str, *, bigger: bool) -> tuple[list[str],
     """Return headers and rows, a row per model and variant: means over seeds, `-` where nothing was measured."""
     wide = by_threat(frame, metric)
     setting, levels = settings_of(frame)[0], [level for level in wide.columns if level != CLEAN]
-    values, kept = over_seeds(wide), mean_shares(shares(wide, bigger=bigger, metric=metric))
+    values, (kept, _) = over_seeds(wide), shares_kept(frame, metric, bigger=bigger)
     measured = set(series(frame, metric).index.droplevel("seed"))
     rows = [
         [
@@ -108,9 +107,9 @@ def overview(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     """Return the Markdown table of all settings: from which measured level on the strongest attack leaves how much."""
     rows = []
     for setting in settings_of(frame):
-        wide = by_threat(within(frame, setting), metric)
-        kept = mean_shares(shares(wide, bigger=bigger, metric=metric))
-        for name, worst in own_least_kept(within(frame, setting), metric, bigger=bigger).iterrows():
+        own = within(frame, setting)
+        wide, (kept, _) = by_threat(own, metric), shares_kept(own, metric, bigger=bigger)
+        for name, worst in own_least_kept(own, metric, bigger=bigger).iterrows():
             control = control_of(kept, name)
             noise = None if control is None else kept.loc[(name, control)]
             clean = wide.loc[name][CLEAN].mean()

@@ -13,7 +13,7 @@ from recbole_rawp.report.scores import (
     by_threat,
     common_variants,
     control_of,
-    is_carried,
+    counted,
     label,
     percent,
     settings_of,
@@ -54,8 +54,7 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     ]
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     chosen = f" At this one, of the {setting.words.nouns} tried, the models differ most." * (len(worst) > 1)
-    carried = [name for name in kept.index.unique("threat") if is_carried(name) and name not in variants]
-    said = f"When {setting.words.happens(setting, level, attackers([*variants, *carried]))}, {ends}{'; '.join(parts)}."
+    said = f"When {setting.words.happens(setting, level, attackers(counted(kept)))}, {ends}{'; '.join(parts)}."
     return said + chosen + gain(worst[level])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command
+from recbole_rawp.cli.command import Command, check_alone
 from recbole_rawp.errors import InputError
 
 
@@ -14,8 +14,7 @@ def run(options: dict[str, Any], prefix: str, *, argv: Sequence[str]) -> int:
     from recbole_rawp.jobs.data_sets.convert import SEED
     from recbole_rawp.jobs.data_sets.convert import convert as converted
 
-    for key in options.keys() - {"dataset", "data_path", "seed"}:
-        raise InputError(f"--{key}: convert takes --dataset, --data_path and --seed alone. Leave it out.")
+    check_alone(options, {"dataset", "data_path", "seed"}, "convert takes --dataset, --data_path and --seed")
     if "dataset" not in options:
         raise InputError("--dataset: missing. Name the data set that is written, as in --dataset=yelp-loo.")
     name, place, seed = options["dataset"], str(options.get("data_path", "dataset")), options.get("seed", SEED)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_rawp.cli.command import Command
-from recbole_rawp.errors import InputError
+from recbole_rawp.cli.command import Command, check_alone
 
 
 def run(options: dict[str, Any], name: str, *, argv: Sequence[str]) -> int:
     """Fetch a data set, and say what it holds."""
     from recbole_rawp.jobs.data_sets.movielens import fetch
 
-    for key in options.keys() - {"data_path", "accept_terms"}:
-        raise InputError(f"--{key}: fetch takes --data_path and --accept_terms alone. Leave it out.")
+    check_alone(options, {"data_path", "accept_terms"}, "fetch takes --data_path and --accept_terms")
     place = str(options.get("data_path", "dataset"))
     found = fetch(name, accepted=bool(options.get("accept_terms", False)), data_path=place)
     print("{folder}: {ratings} ratings, {users} users, {movies} movies".format(**found))

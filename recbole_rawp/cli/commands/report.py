@@ -7,17 +7,15 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from recbole_rawp.cli.command import Command
+from recbole_rawp.cli.command import Command, check_alone
 from recbole_rawp.cli.printing import show
-from recbole_rawp.errors import InputError
 
 
 def run(options: dict[str, Any], *folders: str, argv: Sequence[str]) -> int:
     """Put what runs found side by side."""
     from recbole_rawp.jobs import report as reports
 
-    for key in options.keys() - {"rawp_output_dir"}:
-        raise InputError(f"--{key}: report takes folders and --rawp_output_dir alone. Leave it out.")
+    check_alone(options, {"rawp_output_dir"}, "report takes folders and --rawp_output_dir")
     return show(reports.combine(matched(folders), options.get("rawp_output_dir")))
 
 

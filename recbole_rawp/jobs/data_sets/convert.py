@@ -158,22 +158,24 @@ def spare(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     return [row for place, row in enumerate(rows) if place not in taken], [rows[place] for place in drawn]
 
 
-def write(home: Path, files: dict[str, list[Row]]) -> None:
+def write(home: Path, files: dict[str, list[Row]], *, command: str = "convert") -> None:
     """Write the folder `home` with these files, all at once: it takes its name when it is whole.
+
+    The `command` that is at work stands before what is told.
 
     Raises:
         InputError: if it cannot be written, or has come into being since.
     """
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=home.parent, prefix=".convert-") as place:
+        with TemporaryDirectory(dir=home.parent, prefix=f".{command}-") as place:
             unnamed = Path(place, "new")
             unnamed.mkdir()
             for name, rows in files.items():
                 (unnamed / name).write_text(text(rows), encoding="utf-8")
             os.rename(unnamed, home)
     except OSError as error:
-        raise InputError(f"convert: cannot write '{home}': {error.strerror}. Name another --data_path.") from error
+        raise InputError(f"{command}: cannot write '{home}': {error.strerror}. Name another --data_path.") from error
 
 
 def text(rows: Iterable[Row]) -> str:

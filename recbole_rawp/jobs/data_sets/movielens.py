@@ -20,8 +20,6 @@ NAME = "ml-1m"
 SITE = "https://files.grouplens.org/datasets/movielens"
 MD5 = "c4d9eecfca2ab87c1945afe126590906"  # as GroupLens publish it beside the archive
 TERMS = f"{SITE}/ml-1m-README.txt"
-REPEAT = "The same command goes on where it ended"
-BY_HAND = f"or fetch {SITE}/{NAME}.zip by other means and put it into {{}}"
 
 
 def fetch(name: str, *, accepted: bool, data_path: str = "dataset", site: str = SITE, md5: str = MD5) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def fetch(name: str, *, accepted: bool, data_path: str = "dataset", site: str = 
     check(archive, md5)
     with zipfile.ZipFile(archive) as opened:
         files = {f"{name}.{kind}": rows for kind, rows in tables(opened).items()}
-    write(home, files)
+    write(home, files, command="fetch")
     archive.unlink()
     counts = dict(zip(("ratings", "users", "movies"), (len(rows) - 1 for rows in files.values())))
     return {"folder": str(home), **counts}
@@ -73,11 +71,11 @@ def download(address: str, file: Path) -> None:
     begun = file.stat().st_size if file.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={begun}-"} if begun else {})
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(request, timeout=60) as answer:
             begun = begun if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0  # else it is sent from its start
             whole = begun + int(answer.headers.get("Content-Length", 0))
             bar = tqdm(desc=file.name, total=whole or None, initial=begun, unit="B", unit_scale=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, "ab" if begun else "wb") as target, bar:
                 while part := answer.read(2**16):
                     target.write(part)
@@ -94,7 +92,10 @@ def download(address: str, file: Path) -> None:
 
 def unreachable(address: str, file: Path, reason: str) -> InputError:
     """Return the error for an archive that did not come."""
-    return InputError(f"fetch: cannot get {address}: {reason}. {REPEAT}, {BY_HAND.format(repr(str(file.parent)))}.")
+    return InputError(
+        f"fetch: cannot get {address}: {reason}. The same command goes on where it ended, or fetch {SITE}/{NAME}.zip "
+        f"by other means and put it into '{file.parent}'."
+    )
 
 
 def check(archive: Path, md5: str) -> None:

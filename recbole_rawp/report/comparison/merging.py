@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_rawp.config.recbole_options import MEASURED
+from recbole_rawp.config.schema import OF_A_DEFENSE
 from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import users as per_user
 from recbole_rawp.evaluation.records import COLUMNS, FAILED, Check
@@ -19,9 +20,6 @@ from recbole_rawp.report.scores import bare, complete, renamed
 from recbole_rawp.threats.setting import SETTING
 
 CURVE = [*MODEL, "stage", "seed", *SETTING, "threat", "loss", "steps", "level", "metric"]  # one value each
-
-HARDENING = ("rawp_", "ft_")  # options of ours that make another model
-FREE = ("rawp_output_dir", "rawp_keep_plain")  # but for these
 
 
 def merge(runs: Sequence[Run]) -> Run:
@@ -127,7 +125,7 @@ def hardened_otherwise(runs: Sequence[Run]) -> set[tuple[str, ...]]:
     found: dict[tuple[str, ...], set[str]] = {}
     for run in runs:
         settings = run.facts.get("settings", {})
-        own = {key: settings[key] for key in sorted(settings) if key.startswith(HARDENING) and key not in FREE}
+        own = {key: settings[key] for key in OF_A_DEFENSE if key in settings}
         for place in run.frame[MODEL].drop_duplicates().itertuples(index=False, name=None):
             if place[-1] != "none" and own:
                 found.setdefault(place, set()).add(str(own))
