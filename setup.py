@@ -32,7 +32,7 @@ setup(
     python_requires=">=3.9",
     packages=[*find_packages(include=["recbole_rawp", "recbole_rawp.*"]), "recbole_rawp.properties"],
     package_dir={"recbole_rawp": "recbole_rawp", "recbole_rawp.properties": "properties"},
-    package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"], "recbole_rawp.report": ["*.j2"]},
+    package_data={"recbole_rawp.properties": ["*.yaml", "*/*.yaml"], "recbole_rawp.report": ["*.j2", "*.js"]},
     install_requires=[
         f"recbole==1.2.1; {BEFORE_312}",
         *(f"{package}; {SINCE_312}" for package in RECBOLE_WITHOUT_RAY),

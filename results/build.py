@@ -30,7 +30,7 @@ import pandas as pd
 from recbole_rawp import files
 from recbole_rawp.config import command_line
 from recbole_rawp.errors import InputError
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import canvas
 from results.declared import Experiment, load
 from results.figures import draw
 from results.tables import read, render
@@ -71,7 +71,7 @@ def collect(experiment: Experiment, folder: Path) -> bool:
     records = pd.concat([old[~again], new], ignore_index=True)
     files.whole(experiment.csv, lambda path: records.to_csv(path, index=False))
     for figure in experiment.figures:
-        pictures.write(draw(figure, read(experiment.csv)), experiment.home / figure.name, "png")
+        canvas.write(draw(figure, read(experiment.csv)), experiment.home / figure.name, "png")
     return not again.all()
 
 

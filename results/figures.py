@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import canvas, styles
 from results.tables import Column, Conditions, by_level, combinations, select
 
 
@@ -41,7 +41,7 @@ def draw(figure: Figure, frame: pd.DataFrame) -> Any:
     parts = [(", ".join(titles.values()), select(frame, own)) for titles, own in combinations(figure.panels)]
     parts = [(title, part) for title, part in parts if len(part)]
     width = ceil(len(parts) / figure.height)
-    picture = pictures.blank(3.3 * width + 1, 3 * figure.height + 0.7)
+    picture = canvas.blank(3.3 * width + 1, 3 * figure.height + 0.7)
     sharey = "col" if figure.show == "value" else "all"
     grid = picture.subplots(figure.height, width, sharex=True, sharey=sharey, squeeze=False)
     known: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def draw(figure: Figure, frame: pd.DataFrame) -> Any:
 
 def panel(axes: Any, part: pd.DataFrame, figure: Figure) -> dict[str, Any]:
     """Draw a line, and a band over seeds, for each defense that has records; return them by title."""
-    pictures.tidy(axes)
+    canvas.tidy(axes)
     axes.set_xscale("log")
     levels = [level for level in sorted(part["level"].unique()) if level > 0]
     axes.set_xticks([level for level in levels if f"{level:e}".partition("e")[0].rstrip("0.") in ("1", "2", "5")])
@@ -69,7 +69,7 @@ def panel(axes: Any, part: pd.DataFrame, figure: Figure) -> dict[str, Any]:
     for titles, own in combinations(figure.lines):
         wide = by_level(select(part, own), Column(show=figure.show))
         if not wide.empty:
-            colour, marker = pictures.STYLES[own["defense"]]
+            colour, marker = styles.STYLES[own["defense"]]
             at = wide[[level for level in levels if level in wide]]
             drawn[titles["defense"]] = axes.plot(at.mean(), color=colour, marker=marker, markersize=4)[0]
             axes.fill_between(at.columns, at.min(), at.max(), color=colour, alpha=0.15, linewidth=0)

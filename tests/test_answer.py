@@ -201,3 +201,9 @@ def test_the_card_tells_clean_scores_of_all_items_from_those_among_candidates():
     assert "0.0600" in both and "0.4000" not in both and "candidates" not in both
     hard = run_of({"none": {"fgsm": (0.4, 0.1)}, "rawp": {"fgsm": (0.3, 0.1)}}, scope="per_user", users=False)
     assert "Hardening costs 25.0% of the clean NDCG@10 among sampled candidates (" in answer(hard)[2]
+
+
+def test_a_score_that_rose_under_attack_is_told_to_be_no_robustness():
+    warning = "A share above 100% is no robustness: the attack raised its loss, and not the errors of the ranking."
+    assert warning in answer(run_of({"none": PLAIN | {"apgd": (0.2, 0.21, 0.22, 0.19)}}))
+    assert warning not in answer(run_of({"none": PLAIN}))

@@ -17,7 +17,7 @@ from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.models import classes
 from recbole_rawp.jobs.comparison import grid
 from recbole_rawp.jobs.comparison.compare import compare
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import curves
 from tests import own_models
 from tests.own_models import MyDeep
 from tests.training import QUICK
@@ -28,8 +28,8 @@ NAME = "tests.own_models:MyDeep"
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Write empty pictures, which take half of the time of a small run."""
-    monkeypatch.setattr(pictures, "draw", lambda *_, **__: None)
-    monkeypatch.setattr(pictures, "write", lambda _, path, *__: Path(path).write_bytes(b""))
+    monkeypatch.setattr(curves, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(curves, "write", lambda _, path, *__: Path(path).write_bytes(b""))
 
 
 def given(settings, **overrides):

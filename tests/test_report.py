@@ -17,8 +17,9 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import COLUMNS, Check, Condition
 from recbole_rawp.evaluation.users import Users
 from recbole_rawp.jobs import report as job_report
-from recbole_rawp.report import pictures, report, run_files, scores, tables
+from recbole_rawp.report import report, run_files, scores, tables
 from recbole_rawp.report.comparison.merging import merge
+from recbole_rawp.report.pictures import curves, styles
 from recbole_rawp.report.run_files import Run
 from recbole_rawp.report.sections import per_user
 from recbole_rawp.report.verdict import verdict
@@ -71,7 +72,7 @@ def test_no_attacked_radius_is_said(frame):
 def test_a_clean_score_of_zero_has_no_share(frame, tmp_path):
     frame["value"] = 0.0
     assert "n/a" in tables.table(frame, "ndcg@10", bigger=True) and "n/a" in verdict(frame, "ndcg@10", bigger=True)
-    pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+    curves.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
 @pytest.mark.drawn
@@ -82,7 +83,7 @@ def test_scores_of_nan_are_shown_and_never_taken_for_the_milder_attack(frame, tm
     assert "keeps 50%" in verdict(alone, "ndcg@10", bigger=True)
     frame["value"] = float("nan")
     assert "keeps n/a" in verdict(frame, "ndcg@10", bigger=True)
-    pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+    curves.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
 
 
 def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_the_largest(frame):
@@ -93,9 +94,9 @@ def test_where_less_is_better_the_share_is_clean_over_attacked_and_the_worst_is_
 
 @pytest.mark.drawn
 def test_the_picture_has_ink_in_every_defences_colour(frame, tmp_path):
-    pictures.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
+    curves.plot(frame, "ndcg@10", tmp_path / "p.png", bigger=True)
     pixels = (imread(tmp_path / "p.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    for colour, _ in (pictures.STYLES["none"], pictures.STYLES["rawp"]):
+    for colour, _ in (styles.STYLES["none"], styles.STYLES["rawp"]):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (abs(pixels - rgb).sum(axis=1) < 6).sum() > 100
 
@@ -187,6 +188,7 @@ def test_a_report_leaves_every_kind_of_file_and_no_half_written_one(tmp_path):
     written(tmp_path / "run", records, users={s: users_of(records, s) for s in ("universal", "per_user")})
     other = "robustness-hidden-row-per_user-truth"
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("robustness.plotly.json", f"{other}.plotly.json"),
         *("records.csv", "records.json", "users.npz", "checks.json", "report.json", "environment.txt"),
         *("robustness.png", "robustness.svg", f"{other}.png", f"{other}.svg", "table.tex", "report.md", "report.html"),
     }
@@ -357,15 +359,15 @@ def test_every_model_has_a_style_of_its_own():
     names = [
         f"M{i}: {name}" for i in range(2) for name in ("none", "rawp", "rawp_ft before repair", "rawp_ft repaired")
     ]
-    styles = pictures.styled(names)
-    assert len(set(styles.values())) == 8 and styles["M0: rawp_ft repaired"] == pictures.STYLES["rawp_ft"]
+    given = styles.styled(names)
+    assert len(set(given.values())) == 8 and given["M0: rawp_ft repaired"] == styles.STYLES["rawp_ft"]
 
 
 def test_crowded_attacks_get_panels_of_their_own():
     few = scores.by_threat(pd.DataFrame(measured()), "ndcg@10")
     many = scores.by_threat(pd.DataFrame(measured(attacks=("noise", "fgsm", "bim", "pgd"))), "ndcg@10")
-    assert pictures.panels(few) == [["noise", "fgsm"]]
-    assert pictures.panels(many) == [["fgsm", "noise"], ["bim", "noise"], ["pgd", "noise"]]
+    assert curves.panels(few) == [["noise", "fgsm"]]
+    assert curves.panels(many) == [["fgsm", "noise"], ["bim", "noise"], ["pgd", "noise"]]
 
 
 def test_two_runs_stand_side_by_side(tmp_path):
@@ -579,7 +581,7 @@ def test_the_overview_passes_over_radii_that_were_not_tried(frame):
 
 def test_variants_without_a_dash_of_their_own_are_told_apart():
     stored = ["drift", "drift_noise", "pruning", "bit_bursts_int8", "stuck_at_0_int8"]
-    dashes = pictures.dashed([*stored, "bit_flips_random"])
+    dashes = styles.dashed([*stored, "bit_flips_random"])
     assert len({str(dashes[name]) for name in stored}) == len(stored) and dashes["bit_flips_random"] == ":"
-    both = pictures.dashed(["apgd training", "apgd ranking", "noise"])
+    both = styles.dashed(["apgd training", "apgd ranking", "noise"])
     assert both == {"apgd training": "--", "apgd ranking": "-", "noise": ":"}

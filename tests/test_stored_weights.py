@@ -16,7 +16,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import robustness, self_checks
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.report.bearing import bearing
-from recbole_rawp.report.pictures import draw
+from recbole_rawp.report.pictures.curves import draw
 from recbole_rawp.report.verdict import verdict
 from recbole_rawp.threats.bit_errors import BURST, FAULTS, STORED, BitErrors, bits_hit
 from recbole_rawp.threats.number_formats import BITS, FORMATS

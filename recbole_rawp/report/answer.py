@@ -23,6 +23,7 @@ from recbole_rawp.report.scores import (
     control_of,
     is_control,
     label,
+    missed,
     named,
     own_least_kept,
     percent,
@@ -58,6 +59,7 @@ def answer(run: Run, trainer: Any = None) -> list[str]:
         for name in worst.index
         if sought
     ]
+    lines += [words] if sought and (words := missed(worst)) else []
     lines += bearing(frame, metric, bigger=bigger)
     last, hardened = worst.index[-1], final(worst.index)
     plain = next((name for name in worst.index if bare(name) == "none"), "")

@@ -1,25 +1,32 @@
 """Makes one HTML file of a report that needs nothing else.
 
 The same parts as report.md, in CommonMark with tables; HTML in them stays text, and so do links but those to files
-beside the page. Pictures are embedded, as SVG where there is one beside the PNG. `page.html.j2` is the frame.
+beside the page. Pictures are embedded, as SVG where there is one beside the PNG. Where there is a figure of plotly's
+beside it, a script puts that in the picture's place. `page.html.j2` is the frame; it lets no script run but these two.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from recbole_rawp.report.pictures.canvas import INTERACTIVE
+
+FIGURE = "data-figure"
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 SHORT = 24  # characters
+FOLDED = 12  # lines of a listing, from which on it is folded
 NUMBER = re.compile(r"[-+<]?\d|n/a|nan|-$")
 WARNING = "**Do not trust"
 
@@ -36,10 +43,18 @@ def bold_alone(renderer: Any, tokens: Sequence[Token], index: int, options: Any,
     return str(renderer.renderToken(tokens, index, options, env)) if token.markup == "**" else token.markup
 
 
+def listing(renderer: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    """Return a block of text that scrolls by keys, too; folded if it is long."""
+    text, lines = renderer.fence(tokens, index, options, env), tokens[index].content.count("\n")
+    text = text.replace("<pre>", '<pre tabindex="0">', 1)
+    return f"<details><summary>{lines} lines</summary>\n{text}</details>\n" if lines >= FOLDED else text
+
+
 MARKDOWN = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table").disable("autolink")
 for kind, rule in {"table": scrolling, "em": bold_alone, "strong": bold_alone}.items():
     MARKDOWN.add_render_rule(f"{kind}_open", rule)
     MARKDOWN.add_render_rule(f"{kind}_close", rule)
+MARKDOWN.add_render_rule("fence", listing)
 TEMPLATES = Environment(
     loader=PackageLoader("recbole_rawp.report", ""), autoescape=True, trim_blocks=True, undefined=StrictUndefined
 )
@@ -49,15 +64,26 @@ def render(title: str, parts: Sequence[str], folder: Path) -> str:
     """Return the page: `parts` of Markdown, with the pictures that they name in `folder` inside."""
     tokens = MARKDOWN.parse("\n\n".join(parts))
     adapt(tokens, folder)
-    ends = [i for i, token in enumerate(tokens) if token.level == 0 and token.nesting < 1]
-    opening = ends[1] + 1 if len(ends) > 1 else len(tokens)  # the title, and the verdict
+    below = (i for i, token in enumerate(tokens) if token.level == 0 and token.tag in ("figure", "h2"))
+    opening = next(below, len(tokens))  # the title, and the answer
+    drawn = any(FIGURE in child.attrs for token in tokens for child in token.children or ())
     headings = [i for i, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
     return TEMPLATES.get_template("page.html.j2").render(
         title=title,
+        scripts=scripts() if drawn else [],
         opening=html(tokens[:opening]),
         chapters=[(tokens[i].attrs["id"], html(tokens[i + 1 : i + 2])) for i in headings],
         rest=html(tokens[opening:]),
     )
+
+
+@cache
+def scripts() -> list[tuple[str, Markup]]:
+    """Return the page's scripts, each after the hash by which a browser knows it: plotly, and the one that calls it."""
+    from plotly.offline import get_plotlyjs
+
+    texts = get_plotlyjs(), TEMPLATES.get_template("page.js").render().strip()
+    return [(base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(), Markup(text)) for text in texts]
 
 
 def html(tokens: Sequence[Token]) -> Markup:
@@ -77,6 +103,7 @@ def adapt(tokens: Sequence[Token], folder: Path) -> None:
             classify(tokens[tables.pop() : i])
         elif token.type == "inline":
             unlink(token.children or [], folder)
+            token.children = [part for child in token.children or () for part in link(child, folder)]
             shown = [embed(child, folder) for child in token.children or () if child.type == "image"]
             if shown == [True] and len(token.children or ()) == 1:  # a picture alone
                 tokens[i - 1].tag = tokens[i + 1].tag = "figure"
@@ -96,6 +123,15 @@ def unlink(tokens: Sequence[Token], folder: Path) -> None:
             token.type, token.tag, token.nesting = "text", "", 0
 
 
+def link(child: Token, folder: Path) -> list[Token]:
+    """Return the tokens of a part of a text: the name of a file in the folder is a link to it, and -> an arrow."""
+    if child.type == "text":
+        child.content = child.content.replace(" -> ", " \N{RIGHTWARDS ARROW} ")
+    if child.type != "code_inline" or within(folder, child.content) is None:
+        return [child]
+    return [Token("link_open", "a", 1, attrs={"href": quote(child.content)}), child, Token("link_close", "a", -1)]
+
+
 def within(folder: Path, address: str) -> Path | None:
     """Return the file in the folder, or in one below it, to which an address leads; None if there is none."""
     try:
@@ -112,8 +148,11 @@ def embed(image: Token, folder: Path) -> bool:
     if source is None or source.suffix not in TYPES:
         image.type, image.content = "text", f"({image.content}: {unquote(address)} is missing)"
         return False
+    figure = within(folder, f"{address.rpartition('.')[0]}{INTERACTIVE}")
     data = base64.b64encode(source.read_bytes()).decode("ascii")
     image.attrs = {"alt": "", "src": f"data:{TYPES[source.suffix]};base64,{data}"}
+    if figure:
+        image.attrs[FIGURE] = figure.read_text(encoding="utf-8")
     image.children = [Token("text", "", 0, content=image.content)]  # which become the alt
     return True
 

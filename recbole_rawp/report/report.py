@@ -29,7 +29,7 @@ def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), t
     Args:
         run: what was measured.
         command: what repeats the report, Markdown.
-        answer: the lines of `answer.answer`, below the verdict.
+        answer: the lines of `answer.answer`; where there are none, a verdict in one sentence stands for them.
         trainer: the hardened trainer, if the report is on one run.
     """
     metric, bigger = run.metric, run.bigger
@@ -38,11 +38,11 @@ def write(folder: Path, run: Run, *, command: str, answer: Sequence[str] = (), t
     write_text(folder / "table.tex", latex(frame, metric, bigger=bigger))
     title = f"{models_on_data(frame)} under attack"
     opening = [f"# {inert(title)}"]
-    if not answer or settings_of(frame)[0].words.adversary:  # of the others the answer says as much
+    if answer:
+        opening += [inert(doubts)] if (doubts := distrust(run.checks)) else []
+        opening.append(listed(answer))
+    else:
         opening.append(inert(verdict(frame, metric, bigger=bigger, checks=run.checks)))
-    elif doubts := distrust(run.checks):
-        opening.append(inert(doubts))
-    opening += [listed(answer)] * bool(answer)
     parts = [*opening, *sections.parts(sections.Material(folder, run, frame, trainer, command))]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     write_text(folder / "report.html", html_page.render(title, parts, folder))

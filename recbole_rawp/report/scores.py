@@ -14,6 +14,7 @@ from recbole_rawp.threats.threat import VARIANTS
 
 BEFORE, AFTER = " before repair", " repaired"
 LABELS = {"none": "plain"}
+GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 COMPLETE = "complete"  # in the attributes of a frame of records
 
 
@@ -150,6 +151,12 @@ def meaning(metric: str, *, bigger: bool) -> str:
     if chance(metric):
         return f"Share kept: (attacked {name} - {chance(metric)}) / (clean {name} - {chance(metric)}); 0% is chance."
     return f"Share kept: attacked {name} / clean {name}."
+
+
+def missed(worst: pd.Series | pd.DataFrame) -> str:
+    """Return the warning that a score which rose under attack is no robustness; nothing if none did."""
+    words = "A share above 100% is no robustness: the attack raised its loss, and not the errors of the ranking."
+    return words if (worst > GAIN).to_numpy().any() else ""
 
 
 def percent(share: float) -> str:

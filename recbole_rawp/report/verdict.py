@@ -15,6 +15,7 @@ from recbole_rawp.report.scores import (
     control_of,
     counted,
     label,
+    missed,
     percent,
     settings_of,
     shares_kept,
@@ -23,7 +24,6 @@ from recbole_rawp.report.scores import (
 )
 from recbole_rawp.threats.setting import CLEAN, Setting
 
-GAIN = 1.02  # a share from which on the attack did not hit the ranking at all
 FEW = 4  # models that one sentence can hold
 
 
@@ -55,7 +55,7 @@ def sentence(frame: pd.DataFrame, metric: str, *, bigger: bool) -> str:
     ends = f"the least and the most robust of {len(worst)} models: " * (len(parts) < len(worst))
     chosen = f" At this one, of the {setting.words.nouns} tried, the models differ most." * (len(worst) > 1)
     said = f"When {setting.words.happens(setting, level, attackers(counted(kept)))}, {ends}{'; '.join(parts)}."
-    return said + chosen + gain(worst[level])
+    return f"{said}{chosen} {missed(worst[level])}".strip()
 
 
 def kept_by(name: str, wide: pd.DataFrame, worst: pd.Series, metric: str) -> str:
@@ -71,13 +71,6 @@ def left_by_control(name: str, kept: pd.DataFrame, level: float, setting: Settin
     if control is None:
         return ""
     return f" ({setting.words.control} leaves {percent(kept.loc[(name, control), level])})"
-
-
-def gain(worst: pd.Series) -> str:
-    """Return the warning that a score which rose under attack is no robustness; nothing if none did."""
-    if not (worst > GAIN).any():
-        return ""
-    return " A share above 100% is no robustness: the attack raised its loss, and not the errors of the ranking."
 
 
 def spoken(worst: pd.Series) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_rawp.files import whole
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import canvas, styles
 from recbole_rawp.report.scores import label
 
 Points = Mapping[str, np.ndarray]  # defense -> clean and robust score of each seed, [seeds, 2]
@@ -38,14 +38,14 @@ def save_pareto(points: Points, folder: Path, *, title: str, x: str, y: str, big
     """Write pareto.png and pareto.svg into `folder`, each whole or not at all."""
     figure = draw(points, title=title, x=x, y=y, bigger=bigger)
     for kind in ("png", "svg"):
-        whole(folder / f"pareto.{kind}", lambda path, kind=kind: pictures.write(figure, path, kind))  # type: ignore[misc]
+        whole(folder / f"pareto.{kind}", lambda path, kind=kind: canvas.write(figure, path, kind))  # type: ignore[misc]
 
 
 def draw(points: Points, *, title: str, x: str, y: str, bigger: bool) -> Any:
     """Return a figure of the means, with small points for the seeds, the Pareto front, and where nothing is lost."""
-    figure = pictures.blank(8, 5)
+    figure = canvas.blank(8, 5)
     axes = figure.subplots()
-    for name, (colour, marker) in pictures.styled(points).items():
+    for name, (colour, marker) in styles.styled(points).items():
         seeds = points[name]
         if len(seeds) > 1:
             axes.plot(*seeds.T, linestyle="", color=colour, marker=marker, markersize=4, alpha=0.5, markeredgewidth=0)
@@ -62,7 +62,7 @@ def draw(points: Points, *, title: str, x: str, y: str, bigger: bool) -> Any:
     draw_front(axes, points, bigger=bigger)
     draw_level(axes, *limits)
     axes.set(xlim=limits[0], ylim=limits[1])
-    pictures.tidy(axes)
+    canvas.tidy(axes)
     axes.set(xlabel=x, ylabel=y)
     figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside right center", frameon=False)
@@ -75,7 +75,7 @@ def draw_front(axes: Any, points: Points, *, bigger: bool) -> None:
     means = np.array([points[name].mean(axis=0) for name in on_front(points, bigger=bigger)])
     if len(means):
         x, y = stairs(means, worst).T
-        axes.step(x, y, where="post", color=pictures.GREY, linewidth=1.2, zorder=1, label="Pareto front")
+        axes.step(x, y, where="post", color=styles.GREY, linewidth=1.2, zorder=1, label="Pareto front")
 
 
 def stairs(means: np.ndarray, worst: np.ndarray) -> np.ndarray:
@@ -90,4 +90,4 @@ def draw_level(axes: Any, x: tuple[float, float], y: tuple[float, float]) -> Non
     low, high = max(x[0], y[0]), min(x[1], y[1])
     if low < high:
         ends = [low, high]
-        axes.plot(ends, ends, linestyle=":", color=pictures.GREY, linewidth=1, label="nothing lost", zorder=1)
+        axes.plot(ends, ends, linestyle=":", color=styles.GREY, linewidth=1, label="nothing lost", zorder=1)

@@ -15,9 +15,8 @@ from recbole_rawp.report import html_page, report, run_files
 from recbole_rawp.report.comparison import paired_tests, pareto
 from recbole_rawp.report.comparison.merging import merge
 from recbole_rawp.report.comparison.tables import ModelOnData, cells, latex, numbers, points, test_table
-from recbole_rawp.report.scores import label, meaning, percent
+from recbole_rawp.report.scores import label, meaning, missed, percent
 from recbole_rawp.report.tables import coded, fenced, inert, listed, markdown
-from recbole_rawp.report.verdict import gain
 
 FEW = 10  # seeds below which an interval over them is rough
 FINISHED, FAILED = "finished", "failed"
@@ -90,7 +89,7 @@ def sentence(group: ModelOnData) -> str:
     beaten = f"of {count} defenses no other is better in both scores than " * (count > 1)
     return (
         f"{group.title}, {group.metric} on test data, strongest attack at {group.noun} {group.telling:g}: "
-        f"{beaten}{', '.join(parts)}. {meaning(group.metric, bigger=group.bigger)}{gain(kept)}"
+        f"{beaten}{', '.join(parts)}. {meaning(group.metric, bigger=group.bigger)} {missed(kept)}".strip()
     )
 
 

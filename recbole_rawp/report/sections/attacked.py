@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import curves
 from recbole_rawp.report.scores import (
     complete,
     is_control,
@@ -34,7 +34,7 @@ def findings(material: Material) -> list[str]:
     parts: list[str] = []
     for number, setting in enumerate(settings_of(frame)):
         rows, picture, noun = within(frame, setting), f"{stem(setting, number)}.png", setting.words.noun
-        pictures.save_curves(rows, metric, material.folder, stem(setting, number), bigger=bigger)
+        curves.save_curves(rows, metric, material.folder, stem(setting, number), bigger=bigger)
         heading = f"## {metric.upper()} on test data, and the share of the clean value kept"
         image = f"![{metric.upper()} and the share of it kept, against the {noun}: {setting.title}]({picture})"
         opening = (

@@ -10,7 +10,7 @@ import pandas as pd
 from recbole_rawp.evaluation.records import FAILED, PASSED, Check
 from recbole_rawp.evaluation.self_checks import BUDGET, PLAIN_KEPT
 from recbole_rawp.files import whole
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import canvas
 from recbole_rawp.report.sections.section import section_of_run
 from recbole_rawp.training.radius.rule import RadiusSearch
 
@@ -66,7 +66,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
     """Draw the radius and the clean score by epoch: kept, refused and chosen epochs, and what was wanted."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = pictures.blank(6, 5)
+    figure = canvas.blank(6, 5)
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, column in ((above, "radius"), (below, "score")):
         axes.plot(path["epoch"], path[column], color=CLEAN, linewidth=0.8)
@@ -75,7 +75,7 @@ def plot(path: pd.DataFrame, file: Path, *, metric: str, floor: float, title: st
             axes.plot(rows["epoch"], rows[column], "o" if passed else "X", color=colour, linestyle="", label=label)
         chosen = path[path["chosen"]]
         axes.plot(chosen["epoch"], chosen[column], "*", color="black", markersize=14, linestyle="", label="chosen")
-        pictures.tidy(axes)
+        canvas.tidy(axes)
     above.set_yscale("log")
     above.set_ylabel("radius")
     above.set_title(f"{title}: rawp_radius auto")

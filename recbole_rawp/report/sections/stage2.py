@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from recbole_rawp.config.settings import FineTuning
 from recbole_rawp.files import whole
 from recbole_rawp.host.ranking.scores import limit
-from recbole_rawp.report import pictures
+from recbole_rawp.report.pictures import canvas
 from recbole_rawp.report.sections.section import section_of_run
 from recbole_rawp.report.tables import markdown
 from recbole_rawp.threats.setting import Setting
@@ -34,8 +35,10 @@ def sections(trainer: Any, folder: Path) -> list[str]:
     whole(folder / "tuning.csv", lambda path: epochs.to_csv(path, index=False))
     whole(folder / "interpolation.csv", lambda path: sweep.to_csv(path, index=False))
     floor = limit(progress.clean, settings.clean_tolerance, bigger=trainer.valid_metric_bigger)
-    whole(folder / "interpolation.png", lambda path: plot_sweep(sweep, path, metric=metric, floor=floor, title=title))
     steps = "FGSM" if settings.attack_steps == 1 else f"BIM in {settings.attack_steps} steps"
+    robust = f"under {steps}, radius {settings.recipe.radius:g}"
+    picture = partial(plot_sweep, sweep, metric=metric, floor=floor, title=title, robust=robust)
+    whole(folder / "interpolation.png", picture)
     return [
         "## Stage 2: which module is the least robust",
         ranking_table(progress.ranking),
@@ -115,7 +118,7 @@ def cost(stage_2: float, stage_1: float | None) -> str:
 def plot_ranking(frame: pd.DataFrame, path: Path, *, title: str) -> None:
     """Draw a bar per module: the loss rise, weakest on top, a panel per round; repaired modules stand out."""
     rounds = _rounds(frame)
-    figure = pictures.blank(7 * len(rounds), 1.6 + 0.3 * max(len(rows) for _, rows in rounds))
+    figure = canvas.blank(7 * len(rounds), 1.6 + 0.3 * max(len(rows) for _, rows in rounds))
     for axes, (number, rows) in zip(figure.subplots(1, len(rounds), squeeze=False)[0], rounds):
         repaired = rows["repaired"] if "repaired" in rows else rows["rise"] == rows["rise"].max()
         bars = axes.barh(rows["module"], rows["rise"], color=[REPAIRED if r else OTHER for r in repaired])
@@ -129,13 +132,13 @@ def plot_ranking(frame: pd.DataFrame, path: Path, *, title: str) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, title: str) -> None:
-    """Draw the clean and the robust score against alpha, a panel per round, with the choice and the floor."""
+def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, title: str, robust: str) -> None:
+    """Draw the clean and the `robust` score against alpha, a panel per round, with the choice and the floor."""
     rounds = _rounds(frame)
-    figure = pictures.blank(6 * len(rounds), 4)
+    figure = canvas.blank(6 * len(rounds), 4)
     for axes, (number, rows) in zip(figure.subplots(1, len(rounds), squeeze=False)[0], rounds):
         axes.plot(rows["alpha"], rows["clean"], color=CLEAN, marker="o", label="clean")
-        axes.plot(rows["alpha"], rows["robust"], color=ROBUST, marker="v", linestyle="--", label="robust")
+        axes.plot(rows["alpha"], rows["robust"], color=ROBUST, marker="v", linestyle="--", label=robust)
         if math.isfinite(floor):
             axes.axhline(floor, color=CLEAN, linestyle=":", label="worst clean score allowed")
         chosen = rows["alpha"][rows["chosen"]].iloc[0]
@@ -143,7 +146,7 @@ def plot_sweep(frame: pd.DataFrame, path: Path, *, metric: str, floor: float, ti
         axes.set_xlabel("alpha (0: before, 1: tuned)")
         axes.set_ylabel(f"{metric} on validation data")
         axes.set_title(title + f", round {number + 1}" * (len(rounds) > 1))
-        pictures.tidy(axes)
+        canvas.tidy(axes)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=150, format="png")
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from itertools import cycle
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import pandas as pd
 
-from recbole_rawp.files import whole
+from recbole_rawp.evaluation.records import chance
+from recbole_rawp.files import whole, write_text
+from recbole_rawp.report.pictures import interactive
+from recbole_rawp.report.pictures.canvas import INTERACTIVE, blank, tidy, write
+from recbole_rawp.report.pictures.styles import DOTS, GREY, Styles, dashed, styled
 from recbole_rawp.report.scores import (
-    BEFORE,
-    bare,
     by_threat,
     is_control,
     label,
@@ -25,70 +26,20 @@ from recbole_rawp.report.scores import (
     variant_title,
 )
 
-# Colour-blind-safe (Okabe and Ito), told apart in grey by marker; attacks by dash.
-STYLES = {
-    "none": ("#D55E00", "o"),
-    "noise": ("#56B4E9", "^"),
-    "apr": ("#E69F00", "X"),
-    "rat": ("#000000", "P"),
-    "awp": ("#009E73", "D"),
-    "sam": ("#8C8C8C", "p"),
-    "asam": ("#6B3A00", "d"),
-    "rawp": ("#0072B2", "s"),
-    "rawp_ft": ("#CC79A7", "v"),
-    "rawp_reference": ("#005080", "<"),
-    "rawp_ft_reference": ("#8A3A6B", ">"),
-}
-SPARE = (("#000000", "P"), ("#E69F00", "X"), ("#0072B2", "<"), ("#009E73", ">"), ("#D55E00", "h"), ("#56B4E9", "*"))
-DASHES: dict[str, Any] = {
-    "fgsm": "-",
-    "bim": "--",
-    "pgd": "-.",
-    "mim": (0, (5, 1, 1, 1, 1, 1)),
-}
-SPARE_DASHES = ("-", "--", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (2, 2)))
-LOSSES = {"training": "--", "ranking": "-"}  # of variants that are told apart by the loss that they climb
 CROWDED = 6  # lines in one panel; of more, each attack gets panels of its own
-GREY = "#555555"
-DOTS = ":"  # of controls
-
-Styles = dict[str, tuple[str, str]]
 
 
 def save_curves(frame: pd.DataFrame, metric: str, folder: Path, stem: str, *, bigger: bool) -> None:
-    """Write the picture of the frame's first setting as `stem`.png and `stem`.svg, each whole or not at all."""
+    """Write the picture of the frame's first setting as `stem`.png, .svg and .plotly.json, each whole or not at all."""
     figure = draw(frame, metric, bigger=bigger)
     whole(folder / f"{stem}.png", lambda path: write(figure, path, "png"))
     whole(folder / f"{stem}.svg", lambda path: write(figure, path, "svg"))
+    write_text(folder / f"{stem}{INTERACTIVE}", interactive.draw(frame, metric, bigger=bigger))
 
 
 def plot(frame: pd.DataFrame, metric: str, path: Path, *, bigger: bool) -> None:
     """Write the picture of the frame's first setting as a PNG."""
     write(draw(frame, metric, bigger=bigger), path, "png")
-
-
-def blank(width: float, height: float) -> Any:
-    """Return an empty figure that pyplot knows nothing of, whatever the user's backend is."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def tidy(axes: Any) -> None:
-    """Give a panel a faint grid, and no frame above and on the right."""
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def write(figure: Any, path: Path, kind: str) -> None:
-    """Write a figure as `png` or `svg`; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": "recbole_rawp"}):
-        figure.savefig(path, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def draw(frame: pd.DataFrame, metric: str, *, bigger: bool) -> Any:
@@ -148,7 +99,7 @@ def bars(frame: pd.DataFrame, kept: pd.DataFrame, metric: str) -> Any:
     axes.axhline(1.0, color=GREY, linestyle=":")
     axes.set_xticks(range(len(variants)), [variant_title(name) for name in variants])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylabel("share of the clean score kept")
+    axes.set_ylabel(interactive.KEPT)
     tidy(axes)
     axes.set_title(f"{models_on_data(frame)}: {metric.upper()}\n{settings_of(frame)[0].title}", fontsize=11)
     axes.legend(frameon=False)
@@ -166,7 +117,7 @@ def lines(axes: Any, values: pd.DataFrame, styles: Styles, dashes: Mapping[str, 
 
 
 def label_axes(grid: Any, metric: str) -> None:
-    """Name the axes, upper (left) the metric, lower (right) the share kept; both start at 0, or at what lies below."""
+    """Name the axes: the metric (upper or left; with what chance scores), the share kept. Both start at 0, or below."""
     from matplotlib.ticker import PercentFormatter
 
     for row in grid:
@@ -174,19 +125,16 @@ def label_axes(grid: Any, metric: str) -> None:
         row[0].set_ylim(bottom=1.1 * lowest if -math.inf < lowest < 0 else 0.0)
     for axes in grid.flat:
         tidy(axes)
+    if zero := chance(metric):
+        for axes in grid[0]:
+            axes.axhline(zero, color=GREY, linestyle=":", linewidth=1)
+        grid[0][0].annotate(
+            "chance", (1, zero), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY
+        )
     grid[0][0].set_ylabel(metric.upper())
-    grid[1][0].set_ylabel("share of the clean score kept")
+    grid[1][0].set_ylabel(interactive.KEPT)
     for axes in grid[1]:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-
-
-def dashed(variants: Iterable[str]) -> dict[str, Any]:
-    """Return the dash of each variant: its own, that of the loss that tells it apart, or one that is left."""
-    spare, found = cycle(SPARE_DASHES), dict[str, Any]()
-    for variant in variants:
-        name, _, loss = variant.partition(" ")
-        found[variant] = DOTS if is_control(variant) else LOSSES.get(loss) or DASHES.get(name) or next(spare)
-    return found
 
 
 def add_legend(figure: Any, styles: Styles, dashes: Mapping[str, Any]) -> None:
@@ -208,17 +156,3 @@ def panels(wide: pd.DataFrame) -> list[list[str]]:
     if len(over_seeds(wide)) <= CROWDED or len(climbing) < 2:
         return [variants]
     return [[name, *filter(is_control, variants)] for name in climbing]
-
-
-def styled(names: Iterable[str]) -> Styles:
-    """Return colour and marker of each model: those of its defense, unless another model with that defense has them."""
-    names = list(names)
-    owned = [STYLES[bare(name)] for name in names if bare(name) in STYLES]
-    colours = {colour for colour, _ in owned}
-    free = [style for style in dict.fromkeys((*SPARE[:2], *STYLES.values(), *SPARE[2:])) if style not in owned]
-    spare = cycle(sorted(free, key=lambda style: style[0] in colours))  # colours of their own first
-    found: Styles = {}
-    for name in sorted(names, key=lambda name: name.endswith(BEFORE)):  # the repaired model keeps the colour
-        own = STYLES.get(bare(name))
-        found[name] = own if own and own not in found.values() else next(spare)
-    return {name: found[name] for name in names}
