@@ -51,8 +51,18 @@ setup(
     ],
     extras_require={
         "completion": ["argcomplete"],
-        "docs": ["mkdocs-material", "mkdocstrings[python]"],
-        "test": ["argcomplete", "pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "types-tabulate", "torchao"],
+        "docs": ["ipykernel", "mkdocs-jupyter", "mkdocs-material", "mkdocstrings[python]"],
+        "test": [
+            "argcomplete",
+            "nbmake",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tabulate",
+            "torchao",
+        ],
     },
     entry_points={"console_scripts": ["recbole-rawp = recbole_rawp.cli.main:main"]},
 )

@@ -62,6 +62,11 @@ def test_an_attack_without_gradient_fails():
     assert found["steps"][0] == "not applicable"  # bim was not asked for
 
 
+def test_noise_may_win_by_what_no_ranking_shows():
+    assert verified(noise=(0.5, 0.6004), fgsm=(0.5, 0.6))["noise"][0] == "passed"
+    assert verified(noise=(0.5, 0.6006), fgsm=(0.5, 0.6))["noise"] == ("failed", "strongest method 0.1")
+
+
 def test_steps_that_do_not_help_fail():
     assert verified(fgsm=(0.5, 0.9), pgd=(0.5, 0.8))["steps"] == ("failed", "strongest method 0.1")
     assert verified(fgsm=(0.5, 0.9), pgd=(0.5, 0.895))["steps"][0] == "passed"  # nearly linear: FGSM is the best

@@ -23,7 +23,7 @@ def leaves(entry):
 
 def test_every_page_is_in_the_navigation_once():
     pages = list(leaves(SITE["nav"]))
-    docs = {path.name for path in (ROOT / "docs").glob("*.md")}
+    docs = {path.name for kind in ("*.md", "*.ipynb") for path in (ROOT / "docs").glob(kind)}
     results = {f"results/{path.name}" for path in (ROOT / "results").glob("*.md")}
     assert len(pages) == len(set(pages)) and set(pages) == docs | results | {"index.md", "CHANGELOG.md"}
 

@@ -19,6 +19,7 @@ from recbole.utils import EvaluatorType, get_flops, init_logger, init_seed, set_
 from torch import nn
 
 from recbole_rawp.config.command_line import command
+from recbole_rawp.config.schema import OPTIONS
 from recbole_rawp.core import restoring
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import vocabulary
@@ -104,7 +105,16 @@ def start_log(config: Config) -> None:
     logger.info(command(getattr(config, "argv", None)))
     if config["device"].type == "cpu":
         logger.info(f"torch threads: {torch.get_num_threads()} (the environment variable OMP_NUM_THREADS sets them)")
-    logger.info(config)
+
+
+def log_settings(config: Config, like: Config | None = None) -> None:
+    """Log every setting, as RecBole does; of a run `like` one before, those that differ."""
+    if like is None:
+        logger.info(config)
+        return
+    before, now = like.final_config_dict, config.final_config_dict
+    differing = [f"{key} = {value}" for key, value in now.items() if key in OPTIONS and before.get(key) != value]
+    logger.info(f"The same settings, but {', '.join(differing)}.")
 
 
 def keep_log() -> None:

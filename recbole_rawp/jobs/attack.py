@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_rawp.host import checkpoint
-from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.preparation import log_settings, prepare
 from recbole_rawp.host.twins import twins_of
 from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
@@ -33,7 +33,8 @@ def attack_checkpoint(
     RecBole's checkpoints do not need is refused, unless `trust_checkpoint`. `model`: as for `harden_checkpoint`.
 
     Returns:
-        `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown) and `output_dir`.
+        `records` (`evaluation.records.Record`), `checks`, `answer` (lines, Markdown), `table` and `overview` (Markdown) and
+        `output_dir`.
 
     Raises:
         InputError: as `harden_checkpoint`.
@@ -49,6 +50,7 @@ def attack_checkpoint(
     with output_folder.withdrawn(folder):
         write_settings([config], folder)
         trainer = make_trainer(config, network, folder, data, trained=True)
+        log_settings(config)
         ready(trainer, data)
         findings = Findings()
         attack(trainer, data, candidates, findings, twins_of(Path(file).resolve().parent, network, config))

@@ -15,7 +15,7 @@ from recbole_rawp.evaluation.records import FAILED, PASSED, Check
 from recbole_rawp.evaluation.vulnerability import by_module
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
-from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.host.preparation import Data, log_settings, prepare
 from recbole_rawp.host.twins import other_weights
 from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.host.weights import perturbed_weights
@@ -58,6 +58,7 @@ def rank_checkpoint(
     folder = output_folder.claim(config, "rank")
     with output_folder.withdrawn(folder):
         trainer = make_trainer(config, network, folder, data, trained=True)
+        log_settings(config)
         ready(trainer, data)
         found = [*unseen(content, config), *same_data(content, trainer, data)]
         settings = config.settings.fine_tuning

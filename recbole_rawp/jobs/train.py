@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from recbole_rawp.config.schema import AUTO
 from recbole_rawp.host import checkpoint
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.models.classes import check_findable
-from recbole_rawp.host.preparation import Data, prepare
+from recbole_rawp.host.preparation import Data, log_settings, prepare
 from recbole_rawp.host.quirks import pretraining
 from recbole_rawp.host.ranking.candidates import Candidates
 from recbole_rawp.host.rehearsal import check_training
@@ -24,6 +25,7 @@ from recbole_rawp.host.unpickling import asked_to_trust
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.checkpoints import is_plain, same_data, settings_in, unseen
 from recbole_rawp.jobs.measuring import Findings, attack, check_attack, write
+from recbole_rawp.jobs.time_left import ATTACKS, TRAINING, TimeLeft
 from recbole_rawp.jobs.trainers import (
     check_choosable,
     check_hardens,
@@ -65,8 +67,8 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (`evaluation.records.Record`), `checks`, `table` and `overview` (Markdown; the latter where
-        several kinds of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of
+        `records` (`evaluation.records.Record`), `checks`, `answer` (lines, Markdown), `table` and `overview` (Markdown;
+        the latter where several kinds of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of
         training) and `output_dir`.
         If a run with saved=True is killed, `continue_run` goes on with it.
 
@@ -122,9 +124,9 @@ def run(
     findings = Findings()
     runs = with_baseline(config) if baseline else [config]
     content = None if stage_1 is None else checkpoint.read(stage_1, config["device"])
+    left = TimeLeft([label(own["defense"]) for own in runs], [2 if own["ft_rounds"] else 1 for own in runs])
     with ExitStack() as stack:
         for number, current in enumerate(runs, 1):
-            which = f"Model {number} of {len(runs)}, {label(current.settings.training.defense)}"
             data, network, candidates = _checked(config, current, content, findings)
             new = None
             if folder is None:  # nothing is written before the input is known to work
@@ -132,6 +134,7 @@ def run(
             with output_folder.withdrawn(new):
                 home = folder if current is config else folder / "baseline"
                 trainer = make_trainer(current, network, home, data, saved=saved, trained=content is not None)
+            log_settings(current, like=runs[0] if number > 1 else None)
             if stage_1 is not None and content is not None:
                 ready(trainer, data)
                 findings.checks += same_data(content, trainer, data)
@@ -140,12 +143,15 @@ def run(
             else:
                 if content is not None:
                     _begin_with(trainer, content)
-                logger.info(f"{which}: training.")
+                logger.info(left.at(number, TRAINING))
                 result = fit(trainer, data, saved)
+                left.took(number, TRAINING, trainer.state.seconds)
                 if current is not config:
                     content = _plain_model(config, trainer)
-            logger.info(f"{which}: attacks.")
+            logger.info(left.at(number, ATTACKS))
+            begun = time.monotonic()
             attack(trainer, data, candidates, findings, twins_of(folder, network, config))
+            left.took(number, ATTACKS, time.monotonic() - begun)
             findings.checks += radius_search.checks(trainer)
         assert folder is not None
         again = "train" if stage_1 is None else f"harden {ORIGINAL}"

@@ -16,7 +16,7 @@ from recbole_rawp.errors import naming
 from recbole_rawp.host import checkpoint, environment
 from recbole_rawp.host.config import RAWPConfig
 from recbole_rawp.host.models.classes import check_findable
-from recbole_rawp.host.preparation import prepare
+from recbole_rawp.host.preparation import log_settings, prepare
 from recbole_rawp.host.weights import perturbed_weights
 from recbole_rawp.jobs import output_folder
 from recbole_rawp.jobs.trainers import check_choosable, check_weights, make_trainer, write_settings
@@ -60,6 +60,7 @@ def objective_function(
         perturbed_weights(network, attack.target)
     with trial_folder(config, saved) as folder:
         trainer = make_trainer(config, network, folder, data)
+        log_settings(config)
         trainer.fit(data.train, data.valid, verbose=False)
         checkpoint.load_into(network, checkpoint.read(trainer.saved_model_file, config["device"]))
         scores = ValidScores(trainer, data.train, data.valid, perturbed_weights(network, attack.target), attack)

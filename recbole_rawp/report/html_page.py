@@ -107,6 +107,7 @@ def adapt(tokens: Sequence[Token], folder: Path) -> None:
             shown = [embed(child, folder) for child in token.children or () if child.type == "image"]
             if shown == [True] and len(token.children or ()) == 1:  # a picture alone
                 tokens[i - 1].tag = tokens[i + 1].tag = "figure"
+                tokens[i - 1].attrSet("tabindex", "0")  # it scrolls where the window is narrow, by keys, too
             elif tokens[i - 1].type == "paragraph_open" and token.content.startswith(WARNING):
                 tokens[i - 1].attrSet("class", "warning")
 
