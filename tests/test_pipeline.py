@@ -35,7 +35,16 @@ FILES = {
     "report.html",
     "report.json",
 }
-FILES |= {"robustness.png", "robustness.svg", "records.csv", "records.json", "table.tex", "users.npz", "checks.json"}
+FILES |= {
+    "robustness.png",
+    "robustness.svg",
+    "robustness.plotly.json",
+    "records.csv",
+    "records.json",
+    "table.tex",
+    "users.npz",
+    "checks.json",
+}
 WORK = ("training", "attacks")
 REPAIR = {f"{name}.{kind}" for name in ("criticality", "interpolation") for kind in ("csv", "png")} | {"tuning.csv"}
 

@@ -33,7 +33,7 @@ def attack_checkpoint(
     RecBole's checkpoints do not need is refused, unless `trust_checkpoint`. `model`: as for `harden_checkpoint`.
 
     Returns:
-        `records` (`evaluation.records.Record`), `checks`, `answer` (lines, Markdown), `table` and `overview` (Markdown) and
+        `records` (`evaluation.records.Record`), `checks`, `answer` (lines), `table` and `overview` (all Markdown) and
         `output_dir`.
 
     Raises:

@@ -67,9 +67,9 @@ def run_recbole_rawp(
 
     Returns:
         What `run_recbole` returns (`best_valid_score`, `valid_score_bigger`, `best_valid_result`, `test_result`), and
-        `records` (`evaluation.records.Record`), `checks`, `answer` (lines, Markdown), `table` and `overview` (Markdown;
-        the latter where several kinds of attack were tried), `search` (for the radius, in words), `repair` (lines), `seconds` (of
-        training) and `output_dir`.
+        `records` (`evaluation.records.Record`), `checks`, `answer` (lines), `table` and `overview` (all Markdown;
+        the last where several kinds of attack were tried), `search` (for the radius, in words), `repair` (lines),
+        `seconds` (of training) and `output_dir`.
         If a run with saved=True is killed, `continue_run` goes on with it.
 
     Raises:
