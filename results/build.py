@@ -94,6 +94,16 @@ def provenance(folder: Path) -> str:
     return "\n".join(f"- {place}; {days(own)}: {', '.join(f.parent.name for f in own)}" for place, own in runs.items())
 
 
+def earlier(said: str, again: str) -> str:
+    """Return the lines that a page had on records, without the runs that `again` names, and without `OTHERS`."""
+    done, lines = set(re.split(r"[:,\s]\s*", again)), []
+    for line in said.replace(OTHERS, "").strip().splitlines():
+        place, colon, names = line.rpartition(": ") if line.startswith("- recbole_rawp ") else ("", "", line)
+        left = ", ".join(name for name in names.split(", ") if not colon or name not in done)
+        lines += [place + colon + left] if left or not colon else []
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
 def days(own: Sequence[Path]) -> str:
     """Return the first and the last day on which one of the runs ended."""
     ends = [datetime.fromtimestamp(file.with_name("records.csv").stat().st_mtime, timezone.utc) for file in own]
@@ -127,7 +137,7 @@ def build(experiment: Experiment, folder: Path) -> None:
     if places := provenance(folder):
         marker = f"provenance: {experiment.name}"
         start, end = between(page, marker)
-        before = page[start:end].rpartition(OTHERS)[2].strip()
+        before = earlier(page[start:end], places)
         found[marker] = f"{places}\n\n{OTHERS}\n\n{before}" if others and before else places
     files.write_text(experiment.page, fill(page, found))
 

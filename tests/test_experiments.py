@@ -196,6 +196,12 @@ def test_an_experiment_runs_goes_on_and_fills_its_page(toy, tmp_path, capsys):
     assert build.stale(tmp_path / "experiments") == ["toy"]
 
 
+def test_what_a_page_said_on_other_runs_stays():
+    said = "- recbole_rawp 1, device: cpu; 2026-11-29: A-1, A-10\n- recbole_rawp 0, device: cpu; 2026-11-28: B-1\n"
+    left = build.earlier(f"{said}\n{build.OTHERS}\n\nCommit: A-1, long ago.\n", "- recbole_rawp 2: A-1, C-1\n- 3: B-1")
+    assert left == "- recbole_rawp 1, device: cpu; 2026-11-29: A-10\n\nCommit: A-1, long ago."
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
