@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class Busy(InputError):
+    """A folder of output in which another process is at work."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in a job that can go on; the message is the command for that."""
 

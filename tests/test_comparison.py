@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_rawp.jobs.comparison.compare import described, failure, read_rows
 from recbole_rawp.jobs.comparison.grid import Cell
+from recbole_rawp.jobs.comparison.rows import described, failure, read_rows
 from recbole_rawp.report.comparison import run_rows, summary
 from tests.test_report import cells_of, measured, users_of, written
 

@@ -13,7 +13,7 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation.records import Check
 from recbole_rawp.evaluation.users import Users, read_users, write_users
 from recbole_rawp.jobs import report
-from recbole_rawp.jobs.comparison import compare
+from recbole_rawp.jobs.comparison.rows import read_rows
 from recbole_rawp.report import run_files
 from recbole_rawp.report.run_files import Run
 from tests.test_report import COLUMNS, measured, users_of
@@ -206,5 +206,5 @@ def test_a_sound_folder_is_read_and_single_scores_may_be_nan(sound, tmp_path):
 def test_rows_of_a_comparison_that_were_damaged_are_one_line(text, tmp_path):
     (tmp_path / "runs.csv").write_text(text)
     with pytest.raises(InputError, match="^resume: cannot read '.*runs.csv': .*Remove it") as error:
-        compare.read_rows(tmp_path)
+        read_rows(tmp_path)
     assert "\n" not in str(error.value)

@@ -14,10 +14,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recbole_rawp.config.checks import check_one_process
-from recbole_rawp.errors import InputError, Interrupted
+from recbole_rawp.errors import Busy, InputError, Interrupted
 from recbole_rawp.host import environment
 from recbole_rawp.host.config import RAWPConfig
 
+FOREVER = -1.0  # seconds that one waits for a folder, as filelock has it
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems answer that have none
 
 
@@ -64,19 +65,20 @@ def unwritable(folder: Path, error: OSError) -> InputError:
 
 
 @contextmanager
-def held(folder: Path, command: str = "train") -> Iterator[None]:
-    """Keep other processes out of an output folder, until this one leaves it or is killed.
+def held(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of an output folder, until this one leaves it or is killed; wait `patience` seconds.
 
     Raises:
-        InputError: if another one is at work in it, nothing can be written, or torchrun started several.
-        Interrupted: at Ctrl-C, with the `command` that goes on there, if something was written.
+        Busy: if another one is at work in it.
+        InputError: if nothing can be written, or torchrun started several.
+        Interrupted: at Ctrl-C, see `resumable`.
     """
     check_one_process()
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".lock", timeout=patience)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(
+        raise Busy(
             f"rawp_output_dir: another process is at work in '{folder}'. Wait for its end, or name another folder."
         ) from error
     except NotImplementedError:  # what filelock 3 raises where there are no locks
@@ -85,13 +87,21 @@ def held(folder: Path, command: str = "train") -> Iterator[None]:
         if error.errno not in WITHOUT_LOCKS:
             raise unwritable(folder, error) from error
     try:
+        with resumable(folder):
+            yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def resumable(folder: Path, command: str = "train") -> Iterator[None]:
+    """Raise Interrupted at Ctrl-C, with the `command` that goes on in the folder, if something was written there."""
+    try:
         yield
     except KeyboardInterrupt as stop:
         if not folder.exists():  # it was withdrawn
             raise
         raise Interrupted(f"recbole-rawp {command} --resume={shlex.quote(str(folder))}") from stop
-    finally:
-        lock.release()
 
 
 @contextmanager

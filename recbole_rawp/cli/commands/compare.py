@@ -28,6 +28,7 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
         options.get("seeds"),
         config_files(options),
         folder=folder,
+        workers=count(options),
         argv=argv,
     )
     folder = result["output_dir"]
@@ -35,6 +36,14 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     if result["failed"]:
         print(f"recbole-rawp: {len(result['failed'])} runs failed: {', '.join(result['failed'])}", file=sys.stderr)
     return 1 if result["failed"] else 0
+
+
+def count(options: dict[str, Any]) -> int:
+    """Return how many processes were asked for."""
+    workers = options.get("workers", 1)
+    if type(workers) is not int or workers < 1:
+        raise InputError(f"--workers: {workers!r} is not valid; expected how many processes, 1 or more.")
+    return workers
 
 
 COMMAND = Command(
@@ -52,7 +61,8 @@ COMMAND = Command(
         "datasets": ("NAMES", "with commas between them"),
         "defenses": ("NAMES", "with commas between them: recbole-rawp list defenses"),
         "seeds": ("N|LIST", "how many, from `seed` on (3), or the seeds themselves from 1000 up: 2020,2021"),
-        "resume": ("FOLDER", "go on with the comparison in this folder, which was killed"),
+        "resume": ("FOLDER", "go on with the comparison in this folder, which was killed; or join those at work in it"),
+        "workers": ("N", "processes that train and attack on this machine (1)"),
     },
     sections=EVERY,
 )
