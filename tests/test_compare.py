@@ -17,7 +17,8 @@ from recbole_rawp.errors import InputError
 from recbole_rawp.evaluation import statistics
 from recbole_rawp.jobs import train
 from recbole_rawp.jobs.comparison import grid
-from recbole_rawp.jobs.comparison.compare import check_begun, compare
+from recbole_rawp.jobs.comparison.begun import check_begun
+from recbole_rawp.jobs.comparison.compare import compare
 from recbole_rawp.report.comparison import paired_tests, pareto
 
 

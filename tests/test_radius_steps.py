@@ -11,7 +11,8 @@ from recbole.trainer.trainer import Trainer
 from recbole.utils import get_trainer
 
 from recbole_rawp import register, run_recbole_rawp
-from recbole_rawp.config.settings import START, read
+from recbole_rawp.config.schema import START
+from recbole_rawp.config.settings import read
 from recbole_rawp.core import objective
 from recbole_rawp.errors import InputError
 from recbole_rawp.host import checkpoint

@@ -13,6 +13,7 @@ import pytest
 from recbole_rawp.cli.main import main
 from recbole_rawp.errors import Busy
 from recbole_rawp.jobs import output_folder, train
+from recbole_rawp.jobs.comparison import compare as comparisons
 from recbole_rawp.jobs.comparison import rows, workers
 from recbole_rawp.jobs.comparison.compare import compare
 from recbole_rawp.jobs.comparison.grid import Cell
@@ -58,8 +59,25 @@ def test_three_workers_find_what_one_does_and_share_the_runs(settings):
     assert sum(log.count(": begins") for log in logs) < 6  # this process did some, and nobody did one again
 
 
+def test_a_folder_is_made_ready_for_others(settings, capsys):
+    given = options(settings)
+    assert compare("NeuMF", "toy", "none", 2, config_dict=given, folder="ready", workers=0) == {"output_dir": "ready"}
+    assert not list(Path("ready").rglob("*.pth"))
+    assert main(["compare", "--resume=ready"]) == 0
+    assert capsys.readouterr().out.count(": finished") == 2
+    assert main(["compare", "--resume=ready", "--workers=0"]) == 0
+    assert "Nothing is trained yet. Any number of processes may: recbole-rawp compare --resume=ready" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_comparison_whose_runs_all_failed_goes_on(settings):
+    rows.put(rows.failure(Cell("NeuMF", "toy", "none", 2020), "x"), Path())
+    assert rows.read_rows(Path())["NeuMF-toy-none-2020"]["reason"] == "x"
+
+
 def test_the_run_of_a_process_that_dies_is_waited_for_and_done(settings, elsewhere, monkeypatch, capsys):
-    monkeypatch.setattr(workers, "PAUSE", 0.1)
+    monkeypatch.setattr(comparisons, "PAUSE", 0.1)
     run(settings, "cmp", defenses="none")
     folder = Path("cmp/NeuMF-toy-none-2020")
     Path("cmp/runs.csv").unlink()
@@ -76,29 +94,31 @@ def test_the_run_of_a_process_that_dies_is_waited_for_and_done(settings, elsewhe
 def test_a_run_waits_for_the_plain_run_that_it_goes_on_from(settings, elsewhere, monkeypatch):
     plain, hardened = (Cell("NeuMF", "toy", name, 2020) for name in ("none", "rawp"))
     Path(plain.name).mkdir()
-    monkeypatch.setattr(workers, "plain_run", lambda cell, *_: plain if cell is hardened else None)
-    monkeypatch.setattr(workers, "run", lambda cell, *_: rows.failure(cell, "x"))
+    monkeypatch.setattr(comparisons, "plain_run", lambda cell, *_: plain if cell is hardened else None)
+    monkeypatch.setattr(comparisons, "run", lambda cell, *_: rows.failure(cell, "x"))
     made = type("Plan", (), {"impossible": {}})()
     other = elsewhere(Path(plain.name))
     with pytest.raises(Busy):
-        workers.attend(hardened, made, Path(), [], 0.0, "name")
+        comparisons.attend(hardened, made, Path(), [], 0.0, "name")
     other.kill()
     other.wait()
-    assert workers.attend(hardened, made, Path(), [], 0.0, "name") == "failed: x"  # it trains its own
+    assert comparisons.attend(hardened, made, Path(), [], 0.0, "name") == "failed: x"  # it trains its own
 
 
 def test_what_failed_in_another_process_is_not_tried_again_here_but_by_the_next_command(settings, monkeypatch):
     cell, tried = Cell("NeuMF", "toy", "none", 2020), []
     made = type("Plan", (), {"impossible": {}})()
-    monkeypatch.setattr(workers, "plain_run", lambda *_: None)
+    monkeypatch.setattr(comparisons, "plain_run", lambda *_: None)
     monkeypatch.setattr(train, "continue_run", lambda folder, **_: tried.append(folder) or 1 / 0)
     Path(cell.name).mkdir()
     begun = workers.time_there(Path())
-    assert workers.attend(cell, made, Path(), [], begun, "name").startswith("failed: ZeroDivisionError")
-    assert workers.attend(cell, made, Path(), [], begun, "name").startswith("failed in another process: ZeroDivision")
+    assert comparisons.attend(cell, made, Path(), [], begun, "name").startswith("failed: ZeroDivisionError")
+    assert comparisons.attend(cell, made, Path(), [], begun, "name").startswith(
+        "failed in another process: ZeroDivision"
+    )
     assert len(tried) == 1
     later = (Path(cell.name) / workers.TRACE).stat().st_mtime + 1
-    workers.attend(cell, made, Path(), [], later, "name")
+    comparisons.attend(cell, made, Path(), [], later, "name")
     assert len(tried) == 2
 
 
@@ -121,8 +141,8 @@ def test_one_waits_for_a_folder_or_does_not(elsewhere, tmp_path):
         assert other.wait() != 0
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("value", ["-1", "two", "1.5"])
 def test_a_number_of_workers_that_is_none_is_one_line(value, capsys):
     assert main([*LINE, "--defenses=none", f"--workers={value}"]) == 2
     err = capsys.readouterr().err
-    assert value in err and "is not valid; expected how many processes, 1 or more." in err and err.count("\n") == 1
+    assert value in err and "expected how many processes, or 0 for none yet." in err and err.count("\n") == 1

@@ -35,6 +35,7 @@ from recbole_rawp.errors import suggestion
 
 PREFIXES = ("rawp_", "attack_", "ft_", "criticality_")
 AUTO = "auto"  # the rawp_radius that is found in training
+START = 0.02  # the first radius that its search tries, a share of the norm
 
 GRANULARITIES = ("tensor", "row", "global", "element", "sign")
 DIRECTIONS = ("gradient", "adam", "noise")

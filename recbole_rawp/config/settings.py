@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_rawp.config.checks import check_names, check_values
 from recbole_rawp.config.command_line import ALIASES
 from recbole_rawp.config.properties import defaults, name_of
-from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES
+from recbole_rawp.config.schema import AUTO, OPTIONS, PREFIXES, START
 from recbole_rawp.config.suites import check_listed, threats
 from recbole_rawp.core.objective import Change, Recipe
 from recbole_rawp.core.selection import among_weights
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # What a suite takes from the options whatever it is: not how it attacks.
 OF_THE_DATA = ("attack_batches", "attack_users", "attack_negatives", "attack_candidates", "attack_checkpoint")
-START = 0.02  # the first radius that a search tries, a share of the norm
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
 
-from recbole_rawp.core.ball import Weights
+if TYPE_CHECKING:
+    from recbole_rawp.core.ball import Weights
 
 Loss = Union[Tensor, tuple[Tensor, ...]]
 LossFunction = Callable[[Any], Loss]

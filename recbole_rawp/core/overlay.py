@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from recbole_rawp.core.ball import Weights
+if TYPE_CHECKING:
+    from recbole_rawp.core.ball import Weights
 
 # Beginnings of the attributes in which RecBole models keep propagated embeddings between calls of full_sort_predict.
 CACHES = ("restore_", "i_embedding")

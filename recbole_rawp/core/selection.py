@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from recbole_rawp.core.ball import Weights
 from recbole_rawp.errors import InputError, suggestion
+
+if TYPE_CHECKING:
+    from recbole_rawp.core.ball import Weights
 
 TARGETS = ("hidden", "embeddings", "all")
 LAYER_WEIGHTS = ("uniform", "norm", "criticality")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from recbole_rawp.errors import InputError
 
 def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
     """Run a grid of defenses, models, data sets and seeds, or go on with one, and report."""
-    from recbole_rawp.jobs.comparison import compare as comparisons
+    from recbole_rawp.jobs.comparison import begun
+    from recbole_rawp.jobs.comparison.compare import compare
 
     if "defense" in options:
         raise InputError(f"--defense: compare takes several. Write --defenses={options['defense']}.")
@@ -20,18 +22,23 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
         raise InputError("--rawp_output_dir: a comparison that goes on has a folder, --resume. Leave one of them out.")
     folder = options.get("resume", options.get("rawp_output_dir"))
     if "resume" in options:
-        comparisons.check_begun(options["resume"])
-    result = comparisons.compare(
+        begun.check_begun(options["resume"])
+    workers = count(options)
+    result = compare(
         options.get("models", options.get("model")),
         options.get("datasets", options.get("dataset")),
         options.get("defenses"),
         options.get("seeds"),
         config_files(options),
         folder=folder,
-        workers=count(options),
+        workers=workers,
         argv=argv,
     )
     folder = result["output_dir"]
+    if not workers:
+        join = f"recbole-rawp compare --resume={shlex.quote(folder)}"
+        print(f"\nNothing is trained yet. Any number of processes may: {join}")
+        return 0
     print(f"\n{result['table']}\n\n{result['verdict']}\n\nreport:  {folder}/report.md, {folder}/report.html")
     if result["failed"]:
         print(f"recbole-rawp: {len(result['failed'])} runs failed: {', '.join(result['failed'])}", file=sys.stderr)
@@ -41,8 +48,8 @@ def run(options: dict[str, Any], *, argv: Sequence[str]) -> int:
 def count(options: dict[str, Any]) -> int:
     """Return how many processes were asked for."""
     workers = options.get("workers", 1)
-    if type(workers) is not int or workers < 1:
-        raise InputError(f"--workers: {workers!r} is not valid; expected how many processes, 1 or more.")
+    if type(workers) is not int or workers < 0:
+        raise InputError(f"--workers: {workers!r} is not valid; expected how many processes, or 0 for none yet.")
     return workers
 
 
@@ -62,7 +69,7 @@ COMMAND = Command(
         "defenses": ("NAMES", "with commas between them: recbole-rawp list defenses"),
         "seeds": ("N|LIST", "how many, from `seed` on (3), or the seeds themselves from 1000 up: 2020,2021"),
         "resume": ("FOLDER", "go on with the comparison in this folder, which was killed; or join those at work in it"),
-        "workers": ("N", "processes that train and attack on this machine (1)"),
+        "workers": ("N", "processes that train and attack on this machine (1); 0 makes the folder ready for --resume"),
     },
     sections=EVERY,
 )

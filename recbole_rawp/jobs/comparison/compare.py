@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recbole_rawp import files
 from recbole_rawp.config import command_line
 from recbole_rawp.config.command_line import GRID
-from recbole_rawp.config.properties import name_of
-from recbole_rawp.config.yaml_files import is_yaml, read_mapping
-from recbole_rawp.errors import InputError
+from recbole_rawp.errors import Busy, InputError
 from recbole_rawp.host import environment
-from recbole_rawp.jobs import output_folder
-from recbole_rawp.jobs.checkpoints import settings_in
-from recbole_rawp.jobs.comparison import feasibility, grid, unchanged
-from recbole_rawp.jobs.comparison import workers as working
+from recbole_rawp.jobs import output_folder, train
+from recbole_rawp.jobs.comparison import begun, feasibility, grid, unchanged
 from recbole_rawp.jobs.comparison.feasibility import Plan
-from recbole_rawp.jobs.comparison.grid import Grid
-from recbole_rawp.jobs.trainers import write_settings
-from recbole_rawp.report.comparison import summary
+from recbole_rawp.jobs.comparison.grid import Cell
+from recbole_rawp.jobs.comparison.rows import Rows, described, failure, finished, put, read_rows
+from recbole_rawp.jobs.comparison.workers import TRACE, check_idle, others, time_there, tried_since
+from recbole_rawp.report.comparison import run_rows, summary
+from recbole_rawp.report.comparison.summary import FAILED, FINISHED
 from recbole_rawp.training.resume import FREE
 
-FILE, DEFENSES = "comparison.yaml", "defenses"
-OURS = (
-    *GRID,
-    "model",
-    "dataset",
-    "defense",
-    "config_files",
-    "resume",
-    "workers",
-    "rawp_output_dir",
-)  # not options of a run
+PAUSE = 5.0  # seconds between two looks at runs that others are at
+OURS = (*GRID, "model", "dataset", "defense", "config_files", "resume", "workers", "rawp_output_dir")  # not of a run
 
 
 def compare(
@@ -56,11 +48,13 @@ def compare(
         config_dict: options of all runs. Those on the command line win, as everywhere.
         folder: of the comparison, new, empty, or one to go on with: then what is not named is as it was, finished
             runs are kept, one that was killed goes on, one that failed is tried again. None: comparisons/TIME.
-        workers: how many processes train and attack; others may join from elsewhere, with the folder alone.
+        workers: how many processes train and attack; 0: none, the folder is made ready alone. Others may join from
+            elsewhere, with the folder alone.
         argv: the words that were typed; None, as RecBole: those this process was started with.
 
     Returns:
-        `rows` (one dictionary per run), `table` (Markdown), `verdict`, `failed` (name -> reason) and `output_dir`.
+        `rows` (one dictionary per run), `table` (Markdown), `verdict`, `failed` (name -> reason) and `output_dir`;
+        `output_dir` alone if there are no workers.
 
     Raises:
         InputError: for what cannot work, before the first training; or if a run that was begun had other settings.
@@ -68,7 +62,7 @@ def compare(
     argv = command_line.words(argv)
     words, _ = command_line.read(argv)
     asked = {**(config_dict or {}), **{key: value for key, value in words.items() if key not in OURS}}
-    before = read_grid(Path(folder).expanduser()) if folder else {}
+    before = begun.read_grid(Path(folder).expanduser()) if folder else {}
     wanted = grid.read(
         before.get("models") if models is None else models,
         before.get("datasets") if datasets is None else datasets,
@@ -77,7 +71,7 @@ def compare(
         before.get("config_files", ()) if config_file_list is None else config_file_list,
         {**before.get("options", {}), **asked},
     )
-    check_grown(wanted, before)
+    begun.check_grown(wanted, before)
     home = Path(folder or output_folder.unused("comparisons")).expanduser()
     made = feasibility.make(wanted)
     environment_text = environment.describe(next(iter(made.configs.values()))["device"], argv)
@@ -85,10 +79,12 @@ def compare(
         home = output_folder.reserve(str(home), "", "", "", environment=environment_text)
     with output_folder.resumable(home, "compare"):
         with output_folder.held(home, patience=output_folder.FOREVER):
-            begin(made, wanted, home, environment_text)
+            begun.begin(made, wanted, home, environment_text)
+        if not workers:
+            return {"output_dir": str(home)}
         again = [f"--{key}={words[key]}" for key in FREE if key in words and key not in OURS]
-        with working.others(workers - 1, home, again):
-            rows = working.run_all(made, home, again)
+        with others(workers - 1, home, again):
+            rows = run_all(made, home, again)
         with output_folder.held(home, patience=output_folder.FOREVER):
             return summary.write(home, list(rows.values()), made.notes)
 
@@ -96,81 +92,104 @@ def compare(
 def join(folder: str, words: Sequence[str]) -> None:
     """Do runs of the comparison in a folder until none is left; `words` are options that change no result."""
     home = Path(folder)
-    before = read_grid(home)
+    before = begun.read_grid(home)
     made = feasibility.make(grid.read(*(before[key] for key in (*GRID, "config_files", "options"))))
     with output_folder.resumable(home, "compare"):
-        working.run_all(made, home, words)
+        run_all(made, home, words)
 
 
-def check_begun(folder: str) -> None:
-    """Raise InputError if the folder holds no comparison."""
-    if not (Path(folder).expanduser() / FILE).is_file():
-        raise InputError(f"resume: '{folder}' holds no {FILE}. Name the folder of a comparison.")
+def run_all(made: Plan, home: Path, words: Sequence[str]) -> Rows:
+    """See to it that each run ends, or fails; return all rows in order. What others are at is waited for."""
+    since = time_there(home)
+    cells = list(made.configs)
+    left = dict(enumerate(cells, 1))
+    waiting = False
+    while left:
+        busy = []
+        for number, cell in list(left.items()):
+            name = f"[{number}/{len(cells)}] {cell.name}"
+            try:
+                done = attend(cell, made, home, words, since, name)
+            except Busy:
+                busy.append(cell.name)
+                continue
+            del left[number]
+            waiting = False
+            print(f"{name}: {done}", flush=True)
+        if left and not waiting:
+            print(f"Waits for {', '.join(busy)}: another process is at work there.", flush=True)
+        waiting = bool(left)
+        time.sleep(PAUSE * waiting)
+    rows = read_rows(home)
+    return {cell.name: rows[cell.name] for cell in cells}
 
 
-def read_grid(home: Path) -> dict[str, Any]:
-    """Return what the comparison in a folder was asked for; nothing if the folder is new or empty.
-
-    Raises:
-        InputError: if it holds something else, or the file cannot be read.
-    """
-    file = home / FILE
-    if not file.is_file():
-        output_folder.check_free(str(home))
-        return {}
-    nothing: dict[str, Any] = {**dict.fromkeys(GRID), "config_files": [], "options": {}}
-    before = nothing | read_mapping(str(file), option="resume", hint=" Start anew.")
-    for key in nothing:
-        kind = dict if key == "options" else list
-        if not isinstance(before[key], kind):
-            raise InputError(f"resume: '{file}': {key}: {before[key]!r} is no {kind.__name__}. Start anew.")
-    before["defenses"] = [str(home / name) if is_yaml(name) else name for name in before["defenses"]]
-    return before
-
-
-def check_grown(wanted: Grid, before: Mapping[str, Any]) -> None:
-    """Raise InputError if runs of the comparison that goes on are asked for no longer; more of them are welcome."""
-    for key in GRID:
-        called: Callable[[Any], str] = name_of if key == "defenses" else str
-        now = set(map(called, getattr(wanted, key)))
-        if missing := [name for name in map(called, before.get(key, ())) if name not in now]:
-            raise InputError(
-                f"{key}: {', '.join(missing)} missing, which the comparison that goes on has. Name all of them, or "
-                f"leave --{key} out; for fewer start anew."
-            )
-
-
-def begin(made: Plan, wanted: Grid, home: Path, environment_text: str) -> None:
-    """Write what the runs need into the folder: the grid, settings and environment of each, candidates of each data.
+def attend(cell: Cell, made: Plan, home: Path, words: Sequence[str], since: float, name: str) -> str:
+    """Do a run that is neither finished nor failed after `since`; write its row, and return what became of it.
 
     Raises:
-        InputError: if a run that was begun had other settings.
+        Busy: if another process is at it, or at the plain run that it goes on from.
     """
-    for cell, config in made.configs.items():
-        folder = home / cell.name
-        if (folder / "settings.yaml").exists():
-            unchanged.check_unchanged(config, settings_in(folder, argv=[]), folder)
-            suite = folder / "suite.yaml"
-            unchanged.check_suite(config, suite.read_text(encoding="utf-8"), str(suite))
-    write_grid(wanted, home)
-    made.save_candidates(home)
-    for cell, config in made.configs.items():
-        folder = home / cell.name
-        if cell not in made.impossible and not (folder / "settings.yaml").exists():
-            folder.mkdir(exist_ok=True)
-            files.write_text(folder / "environment.txt", environment_text + "\n")
-            write_settings([config], folder)
+    rows, folder = read_rows(home), home / cell.name
+    row = rows.get(cell.name)
+    if finished(row, home):
+        return "finished before"
+    if row is not None and tried_since(folder, since):
+        return f"{FAILED} in another process: {row['reason']}"
+    if reason := made.impossible.get(cell):
+        row = failure(cell, reason)
+    else:
+        plain = plain_run(cell, made, home)
+        if plain and not finished(rows.get(plain.name), home):
+            check_idle(home / plain.name)
+            plain = None
+        check_idle(folder)
+        print(f"{name}: begins" + (f", from the model of {plain.name}" if plain else ""), flush=True)
+        if plain:
+            begin_from(home / plain.name, folder)
+        row = run(cell, home, words)
+        if plain and row["status"] == FINISHED:
+            row["seconds"] += float(rows[plain.name]["seconds"])
+    put(row, home)
+    return f"{row['status']}" + f": {row['reason']}" * (row["status"] == FAILED)
 
 
-def write_grid(wanted: Grid, home: Path) -> None:
-    """Write what was asked for as `read_grid` reads it from any other folder, and copies of the defenses' files."""
-    defenses = []
-    for defense in wanted.defenses:
-        kept = home / DEFENSES / f"{name_of(defense)}.yaml"
-        if is_yaml(defense) and not (kept.exists() and kept.samefile(Path(defense).expanduser())):
-            kept.parent.mkdir(exist_ok=True)
-            files.copy(Path(defense).expanduser(), kept)
-        defenses.append(f"{DEFENSES}/{kept.name}" if is_yaml(defense) else defense)
-    axes = {key: list(getattr(wanted, key)) for key in GRID} | {"defenses": defenses}
-    rest = {"config_files": wanted.whole_paths(), "options": wanted.options}
-    files.write_text(home / FILE, environment.as_yaml(axes | rest))
+def plain_run(cell: Cell, made: Plan, home: Path) -> Cell | None:
+    """Return the run whose model is the plain one of a run that finds its radius; None if there is none.
+
+    It has the same settings of RecBole's, from the same seed; a run that began otherwise goes on as it began.
+    """
+    plain, folder = replace(cell, defense="none"), home / cell.name
+    alone = (folder / "resume.pt").exists() and not (folder / train.ORIGINAL).exists()
+    if alone or plain not in made.configs or made.configs[cell].settings.training.clean_budget is None:
+        return None
+    theirs, own = (unchanged.of_recbole(made.configs[one]) for one in (plain, cell))
+    return plain if theirs == own and plain != cell else None
+
+
+def begin_from(plain: Path, folder: Path) -> None:
+    """Let a run's stage 1 go on from the model of a plain run, unless it does already."""
+    if not (folder / train.ORIGINAL).exists():
+        files.copy(plain / "model.pth", folder / train.ORIGINAL)
+
+
+def run(cell: Cell, home: Path, words: Sequence[str]) -> dict[str, Any]:
+    """Begin a run or go on with it; return its row. An error is a row, too; only a kill ends the comparison.
+
+    Raises:
+        Busy: if another process is at it.
+    """
+    folder = home / cell.name
+    trace = folder / TRACE
+    try:
+        result = train.continue_run(str(folder), argv=["train", f"--resume={folder}", *words])
+        trace.unlink(missing_ok=True)
+        return described(cell) | run_rows.measure(folder) | {"status": FINISHED, "seconds": result["seconds"]}
+    except Busy:
+        raise
+    except InputError as error:
+        files.write_text(trace, f"{error}\n")
+        return failure(cell, str(error))
+    except Exception as error:  # one run's defect must not cost the others
+        files.write_text(trace, traceback.format_exc())
+        return failure(cell, f"{type(error).__name__}: {' '.join(str(error).split())} (see {trace})")

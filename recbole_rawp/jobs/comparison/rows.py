@@ -59,7 +59,8 @@ def read_rows(home: Path) -> Rows:
         rows = {row["folder"]: row for row in known.to_dict("records")}
         if len(rows) < len(known) or not known["status"].isin((FINISHED, FAILED)).all():
             raise ValueError("a run is there twice, or neither finished nor failed")
-        known.loc[known["status"] == FINISHED, "seconds"].astype(float)
+        if (known["status"] == FINISHED).any():  # where all failed, there is no such column
+            known.loc[known["status"] == FINISHED, "seconds"].astype(float)
     except Exception as error:  # what a damaged file raises is anybody's guess
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(

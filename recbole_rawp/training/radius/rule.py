@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from recbole_rawp.config.settings import START
+from recbole_rawp.config.schema import START
 from recbole_rawp.host.ranking.scores import limit
 
 JUMP, CHECKED, PACE = 0.3, 4, 0.5  # radius; epochs between two looks at it; of the pace, for it falls
