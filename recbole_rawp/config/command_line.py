@@ -15,7 +15,7 @@ from recbole_rawp.errors import InputError, naming
 ALIASES = {"defence": "defense"}
 GRID = ("models", "datasets", "defenses", "seeds")  # of `recbole-rawp compare`
 FLAGS = ("baseline", "trust_checkpoint", "accept_terms")  # need no value
-COMMAND_LINE_ONLY = {*FLAGS, "resume", *GRID}
+COMMAND_LINE_ONLY = {*FLAGS, "resume", "workers", *GRID}
 NAMES = {"model", "dataset", "models", "datasets", "defenses", "config_files", "resume", "data_path"}  # never numbers
 NOTEBOOK = "ipykernel_launcher"  # the program of a notebook, whose words are not the user's
 WRITTEN = "Write it as \"{key: value, other: [1, 2], third: '[3,inf)'}\", in quotes."
